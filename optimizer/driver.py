@@ -1,0 +1,98 @@
+"""What does a search algorithm see, and what does it say? The ask / tell contract. Imports nothing of the project."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Point: TypeAlias = NDArray[np.float64]
+
+FOREIGN = -1
+"""`Question.number` of a question that somebody else asked: its outcome is a warm start, no answer of ours."""
+
+
+class Domain(Protocol):
+    """All that a driver ever sees of a search space. Every array is float64 of shape `(dim,)`, in natural units.
+
+    `shape` is the block shape `(groups, experts)`: coordinate `g * experts + k` belongs to group g and expert k.
+    """
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
+    @property
+    def low(self) -> Point: ...
+    @property
+    def high(self) -> Point: ...
+    @property
+    def start(self) -> Point: ...
+    @property
+    def shape(self) -> tuple[int, int]: ...
+
+
+@dataclass(frozen=True)
+class Items:
+    """Which items a question is answered on."""
+
+    split: Literal["calibration", "heldout"] = "calibration"
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """One point, and what is wanted of it.
+
+    `number` is unique within the driver that asked (0, 1, 2, ...); that of the outermost driver is the ledger's key.
+    `stage` says in words who asks and why: it is shown to people, and nothing reads it back.
+    """
+
+    number: int
+    point: Point  # (dim,)
+    wants: Literal["scores", "gradient"] = "scores"
+    items: Items = field(default_factory=Items)
+    stage: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What came back. Losses are minimised, and always finite: a failed candidate carries a worst rank and the reason."""
+
+    question: Question
+    losses: NDArray[np.float64]  # (m,)
+    stderr: NDArray[np.float64]  # (m,)
+    gradient: NDArray[np.float64] | None = None  # (m, dim)
+    failure: str | None = None
+
+
+class Driver(Protocol):
+    """Proposes what to ask next, and learns from what came back.
+
+    A driver is deterministic given its seed and the order of the calls below, in a fresh process too, and never touches
+    a global random generator. Its whole state is what replaying that order into a fresh driver gives.
+    """
+
+    @property
+    def done(self) -> bool:
+        """True when no further question will ever come."""
+        ...
+
+    def ask(self, n: int) -> list[Question]:
+        """At most n questions; fewer, or none, while it waits for answers."""
+        ...
+
+    def replay(self, n: int, questions: Sequence[Question]) -> None:
+        """Take the state that `ask(n)` had when it returned these questions, as cheaply as can be."""
+        ...
+
+    def tell(self, outcomes: Sequence[Outcome]) -> None:
+        """Learn from any subset of outcomes, in any order; `FOREIGN` ones may be used as a warm start or ignored."""
+        ...
+
+
+def random_stream(seed: int, *key: str | int) -> np.random.Generator:
+    """A generator that is a function of the run's seed and a key (a stage, a question's number), of nothing else."""
+    digest = hashlib.sha256(repr((seed, *key)).encode()).digest()
+    return np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "big")))

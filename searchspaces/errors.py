@@ -1,0 +1,32 @@
+"""What can go wrong between a point and the weights?
+
+SpaceError
+├── PoolError     a checkpoint that is missing, broken, hostile, or does not match the base   (exit code 2)
+├── RecipeError   a point, recipe, bound or pattern that does not fit                         (exit code 2)
+├── Inexpressible mergekit has no way to say this recipe                                      (exit code 2)
+└── NonFinite     NaN or infinity among merged weights                                        (a failed candidate)
+"""
+
+
+class SpaceError(ValueError):
+    """Anything that this room refuses. The message says what was expected, what arrived, and what to do."""
+
+    exit_code = 2
+
+
+class PoolError(SpaceError):
+    """A checkpoint that is missing, broken, hostile, or does not match the base."""
+
+
+class RecipeError(SpaceError):
+    """A point, recipe, bound or pattern that does not fit."""
+
+
+class Inexpressible(SpaceError):
+    """mergekit has no way to say this recipe."""
+
+
+class NonFinite(SpaceError):
+    """NaN or infinity among merged weights: the candidate has failed."""
+
+    exit_code = 1

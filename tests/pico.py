@@ -1,0 +1,72 @@
+"""Pico checkpoints for tests: real transformers architectures with a few thousand parameters, made in milliseconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import transformers as hf
+from safetensors.torch import load_file, save_file
+
+VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz", "good", "bad", "red", "blue"]
+
+
+def config(kind: str, **changes: object) -> hf.PretrainedConfig:
+    """The config of a pico model: kind is bert, vit or llama."""
+    table = {
+        "bert": lambda: hf.BertConfig(
+            vocab_size=len(VOCABULARY), hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+            intermediate_size=32, max_position_embeddings=40,
+        ),
+        "vit": lambda: hf.ViTConfig(
+            hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, image_size=8,
+            patch_size=4, num_channels=1,
+        ),
+        "llama": lambda: hf.LlamaConfig(
+            vocab_size=len(VOCABULARY), hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+            num_key_value_heads=1, intermediate_size=32, max_position_embeddings=64,
+        ),
+    }  # fmt: skip
+    made = table[kind]()
+    made.update(changes)
+    return made
+
+
+def tokenizer(folder: Path) -> None:
+    """Write a whitespace tokenizer over VOCABULARY."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    inner = Tokenizer(models.WordLevel({w: i for i, w in enumerate(VOCABULARY)}, unk_token="[UNK]"))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    inner.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
+    hf.PreTrainedTokenizerFast(
+        tokenizer_object=inner, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
+    ).save_pretrained(folder)
+
+
+def base(folder: Path, kind: str = "bert", seed: int = 0, dtype: torch.dtype = torch.float32, **changes: object) -> Path:
+    """A base checkpoint: BertModel, ViTModel or LlamaForCausalLM, with a tokenizer where the kind reads text."""
+    classes = {"bert": hf.BertModel, "vit": hf.ViTModel, "llama": hf.LlamaForCausalLM}
+    torch.manual_seed(seed)
+    classes[kind](config(kind, **changes)).to(dtype).save_pretrained(folder)
+    if kind != "vit":
+        tokenizer(folder)
+    return folder
+
+
+def expert(folder: Path, of: Path, seed: int, labels: int | None = None, scale: float = 0.05) -> Path:
+    """A fine-tune of a base in the same layout: its weights plus seeded noise, and a `classifier` head of `labels` rows."""
+    conf = hf.AutoConfig.from_pretrained(of)
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {
+        k: (v.float() + scale * torch.randn(v.shape, generator=generator)).to(v.dtype) if v.is_floating_point() else v
+        for k, v in load_file(of / "model.safetensors").items()
+    }
+    if labels is not None:
+        conf.num_labels = labels
+        tensors["classifier.weight"] = torch.randn(labels, conf.hidden_size, generator=generator)
+        tensors["classifier.bias"] = torch.zeros(labels)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    conf.save_pretrained(folder)
+    return folder
