@@ -16,6 +16,12 @@ FOREIGN = -1
 """`Question.number` of a question that somebody else asked: its outcome is a warm start, no answer of ours."""
 
 
+class DriverError(ValueError):
+    """An option, a domain or an answer that a driver refuses: what was expected, what arrived, what to do."""
+
+    exit_code = 2
+
+
 class Domain(Protocol):
     """All that a driver ever sees of a search space. Every array is float64 of shape `(dim,)`, in natural units.
 
@@ -80,7 +86,7 @@ class Driver(Protocol):
         ...
 
     def ask(self, n: int) -> list[Question]:
-        """At most n questions; fewer, or none, while it waits for answers."""
+        """At most n questions; fewer, or none, while it waits for answers. An ask that returns none changes nothing."""
         ...
 
     def replay(self, n: int, questions: Sequence[Question]) -> None:
@@ -90,6 +96,20 @@ class Driver(Protocol):
     def tell(self, outcomes: Sequence[Outcome]) -> None:
         """Learn from any subset of outcomes, in any order; `FOREIGN` ones may be used as a warm start or ignored."""
         ...
+
+
+def checked_losses(
+    outcome: Outcome,
+    objectives: int,  # m
+) -> NDArray[np.float64]:
+    """The losses of an outcome, shape `(m,)`. Raises DriverError where there are not m, or one is not finite."""
+    losses = np.asarray(outcome.losses, dtype=np.float64)
+    if losses.shape != (objectives,) or not np.isfinite(losses).all():
+        raise DriverError(
+            f"expected {objectives} finite losses, but question {outcome.question.number} came back with"
+            f" {np.array2string(losses, threshold=8)}; report such a candidate as failed"
+        )
+    return losses
 
 
 def random_stream(seed: int, *key: str | int) -> np.random.Generator:

@@ -1,0 +1,80 @@
+"""Which search drivers are there? One literal table; a driver is one file here and one line in it.
+
+A driver's class has a nested `Options` (a pydantic model that refuses unknown keys), and is made as
+`Class(domain, objectives, seed, options)`; see `optimizer.driver.Driver` for what it owes. Drivers of other packages
+come in through the entry point group `mergeopt.drivers`, each naming an `Entry`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.metadata
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+
+from optimizer.driver import Domain, Driver, DriverError
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+__all__ = ["DRIVERS", "GROUP", "DriverClass", "DriverError", "Entry", "load", "table"]
+
+GROUP = "mergeopt.drivers"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where a driver's class is (`module:Class`), how many objectives it takes, and what it is in one line."""
+
+    target: str
+    objectives: Literal["one", "any"]
+    summary: str
+
+
+class DriverClass(Protocol):
+    """What `load` returns: a class, seen as what makes drivers. Raises DriverError where it cannot serve."""
+
+    Options: type[BaseModel]
+
+    def __call__(self, domain: Domain, objectives: int, seed: int, options: Any) -> Driver: ...
+
+
+DRIVERS: dict[str, Entry] = {
+    "random": Entry("optimizer.drivers.sampling:Random", "any", "uniform points, each independent of all others"),
+    "sobol": Entry("optimizer.drivers.sampling:Sobol", "any", "a scrambled Sobol sequence: fills the space evenly"),
+    "cma": Entry("optimizer.drivers.cma:CMAES", "one", "CMA-ES; sep-CMA-ES above 100 dimensions"),
+    "tpe": Entry("optimizer.drivers.tpe:TPE", "any", "tree-structured Parzen estimator"),
+}
+
+
+def table() -> dict[str, Entry]:
+    """`DRIVERS` and what installed packages add. Raises DriverError on a name taken twice, or on what is no Entry."""
+    found = dict(DRIVERS)
+    for point in importlib.metadata.entry_points(group=GROUP):
+        entry = point.load()
+        if not isinstance(entry, Entry):
+            raise DriverError(
+                f"the entry point {point.name!r} of group {GROUP} is a {type(entry).__name__}, expected an"
+                f" optimizer.drivers.Entry; mend or uninstall the package that declares {point.value!r}"
+            )
+        if point.name in found:
+            raise DriverError(
+                f"the driver {point.name!r} is there twice: {found[point.name].target} and {entry.target};"
+                f" rename or uninstall the package that declares {point.value!r}"
+            )
+        found[point.name] = entry
+    return found
+
+
+def load(name: str) -> DriverClass:
+    """The class of a driver by its name in the table; its search library is imported now and not before.
+
+    Raises DriverError, with the nearest names, where there is none.
+    """
+    known = DRIVERS if name in DRIVERS else table()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=3) or sorted(known)
+        raise DriverError(f"driver.name: there is no driver {name!r}; there are: {', '.join(near)}")
+    module, _, attribute = known[name].target.partition(":")
+    return cast(DriverClass, getattr(importlib.import_module(module), attribute))

@@ -1,0 +1,51 @@
+"""What does a worker send back? One candidate's scores, or why there are none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluators.evaluator import Measure
+
+FailureKind = Literal["nonfinite", "oom", "timeout", "infrastructure", "error"]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a candidate has no scores."""
+
+    kind: FailureKind
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.reason}"
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What came of question `number` on the items of `split`.
+
+    `measures` and `per_item` are keyed by the qualified metric name (`spam.accuracy`); per-item values are float32 `(n,)`.
+    """
+
+    number: int
+    split: str
+    measures: Mapping[str, Measure] = field(default_factory=dict)
+    per_item: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    failure: Failure | None = None
+    seconds: float = 0.0
+    worker: str = ""
+    attempts: int = 1
+
+    def agrees(self, other: Answer) -> bool:
+        """True when both say the same of the same question; timings and workers may differ."""
+        return (self.number, self.split, dict(self.measures), self.failure) == (
+            other.number,
+            other.split,
+            dict(other.measures),
+            other.failure,
+        )

@@ -1,0 +1,182 @@
+"""Where next, when a Gaussian learns from ranks? CMA-ES (Hansen 2016, arXiv:1604.00772) by pycma, without a barrier."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from optimizer.driver import FOREIGN, Domain, DriverError, Outcome, Point, Question, checked_losses, random_stream
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # that matplotlib, which pycma plots with, is not there
+    import cma
+
+SEPARABLE_ABOVE = 100  # dimensions; a full covariance matrix costs O(dim^2) a sample, and far more samples to learn
+MAX_POPULATION = 16  # times the first one: restarts double the population up to here
+NEAR = 1e-9  # of a bound's range: a point so little outside is inside but for rounding
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """A question on its way: its genotype (unbounded), and the restart and generation of the Gaussian that drew it."""
+
+    genotype: NDArray[np.float64]  # (max(dim, 2),)
+    restart: int
+    generation: int
+
+
+class CMAES:
+    """CMA-ES for one objective; with a diagonal covariance (sep-CMA-ES, Ros & Hansen 2008) above 100 dimensions.
+
+    The domain is scaled to the unit cube, and pycma's smooth bound transformation x = B(y) maps all of R^dim into it.
+    Samples y ~ N(m, sigma^2 C) are drawn from the newest Gaussian whenever one is asked for; the first `popsize`
+    answers to come back, in the order told, are a generation, whichever Gaussian drew them. An answer to an older
+    Gaussian is clipped in Mahalanobis length as pycma does with injected solutions (Hansen 2011, arXiv:1110.4181).
+    The mean starts at the best foreign answer told before the first ask, else at `domain.start`. When pycma would stop,
+    it restarts at the best answer of all, with twice the population; answers to before a restart count for that best.
+    Failures rank last. Replay draws again, and refuses questions that differ from what it draws.
+    """
+
+    class Options(BaseModel):
+        """`sigma0`: the first standard deviation, as a part of each bound's range; `popsize`: 4 + floor(3 ln dim)."""
+
+        model_config = ConfigDict(extra="forbid", frozen=True)
+        sigma0: float = Field(0.2, gt=0, le=1)
+        popsize: int | None = Field(None, ge=4)
+
+    done = False
+
+    def __init__(self, domain: Domain, objectives: int, seed: int, options: Options) -> None:
+        if objectives != 1:
+            raise DriverError(
+                f"driver.name: cma takes one objective, got {objectives}; search over preference weights, or take tpe"
+            )
+        self._domain, self._seed, self._sigma0 = domain, seed, options.sigma0
+        # pycma does not do one dimension: a second one rides along, which no answer depends on
+        self._size = max(len(domain.low), 2)
+        self._popsize = options.popsize or 4 + math.floor(3 * math.log(self._size))
+        self._bounds = cma.BoundTransform([[0.0] * self._size, [1.0] * self._size])
+        self._first_popsize = self._popsize
+        self._strategy: Any = None  # made at the first ask, once the warm start is known
+        self._restart = 0
+        self._ready: list[NDArray[np.float64]] = []  # drawn from the newest Gaussian, and not asked yet
+        self._number = 0
+        self._pending: dict[int, _Sample] = {}
+        self._returned: list[tuple[_Sample, float | None]] = []  # None: failed
+        self._best: tuple[float, Point] | None = None
+        self._worst = 0.0
+
+    def ask(self, n: int) -> list[Question]:
+        """n samples of the Gaussian as it is now."""
+        return [self._draw() for _ in range(n)]
+
+    def replay(self, n: int, questions: Sequence[Question]) -> None:
+        """Draws again. Raises DriverError where a question is not what it draws."""
+        for question in questions:
+            drawn = self._draw()
+            if drawn.number != question.number or not np.array_equal(drawn.point, question.point):
+                raise DriverError(
+                    f"cma: the recorded question {question.number} is not the one that its history leads to"
+                    f" (expected number {drawn.number}, largest difference"
+                    f" {np.abs(drawn.point - question.point).max():.3g}); resume with the job file, the versions of"
+                    " numpy and pycma and the kind of processor that the run began with, or start a new run"
+                )
+
+    def tell(self, outcomes: Sequence[Outcome]) -> None:
+        """Learn from answers in this order; foreign ones count until the first ask. Raises DriverError on a NaN."""
+        for outcome in outcomes:
+            loss = None if outcome.failure is not None else float(checked_losses(outcome, 1)[0])
+            number = outcome.question.number
+            if number == FOREIGN:
+                if self._strategy is None and self._inside(outcome.question.point):
+                    self._note(loss, outcome.question.point)
+                continue
+            if number not in self._pending:
+                raise DriverError(f"cma: told of question {number}, which it has not asked, or was told of before")
+            self._note(loss, outcome.question.point)
+            sample = self._pending.pop(number)
+            if sample.restart == self._restart:
+                self._returned.append((sample, loss))
+            if len(self._returned) == self._popsize:
+                self._learn()
+
+    def _draw(self) -> Question:
+        if self._strategy is None:
+            self._begin()
+        if not self._ready:
+            self._ready = list(self._strategy.ask())
+        genotype = self._ready.pop(0)
+        generation = int(self._strategy.countiter)
+        number, self._number = self._number, self._number + 1
+        self._pending[number] = _Sample(genotype.copy(), self._restart, generation)
+        return Question(number, self._point(genotype), stage=f"cma: generation {generation}, restart {self._restart}")
+
+    def _learn(self) -> None:
+        """One generation of pycma: m, sigma and C from the ranks of what has returned."""
+        returned, self._returned = self._returned, []
+        age = int(self._strategy.countiter)
+        stale = [i for i, (sample, _) in enumerate(returned) if sample.generation < age]
+        losses = [self._worst if loss is None else loss for _, loss in returned]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self._strategy.tell([sample.genotype for sample, _ in returned], losses, check_points=stale or None)
+            if self._strategy.stop():
+                self._restart += 1
+                self._popsize = min(2 * self._popsize, MAX_POPULATION * self._first_popsize)
+                self._begin()
+            else:
+                self._ready = list(self._strategy.ask())  # pycma wants an ask between two tells
+
+    def _begin(self) -> None:
+        """A fresh Gaussian around the best point known."""
+        point = self._domain.start if self._best is None else self._best[1]
+        options = {
+            "popsize": self._popsize,
+            "CMA_diagonal": self._size > SEPARABLE_ABOVE,
+            "CMA_mirrors": 0,  # mirrored samples need both halves in one generation, which nobody promises here
+            "randn": _normal(random_stream(self._seed, "cma", self._restart)),
+            "seed": math.nan,  # or else the constructor seeds numpy's global generator
+            "verbose": -9,
+            "verb_log": 0,
+            "verb_disp": 0,
+        }
+        with warnings.catch_warnings():  # the constructor also edits the warning filters
+            warnings.simplefilter("ignore")
+            self._strategy = cma.CMAEvolutionStrategy(self._genotype(point), self._sigma0, options)
+            self._ready = list(self._strategy.ask())
+
+    def _point(self, genotype: NDArray[np.float64]) -> Point:
+        low, high = self._domain.low, self._domain.high
+        unit = self._bounds.transform(genotype)[: len(low)]
+        return np.clip(low + unit * (high - low), low, high)
+
+    def _genotype(self, point: Point) -> NDArray[np.float64]:
+        low, span = self._domain.low, self._domain.high - self._domain.low
+        unit = np.full(self._size, 0.5)
+        unit[: len(low)] = np.clip((point - low) / np.where(span > 0, span, 1.0), 0.0, 1.0)
+        return np.asarray(self._bounds.inverse(unit), dtype=np.float64)
+
+    def _inside(self, point: Point) -> bool:
+        slack = NEAR * (self._domain.high - self._domain.low)
+        return bool((point >= self._domain.low - slack).all() and (point <= self._domain.high + slack).all())
+
+    def _note(self, loss: float | None, point: Point) -> None:
+        """Keep the best answer, and the worst loss, which a failure ranks with."""
+        if loss is None:
+            return
+        seen = self._best is not None
+        self._worst = max(self._worst, loss) if seen else loss
+        if self._best is None or loss < self._best[0]:
+            self._best = (loss, np.array(point, dtype=np.float64))
+
+
+def _normal(generator: np.random.Generator) -> Callable[..., NDArray[np.float64]]:
+    """`randn` of a generator of our own: N(0, 1), of the shape asked for."""
+    return lambda *shape: generator.standard_normal(shape)

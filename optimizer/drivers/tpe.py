@@ -1,0 +1,146 @@
+"""Where next, when good and bad points each have a density? TPE (Bergstra 2011; arXiv:2304.11127) by Optuna, in memory."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import FloatDistribution
+from optuna.samplers import TPESampler
+from optuna.trial import TrialState
+from pydantic import BaseModel, ConfigDict, Field
+
+from optimizer.driver import FOREIGN, Domain, DriverError, Outcome, Point, Question, checked_losses, random_stream
+
+
+class _Sampler(TPESampler):  # type: ignore[misc]  # optuna's types are not followed
+    """A TPE sampler that is told its search space: to infer it, Optuna reads all trials at each ask."""
+
+    def __init__(self, space: dict[str, FloatDistribution], options: TPE.Options, seed: int) -> None:
+        super().__init__(
+            n_startup_trials=options.startup,
+            n_ei_candidates=options.candidates,
+            multivariate=options.multivariate,
+            constant_liar=True,
+            seed=seed,
+        )
+        self._space = space if options.multivariate else {}
+
+    def infer_relative_search_space(self, study: Any, trial: Any) -> dict[str, FloatDistribution]:
+        return self._space
+
+
+class TPE:
+    """Optuna's TPE for one objective or several (MOTPE), over a study in memory.
+
+    A sampler is a function of (seed, question number) and of the trials so far: a replay adds the recorded questions as
+    running trials and computes nothing. Questions without an answer yet repel new ones (constant liar). Foreign answers
+    inside the bounds are trials like any other. A failure is told as the worst loss seen, objective by objective; until
+    something has succeeded it stays a running trial.
+    """
+
+    class Options(BaseModel):
+        """`startup`: answers before the densities are used; `candidates`: samples per ask of which the best is asked;
+        `multivariate`: one joint density in place of one per coefficient, which is also several times faster."""
+
+        model_config = ConfigDict(extra="forbid", frozen=True)
+        startup: int = Field(10, ge=1)
+        candidates: int = Field(24, ge=1)
+        multivariate: bool = True
+
+    done = False
+
+    def __init__(self, domain: Domain, objectives: int, seed: int, options: Options) -> None:
+        self._domain, self._objectives, self._seed, self._options = domain, objectives, seed, options
+        # a coefficient whose bounds meet is no parameter
+        self._free = [int(i) for i in np.flatnonzero(domain.high > domain.low)]
+        self._space = {f"x{i}": FloatDistribution(float(domain.low[i]), float(domain.high[i])) for i in self._free}
+        with _quiet():
+            self._study = optuna.create_study(directions=["minimize"] * objectives)
+        self._trials = 0
+        self._number = 0
+        self._pending: dict[int, int] = {}  # question -> trial
+        self._failed: list[int] = []  # trials that failed before anything had succeeded
+        self._worst: np.ndarray | None = None  # (m,)
+
+    def ask(self, n: int) -> list[Question]:
+        """n questions, each drawn with the ones before it running."""
+        questions = []
+        with _quiet():
+            for _ in range(n):
+                seed = int(random_stream(self._seed, "tpe", self._number).integers(2**32))
+                self._study.sampler = _Sampler(self._space, self._options, seed)
+                trial = self._study.ask(fixed_distributions=self._space)
+                point = self._domain.low.copy()
+                point[self._free] = [trial.params[name] for name in self._space]
+                questions.append(Question(self._count(), point, stage="tpe"))
+        return questions
+
+    def replay(self, n: int, questions: Sequence[Question]) -> None:
+        """Add the questions as running trials."""
+        with _quiet():
+            for question in questions:
+                self._add(question.point, TrialState.RUNNING, None)
+                self._count()
+
+    def tell(self, outcomes: Sequence[Outcome]) -> None:
+        """Learn from answers. Raises DriverError on a loss that is not finite."""
+        with _quiet():
+            for outcome in outcomes:
+                self._learn(outcome)
+
+    def _learn(self, outcome: Outcome) -> None:
+        losses = None if outcome.failure is not None else checked_losses(outcome, self._objectives)
+        number, point = outcome.question.number, outcome.question.point
+        if number == FOREIGN:
+            inside = (point >= self._domain.low).all() and (point <= self._domain.high).all()
+            if losses is not None and inside:
+                self._add(point, TrialState.COMPLETE, losses.tolist())
+                self._trials += 1
+                self._succeeded(losses)
+            return
+        if number not in self._pending:
+            raise DriverError(f"tpe: told of question {number}, which it has not asked, or was told of before")
+        trial = self._pending.pop(number)
+        if losses is not None:
+            self._study.tell(trial, losses.tolist())
+            self._succeeded(losses)
+        elif self._worst is not None:
+            self._study.tell(trial, self._worst.tolist())
+        else:
+            self._failed.append(trial)
+
+    def _succeeded(self, losses: np.ndarray) -> None:
+        self._worst = losses.copy() if self._worst is None else np.maximum(self._worst, losses)
+        for trial in self._failed:
+            self._study.tell(trial, self._worst.tolist())
+        self._failed = []
+
+    def _count(self) -> int:
+        """Number the question whose trial has just been made."""
+        number, self._number = self._number, self._number + 1
+        self._pending[number] = self._trials
+        self._trials += 1
+        return number
+
+    def _add(self, point: Point, state: TrialState, values: list[float] | None) -> None:
+        params = {name: float(point[i]) for name, i in zip(self._space, self._free, strict=True)}
+        trial = optuna.trial.create_trial(state=state, params=params, distributions=self._space, values=values)
+        self._study.add_trial(trial)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Optuna's log and warnings off, in here only."""
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        optuna.logging.set_verbosity(verbosity)

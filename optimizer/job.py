@@ -1,0 +1,191 @@
+"""What does the user want? The job file, validated once at the door; unknown keys are refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+from ruamel.yaml.events import AliasEvent
+
+from optimizer.errors import JobError
+
+MAX_BYTES = 1_000_000
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+Bounds = tuple[float, float]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Models(_Strict):
+    """The base, and the experts fine-tuned from it: folders in Hugging Face layout, or `org/name@revision`."""
+
+    base: str
+    experts: dict[Name, str] = Field(min_length=1)
+    heads: list[str] = []
+    exclude: list[str] = []
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+
+
+class Space(_Strict):
+    """What is searched: the merge method, and the coefficients that share a group."""
+
+    method: str = "task_arithmetic"
+    options: dict[str, bool | int | float | str] = {}
+    granularity: Literal["model", "layer", "module", "tensor"] = "layer"
+    bounds: Bounds | dict[Name, Bounds] = (0.0, 1.0)
+    start: float | dict[Name, float] = 0.3
+    frozen: list[str] = []
+    simplex: bool = False
+
+
+class EvaluatorEntry(BaseModel):
+    """One evaluator. What is beside `kind` and `name` are its own options, checked by itself."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    kind: str
+    name: Name
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class DriverEntry(BaseModel):
+    """The search driver. What is beside the named keys are its own options, checked by itself."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str = "cma"
+    anchors: bool = True
+    preferences: list[list[float]] | None = None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class Budget(_Strict):
+    """How much may be spent."""
+
+    evaluations: int = Field(200, ge=1, le=1_000_000)
+
+
+class ExecutorEntry(_Strict):
+    """Where candidates are scored. `threads` is each worker's; `timeout` is for one candidate, in seconds."""
+
+    kind: Literal["inline", "ray"] = "ray"
+    workers: int = Field(2, ge=1, le=4096)
+    cpus: float = Field(1.0, gt=0)
+    gpus: float = Field(0.0, ge=0)
+    threads: int = Field(1, ge=1)
+    device: str = "cpu"
+    timeout: float | None = Field(None, gt=0)
+    address: str = "local"
+
+
+class Hashes(_Strict):
+    """Content hashes (sha256) of every model and data file, recorded when a run is made."""
+
+    models: dict[str, str]
+    data: dict[str, str]
+
+
+class Job(_Strict):
+    """One search. Relative paths start from `root`, which is the job file's own folder unless it says otherwise."""
+
+    name: Name = "run"
+    models: Models
+    space: Space = Field(default_factory=lambda: Space())
+    evaluators: list[EvaluatorEntry] = Field(min_length=1)
+    objectives: list[str] = Field(min_length=1)
+    driver: DriverEntry = Field(default_factory=lambda: DriverEntry())
+    budget: Budget = Field(default_factory=lambda: Budget())
+    executor: ExecutorEntry = Field(default_factory=lambda: ExecutorEntry())
+    seed: int = Field(0, ge=0)
+    root: str | None = None
+    hashes: Hashes | None = None
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> Job:
+        names = [e.name for e in self.evaluators]
+        if repeated := {n for n in names if names.count(n) > 1}:
+            raise ValueError(f"evaluators: the name {min(repeated)!r} is used twice; each evaluator needs its own")
+        return self
+
+    @classmethod
+    def load(cls, path: str | Path) -> Job:
+        """A job from a YAML file. Raises JobError naming the key, what was expected and what arrived."""
+        path = Path(path)
+        if not path.is_file():
+            raise JobError(f"no job file at {path}; 'mergeopt init' writes one")
+        return cls.parse(read_yaml(path), path.parent.absolute(), str(path))
+
+    @classmethod
+    def parse(cls, data: Any, root: Path, source: str = "job") -> Job:
+        """A job from plain values; `root` is where relative paths start unless the job itself says."""
+        if not isinstance(data, dict):
+            raise JobError(f"{source}: expected a mapping of keys such as models, space and evaluators, got {_kind(data)}")
+        try:
+            return cls.model_validate({**data, "root": str(root / str(data.get("root", ".")))})
+        except ValidationError as error:
+            raise JobError(_explain(source, error)) from error
+
+    def path(self, text: str) -> Path:
+        """A path of the job file, absolute."""
+        return Path(self.root or ".") / Path(text).expanduser()
+
+    def yaml(self) -> str:
+        """The job as YAML, read back by `load` to an equal job."""
+        from io import StringIO
+
+        out = StringIO()
+        yaml = YAML(typ="safe", pure=True)
+        yaml.default_flow_style = False
+        yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+        yaml.dump(json.loads(self.model_dump_json(exclude_none=True)), out)
+        return out.getvalue()
+
+
+def read_yaml(path: Path) -> Any:
+    """YAML 1.2 values (`1e-3` is a number, `no` a string). Aliases, duplicate keys and files over 1 MB are refused."""
+    try:
+        text = path.read_bytes()
+        if len(text) > MAX_BYTES:
+            raise JobError(f"{path}: {len(text)} bytes; a job file has at most {MAX_BYTES}")
+        decoded = text.decode()
+        for event in YAML(typ="safe", pure=True).parse(decoded):
+            if isinstance(event, AliasEvent):
+                raise JobError(f"{path}: YAML aliases (*{event.anchor}) are refused; write the values out")
+        return YAML(typ="safe", pure=True).load(decoded)
+    except YAMLError as error:
+        where = getattr(error, "problem_mark", None)
+        line = f", line {where.line + 1}" if where else ""
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise JobError(f"{path}{line}: not valid YAML: {problem}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise JobError(f"{path}: cannot be read: {error}") from error
+
+
+def _kind(value: Any) -> str:
+    return "nothing" if value is None else f"{type(value).__name__} {value!r}"[:80]
+
+
+def _explain(source: str, error: ValidationError) -> str:
+    """Pydantic's findings, one a line: key, rule, what arrived."""
+    lines = []
+    for e in error.errors(include_url=False):
+        where = ".".join(str(p) for p in e["loc"]) or "job"
+        if e["type"] == "extra_forbidden":
+            lines.append(f"{where}: unknown key; remove it, or see docs/job.md for the keys there are")
+        elif e["type"] == "missing":
+            lines.append(f"{where}: required, and missing")
+        elif e["type"] == "string_pattern_mismatch":
+            lines.append(f"{where}: expected letters, digits, '.', '_' or '-' (at most 64), got {_kind(e['input'])}")
+        else:
+            lines.append(f"{where}: {e['msg'].removeprefix('Value error, ')}, got {_kind(e['input'])}")
+    return f"{source}:\n  " + "\n  ".join(lines) if len(lines) > 1 else f"{source}: {lines[0]}"

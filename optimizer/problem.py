@@ -1,0 +1,109 @@
+"""What does a job describe, once opened? Its pool, its search space, its evaluators and its objectives."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+import evaluators
+from evaluators.evaluator import Evaluator, Metric
+from optimizer import objectives
+from optimizer.errors import JobError
+from optimizer.job import EvaluatorEntry, Job
+from searchspaces import CoefficientSpace, Pool
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """A job with its models and items opened and checked; no weights are loaded."""
+
+    job: Job
+    pool: Pool
+    evaluators: tuple[Evaluator, ...]
+    objectives: tuple[objectives.Objective, ...]
+
+    @classmethod
+    def open(cls, job: Job, allow_code: bool = False) -> Problem:
+        """Open and check all that a job names.
+
+        Raises PoolError, EvaluatorError or JobError; `allow_code` permits evaluators that run the user's own Python.
+        """
+        models = job.models
+        pool = Pool.open(
+            _model(job, models.base),
+            {name: _model(job, where) for name, where in models.experts.items()},
+            heads=models.heads,
+            exclude=models.exclude,
+        )
+        made = tuple(_evaluator(entry, job, allow_code) for entry in job.evaluators)
+        offered = {f"{e.name}.{metric.name}": metric for e in made for metric in e.metrics}
+        return cls(job, pool, made, objectives.resolve(job.objectives, offered))
+
+    @property
+    def metrics(self) -> dict[str, Metric]:
+        """Every metric by its qualified name."""
+        return {f"{e.name}.{metric.name}": metric for e in self.evaluators for metric in e.metrics}
+
+    def space(self, hashes: Mapping[str, str]) -> CoefficientSpace:
+        """The search space, whose recipes carry these content hashes of the models."""
+        space = self.job.space
+        return CoefficientSpace(
+            tensors=[t.name for t in self.pool.merged],
+            experts=self.pool.names,
+            method=space.method,
+            options=space.options,
+            granularity=space.granularity,
+            bounds=space.bounds,
+            start=space.start,
+            frozen=space.frozen,
+            simplex=space.simplex,
+            seed=self.job.seed,
+            hashes=hashes,
+        )
+
+    def splits(self) -> dict[str, dict[str, list[int]]]:
+        """Row numbers of calibration and held-out items by evaluator, as `splits.json` keeps them."""
+        return {
+            e.name: {"calibration": e.splits.calibration.tolist(), "heldout": e.splits.heldout.tolist()}
+            for e in self.evaluators
+        }
+
+    def data_hashes(self, progress: Callable[[str], None] = lambda name: None) -> dict[str, str]:
+        """sha256 of every data file, by its absolute path."""
+        found = {}
+        for path in sorted({f for e in self.evaluators for f in e.files}):
+            progress(path.name)
+            with path.open("rb") as file:
+                found[str(path)] = hashlib.file_digest(file, "sha256").hexdigest()
+        return found
+
+
+def _model(job: Job, text: str) -> str | Path:
+    """A local folder where there is one; else the text as it is, which the pool takes for a hub id or refuses."""
+    path = job.path(text)
+    return path if path.exists() or "@" not in text else text
+
+
+def _evaluator(entry: EvaluatorEntry, job: Job, allow_code: bool) -> Evaluator:
+    kind: Any = evaluators.load(entry.kind)
+    if kind.runs_code and not allow_code:
+        raise JobError(
+            f"evaluator {entry.name!r} (kind {entry.kind}) runs Python code that the job names; "
+            "read that code, then say --allow-code on the command line"
+        )
+    try:
+        options = kind.Options.model_validate(entry.options)
+    except ValidationError as error:
+        found = [
+            f"{'.'.join(str(p) for p in e['loc'])}: "
+            + ("unknown key; there are: " + ", ".join(kind.Options.model_fields) if e["type"] == "extra_forbidden" else e["msg"])
+            for e in error.errors(include_url=False)
+        ]
+        raise JobError(f"evaluator {entry.name!r}: " + "; ".join(found)) from error
+    made: Evaluator = kind(entry.name, options, Path(job.root or "."))
+    return made
