@@ -13,7 +13,7 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # GPU-less wor
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
 from optimizer.answer import Answer, Failure, FailureKind
 from optimizer.driver import Question
@@ -27,16 +27,23 @@ TIMEOUT_RETRIES = 1
 
 
 class _Remote:
-    """The actor: a worker made from text."""
+    """The actor: a worker made from text, when first needed."""
 
     def __init__(self, target: str, spec: str, name: str) -> None:
-        self._worker: AnswersQuestions = make_worker(target, spec, name)
+        self._made_from = (target, spec, name)
+        self._worker: AnswersQuestions | None = None
 
-    def ready(self) -> bool:
-        return True
+    def start(self) -> AnswersQuestions:
+        if self._worker is None:
+            self._worker = make_worker(*self._made_from)
+        return self._worker
+
+    def ready(self) -> None:
+        """Make the worker; what its construction raises reaches the caller as a task's error, with its cause."""
+        self.start()
 
     def answer(self, question: Question) -> Answer:
-        return self._worker.answer(question)
+        return self.start().answer(question)
 
 
 @dataclass
@@ -91,8 +98,10 @@ class RayExecutor:
         first = [self._make() for _ in range(self.slots)]
         try:
             ray.get([self._actors[i].ready.remote() for i in first])
-        except RayActorError as error:
+        except RayTaskError as error:
             raise _cause(error) from error
+        except RayError as error:
+            raise WorkerError(f"the workers died as they started: {str(error).splitlines()[0]}") from error
         self._idle.extend(first)
 
     def submit(self, question: Question) -> None:
@@ -187,9 +196,9 @@ def _failed(task: _Task, kind: FailureKind, reason: str) -> Answer:
     return Answer(q.number, q.items.split, failure=Failure(kind, reason), worker=f"ray-{task.worker}", attempts=task.attempts)
 
 
-def _cause(error: RayActorError) -> Exception:
-    """The exception that a worker's construction raised, in its own words where they are meant for the user."""
-    cause = getattr(error, "cause", None) or error.__cause__
-    if cause is not None and hasattr(cause, "exit_code"):
-        return cause if isinstance(cause, Exception) else WorkerError(str(cause))
-    return WorkerError(f"the workers could not start: {error}; run 'mergeopt check' to try one in this process")
+def _cause(error: RayTaskError) -> Exception:
+    """What a worker's construction raised: in its own words where they are meant for the user."""
+    cause = error.cause
+    if isinstance(cause, Exception) and hasattr(cause, "exit_code"):
+        return cause
+    return WorkerError(f"the workers cannot start: {type(cause).__name__}: {cause}; 'mergeopt check' tries one in this process")

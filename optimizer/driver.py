@@ -64,7 +64,7 @@ class Question:
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What came back. Losses are minimised, and always finite: a failed candidate carries a worst rank and the reason."""
+    """What came back. Losses are minimised, and always finite: a failed candidate carries a worst rank and why."""
 
     question: Question
     losses: NDArray[np.float64]  # (m,)

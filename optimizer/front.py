@@ -1,4 +1,4 @@
-"""Which candidates are not dominated, and how good is that set? Hypervolume and epsilon by moocore, answer by answer."""
+"""Which candidates are not dominated, and how good is that set? Hypervolume and epsilon, by moocore."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Front:
     """The non-dominated candidates of a run. Losses are minimised; failed candidates are never added.
 
     Quality is measured in the anchors' box: objective by objective, 0 is the best loss of an anchor (ideal) and 1 the
-    worst (reference). The box follows the anchors as they are answered, and is fixed once all are in. Where no candidate
-    is an anchor, the box is that of all candidates so far. An objective on which all of them agree counts in units of
-    its own magnitude.
+    worst (reference). The box follows the anchors as they are answered, and is fixed once all are in. Where no
+    candidate is an anchor, the box is that of all candidates so far. An objective on which all of them agree counts in
+    units of its own magnitude.
     """
 
     def __init__(self, objectives: int) -> None:
@@ -48,14 +48,14 @@ class Front:
         losses = np.array(losses, dtype=np.float64)
         if losses.shape != (self._m,) or not np.isfinite(losses).all():
             raise ValueError(
-                f"candidate {number}: expected {self._m} finite losses, got {losses.tolist()}; leave failed candidates out"
+                f"candidate {number}: expected {self._m} finite losses, got {losses.tolist()}; leave out what failed"
             )
         self._numbers.append(number)
         self._losses.append(losses)
         self._widen(losses, anchor)
         if ((self._front <= losses).all(axis=1) & (self._front < losses).any(axis=1)).any():
             return False
-        kept = ~((losses <= self._front).all(axis=1) & (losses < self._front).any(axis=1))
+        kept: NDArray[np.bool_] = np.array(~((losses <= self._front).all(axis=1) & (losses < self._front).any(axis=1)))
         self._front = np.vstack([self._front[kept], losses])
         self._front_numbers = [n for n, k in zip(self._front_numbers, kept, strict=True) if k] + [number]
         self._measured = None
@@ -88,7 +88,7 @@ class Front:
 
     @property
     def hypervolume(self) -> float:
-        """Share of the box that the front dominates; 0 until two anchors differ. Points better than ideal may exceed 1."""
+        """Share of the box that the front dominates; 0 until two anchors differ. Better than ideal may exceed 1."""
         return self._measure()[0]
 
     @property
@@ -101,7 +101,7 @@ class Front:
 
     @property
     def exact(self) -> bool:
-        """False where the hypervolume is approximated (0.1 to 0.7 % off in 7 objectives), for exactness would take seconds."""
+        """False where the hypervolume is approximated (up to 0.3 % off in 7 objectives): exact would take seconds."""
         return self._measure()[2]
 
     def by_mean(self) -> list[int]:

@@ -117,6 +117,11 @@ class Ledger:
             raise KeyError(key)
         return json.loads(row[0])
 
+    def set_meta(self, key: str, value: Any) -> None:
+        """Replace what is kept under a key that `create` was given."""
+        with self._transaction():
+            self._db.execute("UPDATE meta SET value = ? WHERE key = ?", (json.dumps(value), key))
+
     def asked(self, requested: int, questions: Sequence[Question], recipes: Sequence[str]) -> None:
         """Record one ask of the driver (or, with requested 0, questions that no driver asked) and commit it."""
         event = self._event + 1

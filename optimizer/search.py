@@ -50,6 +50,7 @@ class Search:
         self._recipe_of, self._on_answer = recipe_of, on_answer
         self._questions: dict[int, Question] = {}
         self._in_flight: dict[tuple[int, str], Question] = {}
+        self._waiting: deque[Question] = deque()  # for a worker, to be scored on held-out items
         self._recent: deque[bool] = deque(maxlen=FAILURE_WINDOW)
         self._worst: NDArray[np.float64] | None = None
         self._best: NDArray[np.float64] | None = None
@@ -61,8 +62,9 @@ class Search:
         return self._stop_at is not None
 
     @property
-    def in_flight(self) -> int:
-        return len(self._in_flight)
+    def waiting(self) -> int:
+        """Questions in flight, and those that wait to be scored on held-out items."""
+        return len(self._in_flight) + len(self._waiting)
 
     def stop(self) -> None:
         """Ask nothing more, and wait at most 30 s for what is in flight. Safe to call from a signal handler."""
@@ -80,7 +82,8 @@ class Search:
         self._loop(self._ask)
         if not self.stopped:
             self.phase = "heldout"
-            waiting = deque(self._unscored())
+            waiting = self._waiting
+            waiting.extend(self._unscored())
             self._loop(lambda room: [waiting.popleft() for _ in range(min(room, len(waiting)))])
 
     def replay(self) -> None:

@@ -18,7 +18,7 @@ from optimizer.driver import Domain, Driver, DriverError
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-__all__ = ["DRIVERS", "GROUP", "DriverClass", "DriverError", "Entry", "load", "table"]
+__all__ = ["DRIVERS", "GROUP", "DriverClass", "DriverError", "Entry", "find", "table"]
 
 GROUP = "mergeopt.drivers"
 
@@ -31,9 +31,17 @@ class Entry:
     objectives: Literal["one", "any"]
     summary: str
 
+    def load(self) -> DriverClass:
+        """The class; its search library is imported now and not before. Raises DriverError where that fails."""
+        module, _, attribute = self.target.partition(":")
+        try:
+            return cast(DriverClass, getattr(importlib.import_module(module), attribute))
+        except (ImportError, AttributeError) as error:
+            raise DriverError(f"cannot load the driver {self.target}: {error}; install or mend its package") from error
+
 
 class DriverClass(Protocol):
-    """What `load` returns: a class, seen as what makes drivers. Raises DriverError where it cannot serve."""
+    """A class of the table, seen as what makes drivers. Raises DriverError where it cannot serve."""
 
     Options: type[BaseModel]
 
@@ -67,14 +75,10 @@ def table() -> dict[str, Entry]:
     return found
 
 
-def load(name: str) -> DriverClass:
-    """The class of a driver by its name in the table; its search library is imported now and not before.
-
-    Raises DriverError, with the nearest names, where there is none.
-    """
+def find(name: str) -> Entry:
+    """The driver of this name. Raises DriverError, with the nearest names, where there is none."""
     known = DRIVERS if name in DRIVERS else table()
     if name not in known:
         near = difflib.get_close_matches(name, known, n=3) or sorted(known)
         raise DriverError(f"driver.name: there is no driver {name!r}; there are: {', '.join(near)}")
-    module, _, attribute = known[name].target.partition(":")
-    return cast(DriverClass, getattr(importlib.import_module(module), attribute))
+    return known[name]

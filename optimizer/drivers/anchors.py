@@ -1,4 +1,4 @@
-"""What is asked before any search? The anchors: base, experts, averages. Then another driver, which starts from them."""
+"""What is asked before any search? The anchors: base, experts, averages. Then another driver starts from them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ class Anchored:
     expert, the same in every group. Their answers too go to `inner` as foreign. Where the domain has no such block
     shape, `inner` is asked without waiting. Anchors at the same point are asked once, under all their labels.
 
-    `anchors`: pairs of a label and a point of shape `(dim,)`. Raises DriverError on one that is not finite or does not fit.
+    `anchors`: pairs of a label and a point of shape `(dim,)`. Raises DriverError on one that does not fit, or is not
+    finite.
     """
 
     def __init__(self, domain: Domain, anchors: Sequence[tuple[str, Point]], inner: Driver, seed: int) -> None:
@@ -137,7 +138,7 @@ def _distinct(anchors: Sequence[tuple[str, Point]], dim: int) -> list[tuple[str,
         point = np.array(given, dtype=np.float64) + 0.0  # a copy, whose zeros are all positive
         if point.shape != (dim,) or not np.isfinite(point).all():
             raise DriverError(
-                f"the anchor {label!r} has shape {point.shape} or is not finite; expected finite numbers of shape ({dim},)"
+                f"the anchor {label!r} has shape {point.shape} or is not finite; expected finite numbers of ({dim},)"
             )
         key = point.tobytes()
         points[key] = point

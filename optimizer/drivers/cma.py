@@ -155,7 +155,7 @@ class CMAES:
     def _point(self, genotype: NDArray[np.float64]) -> Point:
         low, high = self._domain.low, self._domain.high
         unit = self._bounds.transform(genotype)[: len(low)]
-        return np.clip(low + unit * (high - low), low, high)
+        return np.asarray(np.clip(low + unit * (high - low), low, high), dtype=np.float64)
 
     def _genotype(self, point: Point) -> NDArray[np.float64]:
         low, span = self._domain.low, self._domain.high - self._domain.low

@@ -1,4 +1,4 @@
-"""What is the score of points that learn from nothing? Random and Sobol sampling: baselines, and a design to start from."""
+"""How good are points that learn from nothing? Random and Sobol sampling: baselines, and designs to start from."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class _Options(BaseModel):
 
 
 class Random:
-    """Uniform points in the domain; question number i is a function of (seed, i) alone, so that a replay only counts."""
+    """Uniform points in the domain. Question number i is a function of (seed, i) alone, so a replay only counts."""
 
     Options = _Options
     done = False

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from optimizer.driver import FOREIGN, Driver, DriverError, Outcome, Question, checked_losses, random_stream
+from optimizer.driver import FOREIGN, Domain, Driver, DriverError, Outcome, Question, checked_losses, random_stream
 
 MAX_EMPHASES = 6  # preferences besides the uniform one: each takes its share of the evaluations
 
@@ -27,12 +27,13 @@ class Scalarised:
 
     def __init__(
         self,
+        domain: Domain,
         objectives: int,  # m
         seed: int,
         make_inner: Callable[[int], Driver],
         weights: Sequence[Sequence[float]] | None = None,  # (W, m)
     ) -> None:
-        self._objectives = objectives
+        self._objectives, self._dim = objectives, len(domain.low)
         self._weights = default_weights(objectives) if weights is None else _checked(weights, objectives)
         seeds = [int(random_stream(seed, "preference", i).integers(2**63)) for i in range(len(self._weights))]
         self._inner = [make_inner(s) for s in seeds]
@@ -69,10 +70,15 @@ class Scalarised:
             self._number += 1
 
     def tell(self, outcomes: Sequence[Outcome]) -> None:
-        """Weigh each answer for the driver that asked, a foreign one for all. Raises DriverError on a NaN."""
+        """Weigh each answer for who asked, a foreign one for all. Raises DriverError on a NaN or a wrong shape."""
         for outcome in outcomes:
             if outcome.failure is None:
                 checked_losses(outcome, self._objectives)
+            wanted = (self._objectives, self._dim)
+            if outcome.gradient is not None and outcome.gradient.shape != wanted:
+                raise DriverError(
+                    f"expected a gradient of shape {wanted}, one row per objective, got {outcome.gradient.shape}"
+                )
             number = outcome.question.number
             if number >= self._number or number < FOREIGN:
                 raise DriverError(f"told of question {number}, which was not asked")
@@ -141,8 +147,8 @@ def _checked(given: Sequence[Sequence[float]], objectives: int) -> NDArray[np.fl
     for row in rows:
         if row.shape != (objectives,) or not np.isfinite(row).all() or (row < 0).any() or not row.sum() > 0:
             raise DriverError(
-                f"driver.preferences: expected {objectives} non-negative numbers with a positive sum, one per objective,"
-                f" got {row.tolist()}"
+                f"driver.preferences: expected {objectives} non-negative numbers, one per objective, with a positive"
+                f" sum, got {row.tolist()}"
             )
     if not rows:
         raise DriverError("driver.preferences: the list is empty; give one weight per objective, or leave the key out")

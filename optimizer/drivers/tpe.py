@@ -1,4 +1,4 @@
-"""Where next, when good and bad points each have a density? TPE (Bergstra 2011; arXiv:2304.11127) by Optuna, in memory."""
+"""Where next, when good and bad points each have a density? TPE (Bergstra 2011, arXiv:2304.11127) by Optuna."""
 
 from __future__ import annotations
 

@@ -1,0 +1,107 @@
+"""What will a job need? Everything validated, one candidate scored, memory and time told before anything is spent."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import psutil
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from optimizer.driver import Items, Question
+from optimizer.errors import JobError
+from optimizer.job import Job
+from optimizer.progress import duration
+
+
+def check_job(job: Job, allow_code: bool = False) -> dict[str, Any]:
+    """Validate a job as a run would, and score its starting point once in this process.
+
+    Times are seconds for one candidate on this machine; memory is the private bytes that one worker holds.
+    Raises what a run would raise; JobError where the starting point itself cannot be scored.
+    """
+    from optimizer.run import build_driver
+    from optimizer.worker import Worker, specification
+
+    before = _private_bytes()
+    started = time.perf_counter()
+    worker = Worker(specification(job, allow_code), "check")
+    ready = time.perf_counter() - started
+    domain, pool = worker.space.domain, worker.problem.pool
+    build_driver(job, worker.space, len(worker.problem.objectives))
+    anchors = len(worker.space.anchors()) if job.driver.anchors else 0
+    worker.answer(Question(0, domain.start))  # the first one maps pages and warms caches
+    seconds = _seconds(worker, "calibration")
+    heldout = _seconds(worker, "heldout")
+    evaluations, workers = job.budget.evaluations, 1 if job.executor.kind == "inline" else job.executor.workers
+    return {
+        "name": job.name,
+        "experts": list(pool.names),
+        "parameters": pool.parameters,
+        "dimension": len(domain.names),
+        "groups": domain.shape[0],
+        "objectives": [f"{o.name} ({o.goal})" for o in worker.problem.objectives],
+        "items": {e.name: [len(e.splits.calibration), len(e.splits.heldout)] for e in worker.problem.evaluators},
+        "evaluations": evaluations,
+        "anchors": anchors,
+        "workers": workers,
+        "worker_start_seconds": ready,
+        "candidate_seconds": seconds,
+        "heldout_seconds": heldout,
+        "worker_private_bytes": _private_bytes(),
+        "empty_worker_private_bytes": before,
+        "pool_bytes": pool.bytes,
+        "available_bytes": psutil.virtual_memory().available,
+        "search_seconds": ready + evaluations * seconds / workers,
+        "heldout_seconds_at_most": evaluations * heldout / workers,
+        "warnings": _warnings(job, anchors),
+    }
+
+
+def print_check(found: dict[str, Any]) -> None:
+    """The findings as a table."""
+    table = Table(show_header=False, box=None)
+    table.add_row("job", f"{escape(found['name'])}: valid")
+    table.add_row("pool", f"{len(found['experts'])} experts of {found['parameters'] / 1e6:.1f} M parameters, {_gb(found['pool_bytes'])} on disk")
+    table.add_row("dimension", f"{found['dimension']} coefficients in {found['groups']} groups")
+    table.add_row("objectives", escape(", ".join(found["objectives"])))
+    table.add_row("items", escape(", ".join(f"{k} {a} + {b} held out" for k, (a, b) in found["items"].items())))
+    table.add_row("memory", f"{_gb(found['worker_private_bytes'])} private in each of {found['workers']} workers, beside the shared pool; {_gb(found['available_bytes'])} free here")
+    table.add_row("one candidate", f"{found['candidate_seconds']:.3g} s, and {found['heldout_seconds']:.3g} s on held-out items (measured on one)")
+    table.add_row("search", f"{found['evaluations']} candidates ({found['anchors']} of them anchors): about {duration(found['search_seconds'])}")
+    table.add_row("held-out", f"at most {duration(found['heldout_seconds_at_most'])}, if every candidate were on the front")
+    console = Console()
+    console.print(table)
+    for warning in found["warnings"]:
+        console.print(f"warning: {escape(warning)}", style="yellow", highlight=False)
+
+
+def _seconds(worker: Any, split: str) -> float:
+    question = Question(0, worker.space.domain.start, items=Items(split))  # type: ignore[arg-type]
+    answer = worker.answer(question)
+    if answer.failure is not None:
+        raise JobError(f"the starting point cannot be scored: {answer.failure}")
+    return float(answer.seconds)
+
+
+def _warnings(job: Job, anchors: int) -> list[str]:
+    found = []
+    if job.budget.evaluations <= anchors:
+        found.append(f"the {anchors} anchors alone use up the budget of {job.budget.evaluations}; give it more to search")
+    if job.executor.kind == "ray" and job.executor.address == "local":
+        wanted, cores = job.executor.workers * job.executor.threads, psutil.cpu_count() or 1
+        if wanted > cores:
+            found.append(f"{wanted} threads on {cores} cores; fewer workers will be faster")
+    return found
+
+
+def _private_bytes() -> int:
+    """Resident memory of this process that no file backs (pages of the mapped pool are shared, and not counted)."""
+    memory = psutil.Process().memory_info()
+    return int(memory.rss - memory.shared)
+
+
+def _gb(count: float) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"

@@ -1,0 +1,230 @@
+"""What does the command line offer? Each command is thin: it calls what a notebook calls, and prints. Imports are lazy."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from optimizer.run import Run
+    from optimizer.search import Search
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Find the best way to merge fine-tuned models: search, Pareto front, export.",
+)
+
+JobFile = Annotated[Path, typer.Argument(help="The job file (YAML).", show_default=False)]
+RunName = Annotated[str, typer.Argument(help="A run: its name under --runs, or its folder.", show_default=False)]
+Runs = Annotated[Path, typer.Option(help="Where runs are kept.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+AllowCode = Annotated[bool, typer.Option("--allow-code", help="Let evaluators run Python files that the job names.")]
+DEFAULT_RUNS = Path("runs")
+
+
+@app.command()
+def init(
+    base: Annotated[str, typer.Option(help="The base model's folder.", show_default=False)],
+    expert: Annotated[list[str], typer.Option(help="An expert, NAME=FOLDER; give it once for each.", show_default=False)],
+    data: Annotated[list[str] | None, typer.Option(help="Items of a task, NAME=FILE; once for each.")] = None,
+    out: Annotated[Path, typer.Option(help="The job file to write.")] = Path("job.yaml"),
+) -> None:
+    """Look at the models and write a commented job file."""
+    from optimizer.starter import write_job
+
+    write_job(base, expert, data or [], out)
+    typer.echo(f"wrote {out}; look it through, then: mergeopt check {out}")
+
+
+@app.command()
+def check(job: JobFile, json_out: AsJson = False, allow_code: AllowCode = False) -> None:
+    """Validate everything, score one candidate, and say what the search will need."""
+    from optimizer.checking import check_job, print_check
+    from optimizer.job import Job
+
+    found = check_job(Job.load(job), allow_code)
+    if json_out:
+        typer.echo(json.dumps(found))
+    else:
+        print_check(found)
+
+
+@app.command()
+def run(
+    job: JobFile,
+    name: Annotated[str | None, typer.Option(help="Name the run otherwise than the job does.")] = None,
+    runs: Runs = DEFAULT_RUNS,
+    allow_code: AllowCode = False,
+) -> None:
+    """Start a search, and stay with it until its front is scored on held-out items."""
+    from optimizer.job import Job
+    from optimizer.run import Run
+
+    loaded = Job.load(job)
+    if name is not None:
+        loaded = Job.parse({**loaded.model_dump(mode="json", exclude_none=True), "name": name}, Path(loaded.root or "."))
+    made = Run.create(loaded, runs, allow_code, lambda what: typer.echo(f"reading {what}", err=True))
+    typer.echo(f"run {made.folder}")
+    _drive(made, None, allow_code)
+
+
+@app.command()
+def resume(
+    name: RunName,
+    runs: Runs = DEFAULT_RUNS,
+    evaluations: Annotated[int | None, typer.Option(min=1, help="A new budget, in candidates.", show_default=False)] = None,
+    allow_code: AllowCode = False,
+) -> None:
+    """Go on where a run was stopped or killed; nothing that was answered is asked again."""
+    _drive(_find(name, runs), evaluations, allow_code)
+
+
+@app.command()
+def status(name: RunName, runs: Runs = DEFAULT_RUNS, json_out: AsJson = False) -> None:
+    """How far a run is, and what it has found."""
+    from optimizer import show
+
+    results = _find(name, runs).results()
+    typer.echo(json.dumps(show.status(results))) if json_out else show.print_status(results)
+
+
+@app.command()
+def front(name: RunName, runs: Runs = DEFAULT_RUNS, json_out: AsJson = False) -> None:
+    """The non-dominated candidates and the anchors, on calibration and on held-out items."""
+    from optimizer import show
+
+    results = _find(name, runs).results()
+    typer.echo(json.dumps(show.front(results))) if json_out else show.print_front(results)
+
+
+@app.command("show")
+def show_candidate(
+    name: RunName,
+    candidate: Annotated[str, typer.Argument(help="A number, a recipe hash, an anchor's name, best, or best:METRIC.")] = "best",
+    runs: Runs = DEFAULT_RUNS,
+    json_out: AsJson = False,
+) -> None:
+    """One candidate: scores, coefficients, how it was asked."""
+    from optimizer import show
+
+    results = _find(name, runs).results()
+    chosen = results.pick(candidate)
+    typer.echo(json.dumps(show.candidate(results, chosen))) if json_out else show.print_candidate(results, chosen)
+
+
+@app.command()
+def export(
+    name: RunName,
+    candidate: Annotated[str, typer.Argument(help="A number, a recipe hash, an anchor's name, best, or best:METRIC.")] = "best",
+    out: Annotated[Path | None, typer.Option(help="The folder to make; by default under the run's exports/.")] = None,
+    runs: Runs = DEFAULT_RUNS,
+    allow_code: AllowCode = False,
+) -> None:
+    """Write a candidate as a Hugging Face checkpoint, load it again and check that it scores the same."""
+    folder = _find(name, runs).export(candidate, out, allow_code)
+    typer.echo(f"exported {folder}\nits scores on reload are those of the ledger")
+
+
+@app.command()
+def report(
+    name: RunName,
+    out: Annotated[Path | None, typer.Option(help="The file to write; by default report.html in the run's folder.")] = None,
+    runs: Runs = DEFAULT_RUNS,
+) -> None:
+    """Write the standalone HTML report."""
+    typer.echo(f"wrote {_find(name, runs).report(out)}")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Where models, data and the run go.")] = Path("demo"),
+    evaluations: Annotated[int, typer.Option(min=20, help="The search's budget, in candidates.")] = 120,
+) -> None:
+    """Train a tiny base and four experts on digits, search, and export the best merge. No network, a few minutes."""
+    from optimizer.demo import prepare
+
+    job = prepare(out, evaluations, typer.echo)
+    from optimizer.run import Run
+
+    made = Run.create(job, out / "runs")
+    _drive(made, None, False)
+    folder = made.export("best")
+    typer.echo(f"exported {folder}: reloaded, it scores what the ledger says")
+
+
+def main() -> None:
+    """The command `mergeopt`: runs the app, and turns refusals into one message and an exit code."""
+    try:
+        app()
+    except ValueError as error:
+        code = getattr(error, "exit_code", None)
+        if code is None:
+            raise
+        typer.secho(f"error: {_printable(str(error))}", err=True, fg=typer.colors.RED if sys.stderr.isatty() else None)
+        raise SystemExit(code) from None
+
+
+def _find(name: str, runs: Path) -> Run:
+    from optimizer.run import Run
+
+    folder = Path(name)
+    return Run(folder if (folder / "ledger.db").is_file() else runs / name)
+
+
+def _drive(made: Run, evaluations: int | None, allow_code: bool) -> None:
+    """Search with progress, then print the front and write the report. Ctrl-C drains and exits 130."""
+    from rich.console import Console
+
+    from optimizer import show
+    from optimizer.progress import SearchProgress
+
+    with SearchProgress(Console()) as progress, _Interruptible() as interruptible:
+
+        def start(search: Search) -> None:
+            progress.on_start(search)
+            interruptible.search = search
+
+        search = made.search(progress.on_answer, start, evaluations, allow_code)
+    results = made.results()
+    show.print_front(results)
+    typer.echo(f"report {made.report()}")
+    if search.stopped:
+        typer.echo(f"stopped with {search.answered} of {search.evaluations} candidates; 'mergeopt resume {made.folder}' goes on")
+        raise SystemExit(130)
+
+
+class _Interruptible:
+    """First Ctrl-C or SIGTERM: ask nothing more and drain. Second, or before the search has begun: stop now."""
+
+    def __init__(self) -> None:
+        self.search: Search | None = None
+
+    def __enter__(self) -> _Interruptible:
+        self._before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        if isinstance(error, KeyboardInterrupt):
+            typer.echo("stopped at once; what was answered is kept, resume goes on", err=True)
+            raise SystemExit(130) from None
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.search is None or self.search.stopped:
+            raise KeyboardInterrupt
+        typer.echo("stopping: waiting for what is in flight (again: stop at once)", err=True)
+        self.search.stop()
+
+
+def _printable(text: str) -> str:
+    """Without control characters: names from models and data may end up in an error."""
+    return "".join(c if c.isprintable() or c == "\n" else "�" for c in text)

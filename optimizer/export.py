@@ -1,0 +1,202 @@
+"""How does a candidate become a checkpoint? Written beside its place, loaded and scored again, and only then renamed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from evaluators.evaluator import Head, Measure, Setting
+from optimizer import shards
+from optimizer.errors import DiskFull, ExportError, ScoreMismatch
+from optimizer.results import Candidate
+from optimizer.worker import Worker, pack
+from searchspaces import Recipe
+from searchspaces.errors import Inexpressible
+from searchspaces.materialise import load_model, merged_tensors
+from searchspaces.mergekit import to_mergekit
+
+if TYPE_CHECKING:
+    from optimizer.problem import Problem
+    from optimizer.run import Run
+
+# what travels from the base besides weights: never code, never pickles
+KEPT = ("config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json", "tokenizer.json",
+        "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt",
+        "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "chat_template.jinja", "chat_template.json")  # fmt: skip
+TOLERANCE = 1e-4  # relative and absolute; the same bits on the same machine, the last digits may differ on another
+
+
+def export(run: Run, candidate: Candidate, target: Path, allow_code: bool = False, shard_bytes: int = 5_000_000_000) -> Path:
+    """Write `candidate` to the folder `target` as an ordinary Hugging Face checkpoint, and return it.
+
+    Sharded safetensors (one tensor in memory at a time), config, tokenizer, heads, model card, recipe and mergekit YAML.
+    What was written is loaded with transformers and scored on calibration and held-out items before the folder gets its
+    name. Raises ExportError where `target` exists or the candidate failed, ScoreMismatch where a score is not the ledger's,
+    DiskFull where there is no room.
+    """
+    if candidate.failure is not None:
+        raise ExportError(f"candidate {candidate.number} failed ({candidate.failure}); choose one that was scored")
+    if target.exists():
+        raise ExportError(f"{target} exists already; remove it, or name another folder with --out")
+    problem = run.open_problem(allow_code)
+    hashes = run.job.hashes.models if run.job.hashes else {}
+    recipe = problem.space(hashes).decode(candidate.point)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _room(target.parent, problem)
+    partial = target.parent / f".{target.name}.{os.getpid()}"
+    partial.mkdir()
+    try:
+        _write_model(partial, problem, recipe, shard_bytes)
+        _write_heads(partial, problem)
+        note = _write_recipe(partial, problem, recipe)
+        scores = verify(partial, problem, candidate)
+        _write_card(partial, run, problem, candidate, recipe, scores, target.name, note)
+        shards.sync_folder(partial)
+        partial.rename(target)
+        shards.sync_folder(target.parent)
+    except OSError as error:
+        raise DiskFull(f"cannot write {target}: {error.strerror}; nothing was left there") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return target
+
+
+def verify(folder: Path, problem: Problem, candidate: Candidate) -> dict[str, dict[str, Measure]]:
+    """Load an exported folder with transformers and score it anew: measures by split and qualified metric.
+
+    Raises ScoreMismatch where a score differs from the ledger's.
+    """
+    entry = problem.job.executor
+    torch.set_num_threads(entry.threads)
+    model = load_model(folder, torch.device(entry.device))
+    setting = Setting(model, folder, torch.device(entry.device), _exported_heads(folder, problem))
+    found: dict[str, dict[str, Measure]] = {"calibration": {}, "heldout": {}}
+    for evaluator in problem.evaluators:
+        evaluator.prepare(setting)
+        for split, measures in found.items():
+            scores = evaluator.score(model, getattr(evaluator.splits, split))
+            measures.update({f"{evaluator.name}.{metric}": m for metric, m in scores.measures.items()})
+    for split, ledger in (("calibration", candidate.measures), ("heldout", candidate.heldout)):
+        for name, was in ledger.items():
+            now = found[split][name]
+            if not abs(now.value - was.value) <= TOLERANCE * (1 + abs(was.value)):
+                raise ScoreMismatch(
+                    f"candidate {candidate.number}: {name} on {split} items is {now.value:.6g} after export, the ledger says "
+                    f"{was.value:.6g}; nothing was exported. 'mergeopt check' on this machine shows whether the models still score alike"
+                )
+    return found
+
+
+def _room(folder: Path, problem: Problem) -> None:
+    needed = int(1.2 * problem.pool.base.bytes)
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise DiskFull(f"{folder}: {free / 1e9:.2f} GB free, the export needs {needed / 1e9:.2f} GB; free some or use --out")
+
+
+def _write_model(folder: Path, problem: Problem, recipe: Recipe, shard_bytes: int) -> None:
+    dtype = getattr(torch, problem.job.models.dtype) if problem.job.models.dtype else None
+    specs = [shards.Spec(n, s, d) for n, s, d in problem.pool.layout(dtype)]
+    shards.write(folder, specs, merged_tensors(problem.pool, recipe, dtype), shard_bytes)
+    for name in KEPT:
+        source = Path(problem.pool.base.folder) / name
+        if source.is_file():
+            shutil.copyfile(source, folder / name)
+
+
+def _write_heads(folder: Path, problem: Problem) -> None:
+    for name, tensors in problem.pool.heads.items():
+        home = folder / "heads" / name
+        home.mkdir(parents=True)
+        shutil.copyfile(Path(problem.pool.experts[name].folder) / "config.json", home / "config.json")
+        specs = [shards.Spec(n, tuple(t.shape), t.dtype) for n, t in tensors.items()]
+        shards.write(home, specs, iter(tensors.items()))
+
+
+def _exported_heads(folder: Path, problem: Problem) -> dict[str, Head]:
+    from safetensors.torch import load_file
+
+    return {n: Head(folder / "heads" / n, load_file(folder / "heads" / n / "model.safetensors")) for n in problem.pool.heads}
+
+
+def _write_recipe(folder: Path, problem: Problem, recipe: Recipe) -> str:
+    """recipe.yaml, and mergekit.yaml where mergekit can say it; returns a sentence on the latter for the card."""
+    shards.write_text(folder / "recipe.yaml", recipe.to_yaml())
+    try:
+        text = to_mergekit(recipe, problem.pool)
+    except Inexpressible as error:
+        return f"mergekit cannot express it: {error}."
+    shards.write_text(folder / "mergekit.yaml", text)
+    return "`mergekit.yaml` says the same to mergekit."
+
+
+def _write_card(
+    folder: Path,
+    run: Run,
+    problem: Problem,
+    candidate: Candidate,
+    recipe: Recipe,
+    scores: Mapping[str, Mapping[str, Measure]],
+    name: str,
+    note: str,
+) -> None:
+    from jinja2 import Environment, FileSystemLoader
+
+    from optimizer.report import TEMPLATES
+
+    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=False, trim_blocks=False)
+    environment.filters["md"] = _markdown
+    config = problem.pool.base.config
+    text = environment.get_template("card.md.j2").render(
+        title=f"{run.job.name}: merge {candidate.number}",
+        models=[_reference(problem.job.models.base), *(_reference(p) for p in problem.job.models.experts.values())],
+        base=_reference(problem.job.models.base),
+        experts=problem.pool.names,
+        recipe=recipe,
+        number=candidate.number,
+        run=run.job.name,
+        scores=list(_score_rows(scores)),
+        auto=(config.get("architectures") or ["AutoModel"])[0],
+        folder=name,
+        heads=list(_head_rows(problem)),
+        hashes=list((run.job.hashes.models if run.job.hashes else {}).items()),
+        mergekit_note=note,
+    )
+    shards.write_text(folder / "README.md", text)
+
+
+def _score_rows(scores: Mapping[str, Mapping[str, Measure]]) -> Iterator[dict[str, str]]:
+    for metric, m in scores["calibration"].items():
+        unseen = scores["heldout"][metric]
+        yield {"metric": metric, "calibration": _measure(m), "heldout": _measure(unseen)}
+
+
+def _head_rows(problem: Problem) -> Iterator[dict[str, Any]]:
+    """How each evaluator's head is used, as the evaluator itself tells."""
+    for evaluator in problem.evaluators:
+        use = getattr(evaluator, "head_use", None)
+        if use is not None:
+            yield {"name": use.expert, "auto": use.auto, "pooling": use.pooling, "normalize": use.normalize,
+                   "weight": use.weight, "bias": use.bias}  # fmt: skip
+
+
+def _measure(m: Measure) -> str:
+    return f"{m.value:.4f} ± {m.stderr:.4f} ({m.count} items)"
+
+
+def _reference(text: str) -> str:
+    """A model as others may name it: a hub id as it is, a folder by its name."""
+    return text.partition("@")[0] if "@" in text else Path(text).name
+
+
+def _markdown(text: object) -> str:
+    """Text that means nothing to Markdown or HTML."""
+    shown = "".join(c if c.isprintable() else " " for c in str(text))
+    for character in "\\`*_{}[]<>|#":
+        shown = shown.replace(character, f"\\{character}" if character not in "<>" else {"<": "&lt;", ">": "&gt;"}[character])
+    return shown

@@ -1,0 +1,93 @@
+"""How far is a search? A live line for a terminal, plain lines for a log."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+from optimizer.answer import Answer
+from optimizer.objectives import values
+from optimizer.search import Search
+
+LINE_EVERY_SECONDS = 5.0
+
+
+class SearchProgress:
+    """Shows candidates per minute, best so far, hypervolume and time left, as answers are committed."""
+
+    def __init__(self, console: Console, live: bool | None = None) -> None:
+        self._console = console
+        self._live = console.is_terminal if live is None else live
+        self._start = time.monotonic()
+        self._before = 0  # answers replayed, not made now
+        self._last_line = 0.0
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> SearchProgress:
+        if self._live:
+            self._bar = Progress(
+                TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[text]}"), console=self._console
+            )
+            self._bar.start()
+            self._task = self._bar.add_task("starting", total=None, text="")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def on_start(self, search: Search) -> None:
+        """The search is about to replay and start its workers."""
+        if self._bar is None:
+            self._console.print(f"search of {search.evaluations} candidates; starting the workers", highlight=False)
+
+    def on_answer(self, search: Search, answer: Answer) -> None:
+        """An answer was committed."""
+        if self._before == 0:
+            self._before = max(0, search.answered - 1)
+            self._start = time.monotonic() - answer.seconds
+        if search.phase == "heldout":
+            self._heldout(search)
+            return
+        text = self.describe(search)
+        if self._bar is not None and self._task is not None:
+            self._bar.update(
+                self._task, total=search.evaluations, completed=search.answered, description=f"{search.answered}/{search.evaluations}", text=text
+            )
+        elif time.monotonic() - self._last_line > LINE_EVERY_SECONDS or search.answered == search.evaluations:
+            self._last_line = time.monotonic()
+            self._console.print(f"{search.answered}/{search.evaluations}  {text}", highlight=False)
+
+    def describe(self, search: Search) -> str:
+        """The figures after the count, as one line."""
+        made = search.answered - self._before
+        rate = made / max(1e-9, time.monotonic() - self._start)
+        left = (search.evaluations - search.answered) / max(rate, 1e-9)
+        parts = [f"{rate * 60:.1f}/min", f"hypervolume {search.front.hypervolume:.4f}"]
+        best = search.front.best()
+        if best is not None:
+            shown = zip(search.objectives, values(search.objectives, best), strict=True)
+            parts.append("best " + " ".join(f"{o.name} {v:.3f}" for o, v in list(shown)[:4]) + (" …" if len(best) > 4 else ""))
+        if search.failed:
+            parts.append(f"{search.failed} failed")
+        parts.append(f"{duration(left)} left")
+        return "  ".join(parts)
+
+    def _heldout(self, search: Search) -> None:
+        total = len(search.reported())
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, total=total, completed=total - search.waiting, description="held-out", text="")
+        elif time.monotonic() - self._last_line > LINE_EVERY_SECONDS or search.waiting == 0:
+            self._last_line = time.monotonic()
+            self._console.print(f"held-out items: {total - search.waiting}/{total} of the front and the anchors", highlight=False)
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words: 45 s, 12 min, 3.5 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,240 @@
+"""How is a run made, driven and read? The composition root: the one place that knows every concrete part."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+from pydantic import ValidationError
+
+from optimizer.errors import JobError, RunError, RunLocked
+from optimizer.job import Hashes, Job
+from optimizer.ledger import Ledger
+from optimizer.results import Candidate, Results
+
+if TYPE_CHECKING:
+    from optimizer.driver import Driver
+    from optimizer.executor import Executor
+    from optimizer.problem import Problem
+    from optimizer.search import Search
+    from searchspaces import CoefficientSpace
+
+SPARE_BYTES = 50_000_000  # a run does not start on a disk with less room than this
+
+
+class Run:
+    """One search and its folder, `runs/NAME`.
+
+    In a notebook:
+
+        from optimizer import Job, Run
+        run = Run.create(Job.load("job.yaml"))
+        run.search()
+        print(run.results().on_front)
+        run.export("best", "exports/best")
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder).absolute()
+        if not (self.folder / "ledger.db").is_file():
+            raise RunError(f"no run at {folder}; 'mergeopt run job.yaml' makes one under runs/")
+        self.job = Job.load(self.folder / "job.yaml")
+
+    @classmethod
+    def create(
+        cls,
+        job: Job,
+        runs: str | Path = "runs",
+        allow_code: bool = False,
+        progress: Callable[[str], None] = lambda what: None,
+    ) -> Run:
+        """Check everything, hash models and data, and make the run's folder in one step.
+
+        Raises RunError where the folder exists; PoolError, EvaluatorError or JobError where an input does not fit.
+        """
+        folder = Path(runs).absolute() / job.name
+        if folder.exists():
+            raise RunError(
+                f"{folder} exists already; 'mergeopt resume {job.name}' continues it, --name starts another beside it"
+            )
+        problem = _open(job, allow_code)
+        hashes = Hashes(models=problem.pool.hashes(progress), data=problem.data_hashes(progress))
+        if job.hashes is not None:
+            _unchanged(job.hashes, hashes)
+        job = job.model_copy(update={"hashes": hashes})
+        space = problem.space(hashes.models)
+        build_driver(job, space, len(problem.objectives))  # its options are checked before anything is written
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        if shutil.disk_usage(folder.parent).free < SPARE_BYTES:
+            raise RunError(f"less than {SPARE_BYTES // 10**6} MB free at {folder.parent}; free some room first")
+        partial = folder.parent / f".{job.name}.{os.getpid()}"
+        partial.mkdir()
+        try:
+            _write_run(partial, job, problem, space)
+            partial.rename(folder)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        return cls(folder)
+
+    def search(
+        self,
+        on_answer: Callable[[Search, Any], None] = lambda search, answer: None,
+        on_start: Callable[[Search], None] = lambda search: None,
+        evaluations: int | None = None,
+        allow_code: bool = False,
+    ) -> Search:
+        """Run, or resume, to the budget (or to `evaluations`); the front is then scored on held-out items.
+
+        Raises RunLocked where another process drives this run, RunError where models or data have changed.
+        """
+        from optimizer.search import Search
+
+        with self._lock():
+            problem = self.open_problem(allow_code)
+            space = problem.space(self._hashes().models)
+            ledger = Ledger.open(self.folder / "ledger.db")
+            if evaluations is not None:
+                ledger.set_meta("evaluations", evaluations)
+            executor = build_executor(self.job, allow_code)
+            search = Search(
+                build_driver(self.job, space, len(problem.objectives)),
+                executor,
+                ledger,
+                problem.objectives,
+                ledger.meta("evaluations"),
+                lambda point: space.decode(point).hash,
+                on_answer,
+            )
+            try:
+                on_start(search)
+                search.run()
+            finally:
+                executor.close()
+                ledger.close()
+            return search
+
+    def open_problem(self, allow_code: bool = False) -> Problem:
+        """The job's models and items, checked to be those that the run was made with."""
+        problem = _open(self.job, allow_code)
+        _unchanged(self._hashes(), Hashes(models=problem.pool.hashes(), data=problem.data_hashes()))
+        if problem.splits() != json.loads((self.folder / "splits.json").read_text()):
+            raise RunError(f"{self.folder}: the items no longer split as splits.json says; restore the data or start another run")
+        return problem
+
+    def results(self) -> Results:
+        """The run as it stands now."""
+        return Results(self.folder)
+
+    def export(self, candidate: str | Candidate, out: str | Path | None = None, allow_code: bool = False) -> Path:
+        """Write a candidate as a checkpoint, load it with transformers and score it again. See `optimizer.export`."""
+        from optimizer.export import export
+
+        chosen = self.results().pick(candidate) if isinstance(candidate, str) else candidate
+        target = Path(out) if out is not None else self.folder / "exports" / chosen.label.replace(": ", "-").replace(" ", "-")
+        return export(self, chosen, target.absolute(), allow_code)
+
+    def report(self, path: str | Path | None = None) -> Path:
+        """Write the standalone report, by default to `report.html` in the run's folder."""
+        from optimizer.report import write_report
+
+        return write_report(self.results(), Path(path) if path is not None else self.folder / "report.html")
+
+    def _hashes(self) -> Hashes:
+        if self.job.hashes is None:
+            raise RunError(f"{self.folder}/job.yaml has lost its content hashes; restore it from a copy")
+        return self.job.hashes
+
+    @contextmanager
+    def _lock(self) -> Iterator[None]:
+        """One driver a run; a second is refused, naming the first."""
+        owner = self.folder / "driver.json"
+        try:
+            with FileLock(self.folder / "driver.lock", timeout=0):
+                since = time.strftime("%Y-%m-%d %H:%M:%S")
+                owner.write_text(json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": since}))
+                yield
+                owner.unlink(missing_ok=True)
+        except Timeout as error:
+            who = json.loads(owner.read_text()) if owner.is_file() else {"host": "?", "pid": "?", "since": "?"}
+            raise RunLocked(
+                f"{self.folder} is being driven by process {who['pid']} on {who['host']} since {who['since']}; "
+                "'mergeopt status' shows how it stands"
+            ) from error
+
+
+def build_driver(job: Job, space: CoefficientSpace, objectives: int) -> Driver:
+    """The job's driver: wrapped for several objectives if it knows only one, anchors first unless switched off."""
+    from optimizer import drivers
+    from optimizer.drivers.anchors import Anchored
+    from optimizer.drivers.scalarised import Scalarised
+
+    entry = drivers.find(job.driver.name)
+    kind = entry.load()
+    try:
+        options = kind.Options.model_validate(job.driver.options)
+    except ValidationError as error:
+        known = ", ".join(kind.Options.model_fields) or "none"
+        found = "; ".join(f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']}" for e in error.errors(include_url=False))
+        raise JobError(f"driver {job.driver.name!r}: {found}; its options are: {known}") from error
+    inner: Driver
+    if entry.objectives == "one" and objectives > 1:
+        inner = Scalarised(
+            space.domain, objectives, job.seed, lambda seed: kind(space.domain, 1, seed, options), job.driver.preferences
+        )
+    elif job.driver.preferences is not None:
+        raise JobError(f"driver {job.driver.name!r} trades objectives off by itself; remove driver.preferences")
+    else:
+        inner = kind(space.domain, objectives, job.seed, options)
+    return Anchored(space.domain, space.anchors(), inner, job.seed) if job.driver.anchors else inner
+
+
+def build_executor(job: Job, allow_code: bool) -> Executor:
+    """The job's executor, its workers not started."""
+    from optimizer.worker import Worker, specification
+
+    spec, entry = specification(job, allow_code), job.executor
+    if entry.kind == "inline":
+        from optimizer.executor import Inline
+
+        return Inline(Worker.TARGET, spec)
+    from optimizer.cluster import RayExecutor
+
+    return RayExecutor(Worker.TARGET, spec, entry.workers, entry.cpus, entry.gpus, entry.timeout, entry.address)
+
+
+def _open(job: Job, allow_code: bool) -> Problem:
+    from optimizer.problem import Problem
+
+    return Problem.open(job, allow_code)
+
+
+def _write_run(folder: Path, job: Job, problem: Problem, space: CoefficientSpace) -> None:
+    (folder / "job.yaml").write_text(job.yaml())
+    (folder / "splits.json").write_text(json.dumps(problem.splits()))
+    meta: Mapping[str, Any] = {
+        "name": job.name,
+        "evaluations": job.budget.evaluations,
+        "objectives": [[o.name, o.goal] for o in problem.objectives],
+        "metrics": {name: metric.goal for name, metric in problem.metrics.items()},
+        "space": space.describe(),
+    }
+    Ledger.create(folder / "ledger.db", meta).close()
+
+
+def _unchanged(before: Hashes, now: Hashes) -> None:
+    for what, old, new in (("model", before.models, now.models), ("data file", before.data, now.data)):
+        for name in sorted(old.keys() | new.keys()):
+            if old.get(name) != new.get(name):
+                raise RunError(
+                    f"{what} {name!r} has changed since the run was made (sha256 {str(old.get(name))[:12]}, "
+                    f"now {str(new.get(name))[:12]}); restore it, or start another run"
+                )

@@ -1,0 +1,152 @@
+"""How is a run told in a terminal, and in JSON? Plain values first, then their tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from evaluators.evaluator import Measure
+from optimizer.results import Candidate, Results
+
+
+def status(results: Results) -> dict[str, Any]:
+    """How far the run is. Rates are over the answers of this run's ledger, pauses included."""
+    answered, times = len(results.candidates), [at for _, at in results.times]
+    minutes = (times[-1] - times[0]) / 60 if len(times) > 1 else 0.0
+    best = results.pick("best") if len(results.failures) < answered else None
+    held = sum(1 for c in results.candidates.values() if c.heldout)
+    return {
+        "name": results.name,
+        "folder": str(results.folder),
+        "evaluations": results.evaluations,
+        "answered": answered,
+        "failed": len(results.failures),
+        "in_flight": results.asked - answered,
+        "front": len(results.on_front) if best else 0,
+        "heldout": held,
+        "hypervolume": results.front.hypervolume,
+        "epsilon": results.front.epsilon,
+        "per_minute": (answered - 1) / minutes if minutes else None,
+        "best": None if best is None else {"candidate": best.number, **_values(results, best.measures)},
+        "finished": answered >= results.evaluations and held >= results.heldout_asked > 0,
+    }
+
+
+def front(results: Results) -> list[dict[str, Any]]:
+    """The front, best mean first, then the anchors that it dominates."""
+    return [_row(results, c) for c in _shown(results)]
+
+
+def candidate(results: Results, chosen: Candidate) -> dict[str, Any]:
+    """Everything about one candidate, every metric and coefficient included."""
+    groups, experts, coefficients = results.coefficients(chosen)
+    table = {g: dict(zip(experts, map(float, row), strict=True)) for g, row in zip(groups, coefficients, strict=True)}
+    return {
+        "candidate": chosen.number,
+        "stage": chosen.stage,
+        "recipe": chosen.recipe,
+        "failure": None if chosen.failure is None else str(chosen.failure),
+        "seconds": chosen.seconds,
+        "attempts": chosen.attempts,
+        "worker": chosen.worker,
+        "calibration": {k: _measure(m) for k, m in chosen.measures.items()},
+        "heldout": {k: _measure(m) for k, m in chosen.heldout.items()},
+        "coefficients": table,
+    }
+
+
+def print_status(results: Results) -> None:
+    """The status as a short table."""
+    found = status(results)
+    table = Table(show_header=False, box=None)
+    state = "finished" if found["finished"] else "not finished: 'mergeopt resume' goes on, unless it is running now"
+    table.add_row("run", f"{escape(found['name'])} ({state})")
+    table.add_row("candidates", f"{found['answered']} of {found['evaluations']}, {found['failed']} failed, {found['in_flight']} in flight")
+    table.add_row("front", f"{found['front']} candidates, {found['heldout']} candidates scored on held-out items")
+    table.add_row("hypervolume", f"{found['hypervolume']:.4f}   epsilon {found['epsilon']:.4f}")
+    if found["per_minute"]:
+        table.add_row("rate", f"{found['per_minute']:.1f} candidates a minute")
+    if found["best"]:
+        scores = "  ".join(f"{escape(k)} {v:.3f}" for k, v in found["best"].items() if k != "candidate")
+        table.add_row("best mean", f"candidate {found['best']['candidate']}: {scores}")
+    Console().print(table)
+
+
+def print_front(results: Results) -> None:
+    """The front as a table: calibration over held-out, each with its standard error."""
+    shown = _shown(results)
+    if not shown:
+        Console().print("no candidate has been scored yet")
+        return
+    on_front = {c.number for c in results.on_front}
+    table = Table(title=f"{escape(results.name)}: {len(on_front)} candidates on the front, best mean first")
+    table.add_column("candidate")
+    table.add_column("items")
+    for objective in results.objectives:
+        table.add_column(escape(objective.name), justify="right")
+    for c in shown:
+        name = escape(c.label if not c.is_anchor else f"{c.label} ({c.number})")
+        table.add_row(name if c.number in on_front else f"[dim]{name}, dominated[/dim]", "calibration", *_cells(results, c.measures))
+        if c.heldout:
+            table.add_row("", "held-out", *_cells(results, c.heldout))
+    Console().print(table)
+
+
+def print_candidate(results: Results, chosen: Candidate) -> None:
+    """Scores, then coefficients, of one candidate."""
+    console = Console()
+    console.print(f"candidate {chosen.number}   asked as {escape(chosen.stage)}   recipe {chosen.recipe}", highlight=False)
+    if chosen.failure is not None:
+        console.print(f"failed: {escape(str(chosen.failure))}", highlight=False)
+    scores = Table("metric", "calibration", "held-out", "items")
+    for name, m in chosen.measures.items():
+        unseen = chosen.heldout.get(name)
+        counts = f"{m.count}" + (f" / {unseen.count}" if unseen else "")
+        scores.add_row(escape(name), _text(m), _text(unseen) if unseen else "", counts)
+    console.print(scores)
+    groups, experts, coefficients = results.coefficients(chosen)
+    table = Table("group", *map(escape, experts))
+    for group, row in zip(groups, coefficients, strict=True):
+        table.add_row(escape(group), *(f"{c:.3f}" for c in row))
+    console.print(table)
+
+
+def _shown(results: Results) -> list[Candidate]:
+    if len(results.failures) == len(results.candidates):
+        return []
+    front = results.on_front
+    numbers = {c.number for c in front}
+    anchors = [c for c in results.candidates.values() if c.is_anchor and c.failure is None and c.number not in numbers]
+    return [*front, *anchors]
+
+
+def _row(results: Results, c: Candidate) -> dict[str, Any]:
+    return {
+        "candidate": c.number,
+        "label": c.label,
+        "stage": c.stage,
+        "recipe": c.recipe,
+        "front": c.number in set(results.front.nondominated),
+        "calibration": {o.name: _measure(c.measures[o.name]) for o in results.objectives},
+        "heldout": {o.name: _measure(c.heldout[o.name]) for o in results.objectives} if c.heldout else None,
+    }
+
+
+def _values(results: Results, measures: Mapping[str, Measure]) -> dict[str, float]:
+    return {o.name: measures[o.name].value for o in results.objectives}
+
+
+def _measure(m: Measure) -> dict[str, float | int]:
+    return {"value": m.value, "stderr": m.stderr, "count": m.count}
+
+
+def _cells(results: Results, measures: Mapping[str, Measure]) -> list[str]:
+    return [_text(measures[o.name]) for o in results.objectives]
+
+
+def _text(m: Measure) -> str:
+    return f"{m.value:.3f} ±{m.stderr:.3f}"

@@ -1,0 +1,106 @@
+"""What would a first job file say of these models? Inspects them, and writes one with comments."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from string import Template
+
+from optimizer.errors import JobError
+
+TEMPLATE = Template("""\
+# Written by 'mergeopt init'. Check it with 'mergeopt check $file', run it with 'mergeopt run $file'.
+name: $name                      # the run's folder: runs/$name
+
+models:                          # folders in Hugging Face layout, or org/name@revision
+  base: $base
+  experts:
+$experts
+  heads: $heads                  # tensors that belong to one expert's task: kept for it, never merged
+  exclude: []                    # tensors to take from the base as they are, e.g. ["embeddings.*"]
+  # dtype: bfloat16              # materialise and export in this dtype; by default the base's
+
+# $summary
+space:
+  method: task_arithmetic        # base + sum of coefficient x (expert - base); or: linear
+  granularity: $granularity             # model | layer | module | tensor: which tensors share a coefficient
+  bounds: [0.0, 1.0]             # for all experts, or {NAME: [low, high], ...}
+  start: 0.3                     # where the search starts, for all or {NAME: value, ...}
+  frozen: []                     # groups that keep their start, e.g. ["embeddings"]
+  simplex: false                 # true: coefficients of a group are positive and sum to at most 1
+
+evaluators:
+$evaluators
+
+objectives:                      # NAME.metric; several make a Pareto front
+$objectives
+
+driver: {name: cma}              # cma | tpe | sobol | random; the anchors (base, experts, averages) always come first
+budget: {evaluations: $budget}       # candidates, anchors included
+executor: {kind: ray, workers: 2, threads: 1}   # or kind: inline, in this process
+seed: 0
+""")
+
+
+def write_job(base: str, experts: Sequence[str], data: Sequence[str], out: Path) -> None:
+    """Inspect the models and write a commented job to `out`; `experts` and `data` are NAME=PATH.
+
+    Raises JobError where `out` exists or a pair is malformed, and PoolError where the models do not fit together.
+    """
+    from searchspaces import Pool
+    from searchspaces.groups import group_tensors
+    from searchspaces.pool import suggest_heads
+
+    if out.exists():
+        raise JobError(f"{out} exists already; remove it, or name another with --out")
+    named, tasks = _pairs("--expert", experts), _pairs("--data", data)
+    heads = suggest_heads(base, named)
+    pool = Pool.open(base, named, heads=heads)
+    layers = len(group_tensors([t.name for t in pool.merged], "layer"))
+    causal = any("CausalLM" in a for a in pool.base.config.get("architectures") or [])
+    entries = {name: _entry(name, path, causal, named) for name, path in (tasks or {n: f"data/{n}.jsonl" for n in named}).items()}
+    metric = "loss" if causal else "accuracy"
+    summary = f"{len(named)} experts x {layers} layer groups = {len(named) * layers} coefficients, {pool.parameters / 1e6:.1f} M parameters each."
+    out.write_text(
+        TEMPLATE.substitute(
+            file=out.name,
+            name=re.sub(r"[^A-Za-z0-9._-]", "-", Path.cwd().name) or "run",
+            base=_quoted(base),
+            experts="\n".join(f"    {name}: {_quoted(path)}" for name, path in named.items()),
+            heads="[" + ", ".join(_quoted(h) for h in heads) + "]",
+            summary=summary,
+            granularity="layer",
+            evaluators="\n".join(entries.values()),
+            objectives="\n".join(f"  - {name}.{metric}" for name in entries),
+            budget=max(200, 20 * len(named)),
+        )
+    )
+
+
+def _entry(name: str, path: str, causal: bool, experts: dict[str, str]) -> str:
+    data = f"    data: {_quoted(path)}   # .jsonl, .csv, .parquet or a saved dataset; or {{calibration: FILE, heldout: FILE}}\n"
+    split = "    calibration: 0.5             # the share that the search sees; the rest is held out\n"
+    if causal:
+        return f"  - kind: language\n    name: {name}\n{data}{split}    text: text"
+    head = "" if name in experts else f"    head: {next(iter(experts))}   # the expert whose head reads this task\n"
+    return f"  - kind: classification\n    name: {name}\n{data}{split}{head}    text: text                   # or image: COLUMN\n    label: label"
+
+
+def _pairs(option: str, given: Sequence[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for text in given:
+        name, equals, path = text.partition("=")
+        if not (name and equals and path):
+            raise JobError(f"{option}: expected NAME=PATH, got {text!r}")
+        if name in found:
+            raise JobError(f"{option}: the name {name!r} is given twice")
+        found[name] = path
+    return found
+
+
+def _quoted(text: str) -> str:
+    """A YAML scalar that reads back as this text, whatever it holds."""
+    import json
+
+    return text if re.fullmatch(r"[A-Za-z0-9_./@-]+", text) and not re.fullmatch(r"[0-9._+-]+", text) else json.dumps(text)

@@ -1,0 +1,11 @@
+"""What every test has: no network, no hub, and workers that can import the tests' own stand-ins."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"):
+    os.environ[name] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")

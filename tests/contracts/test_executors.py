@@ -1,0 +1,108 @@
+"""What every executor owes: each question answered once, faults reported as answers, refusals in the worker's own words."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+from simulated import Bowl
+
+from optimizer.answer import Answer
+from optimizer.cluster import RayExecutor
+from optimizer.driver import Items, Question
+from optimizer.executor import Executor, Inline
+
+Make = Callable[..., Executor]
+
+
+def inline(spec: dict[str, object], **options: object) -> Executor:
+    return Inline(Bowl.TARGET, json.dumps(spec))
+
+
+def on_ray(spec: dict[str, object], **options: object) -> Executor:
+    return RayExecutor(Bowl.TARGET, json.dumps(spec), workers=2, cpus=0.5, **options)
+
+
+@pytest.fixture(scope="module")
+def ray_once() -> Iterator[None]:
+    import ray
+
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(params=[inline, on_ray], ids=["inline", "ray"])
+def make(request: pytest.FixtureRequest, ray_once: None) -> Make:
+    return request.param
+
+
+def answers(executor: Executor, questions: list[Question], seconds: float = 60) -> dict[int, Answer]:
+    executor.start()
+    for question in questions:
+        executor.submit(question)
+    found: dict[int, Answer] = {}
+    end = time.monotonic() + seconds
+    while len(found) < len(questions) and time.monotonic() < end:
+        for answer in executor.collect(timeout=0.5):
+            assert answer.number not in found, "answered twice"
+            found[answer.number] = answer
+    executor.close()
+    return found
+
+
+def ask(*firsts: float) -> list[Question]:
+    return [Question(i, np.array([x, 0.5])) for i, x in enumerate(firsts)]
+
+
+def test_every_question_is_answered_once_with_its_own_scores(make: Make) -> None:
+    found = answers(make({"targets": [0.0]}), ask(*np.linspace(0, 1, 12)))
+    for i, x in enumerate(np.linspace(0, 1, 12)):
+        assert found[i].measures["task0.accuracy"].value == pytest.approx(1 - (x**2 + 0.25) / 2)
+        assert found[i].per_item["task0.accuracy"].dtype == np.float32
+
+
+def test_the_split_asked_for_is_the_split_answered(make: Make) -> None:
+    found = answers(make({}), [Question(3, np.zeros(2), items=Items("heldout"))])
+    assert found[3].split == "heldout"
+
+
+def test_a_candidates_failure_is_an_answer_and_disturbs_no_other(make: Make) -> None:
+    found = answers(make({"bad": 0.5}), ask(0.1, 0.9, 0.2))
+    assert [found[i].failure is not None for i in range(3)] == [False, True, False]
+
+
+def test_a_worker_that_cannot_start_says_why(make: Make) -> None:
+    executor = make({"broken": "no such model"})
+    with pytest.raises(ValueError, match="no such model"):
+        executor.start()
+    executor.close()
+
+
+def test_collect_returns_when_there_is_nothing(make: Make) -> None:
+    executor = make({})
+    executor.start()
+    assert executor.collect(timeout=0.05) == []
+    executor.close()
+
+
+def test_a_question_that_kills_its_worker_fails_alone_after_three_attempts(ray_once: None) -> None:
+    found = answers(on_ray({"fatal": 0.8}), ask(0.1, 0.9, 0.2, 0.3, 0.4))
+    assert found[1].failure is not None and found[1].failure.kind == "infrastructure"
+    assert found[1].attempts == 3
+    assert all(found[i].failure is None for i in (0, 2, 3, 4))
+
+
+def test_a_question_that_hangs_is_stopped_at_its_deadline(ray_once: None) -> None:
+    found = answers(on_ray({"hang": 0.8}, timeout=1.0), ask(0.1, 0.9, 0.2))
+    assert found[1].failure is not None and found[1].failure.kind == "timeout"
+    assert found[1].attempts == 2
+    assert all(found[i].failure is None for i in (0, 2))
+
+
+def test_both_workers_take_part(ray_once: None) -> None:
+    found = answers(on_ray({"seconds": 0.1}), ask(*np.linspace(0, 1, 8)))
+    assert len({a.worker for a in found.values()}) == 2

@@ -1,0 +1,137 @@
+"""What a ledger owes: order kept to the bit, an answer counted once, committed before anything follows, readers never blocked."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from evaluators.evaluator import Measure
+from optimizer.answer import Answer, Failure
+from optimizer.driver import Items, Question
+from optimizer.errors import LedgerBusy, RunError
+from optimizer.ledger import Ask, Ledger, Tell
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    return Ledger.create(tmp_path / "ledger.db", {"name": "test"})
+
+
+def question(number: int, split: str = "calibration") -> Question:
+    point = np.random.default_rng(number).normal(size=5)
+    return Question(number, point, items=Items(split), stage=f"stage {number}")
+
+
+def answer(number: int, value: float = 0.5, split: str = "calibration") -> Answer:
+    measures = {"a.accuracy": Measure(value, 0.1, 10)}
+    return Answer(number, split, measures, {"a.accuracy": np.arange(10, dtype=np.float32)}, seconds=1.5, worker="w")
+
+
+def read(ledger: Ledger) -> list[tuple[str, object]]:
+    found: list[tuple[str, object]] = []
+    for event in ledger.history():
+        if isinstance(event, Ask):
+            found.append(("ask", (event.requested, tuple((q.number, q.point.tobytes(), q.stage) for q in event.questions))))
+        else:
+            found.append(("tell", (event.answer.number, event.answer.failure, dict(event.answer.measures))))
+    return found
+
+
+def test_history_is_the_order_of_asks_and_tells_to_the_bit(ledger: Ledger, tmp_path: Path) -> None:
+    ledger.asked(4, [question(0), question(1)], ["r0", "r1"])
+    ledger.answered([answer(1)])
+    ledger.asked(1, [question(2)], ["r2"])
+    ledger.answered([Answer(2, "calibration", failure=Failure("nonfinite", "NaN")), answer(0)])
+    expected = [
+        ("ask", (4, tuple((i, question(i).point.tobytes(), f"stage {i}") for i in (0, 1)))),
+        ("tell", (1, None, {"a.accuracy": Measure(0.5, 0.1, 10)})),
+        ("ask", (1, ((2, question(2).point.tobytes(), "stage 2"),))),
+        ("tell", (2, Failure("nonfinite", "NaN"), {})),
+        ("tell", (0, None, {"a.accuracy": Measure(0.5, 0.1, 10)})),
+    ]
+    assert read(ledger) == expected
+    ledger.close()
+    assert read(Ledger.open(tmp_path / "ledger.db", readonly=True)) == expected
+
+
+def test_what_was_answered_is_there_for_another_process_at_once(ledger: Ledger, tmp_path: Path) -> None:
+    ledger.asked(1, [question(0)], ["r0"])
+    ledger.answered([answer(0)])
+    rows = sqlite3.connect(tmp_path / "ledger.db").execute("SELECT number FROM answers").fetchall()
+    assert rows == [(0,)]
+
+
+def test_pending_is_what_was_asked_and_not_answered(ledger: Ledger) -> None:
+    ledger.asked(2, [question(0), question(1)], ["r0", "r1"])
+    ledger.asked(0, [question(0, "heldout")], ["r0"])
+    ledger.answered([answer(0)])
+    assert [q.number for q in ledger.pending()] == [1]
+    assert [q.number for q in ledger.pending("heldout")] == [0]
+
+
+def test_item_values_come_back_to_the_bit(ledger: Ledger) -> None:
+    ledger.asked(1, [question(0)], ["r0"])
+    ledger.answered([answer(0)])
+    assert np.array_equal(ledger.item_values(0, "calibration")["a.accuracy"], np.arange(10, dtype=np.float32))
+
+
+def test_the_same_answer_again_is_ignored_and_a_different_one_refused(
+    ledger: Ledger, caplog: pytest.LogCaptureFixture
+) -> None:
+    ledger.asked(1, [question(0)], ["r0"])
+    assert len(ledger.answered([answer(0, 0.5)])) == 1
+    assert ledger.answered([answer(0, 0.5)]) == []
+    assert not caplog.records
+    with caplog.at_level(logging.WARNING):
+        assert ledger.answered([answer(0, 0.9)]) == []
+    assert "answered twice" in caplog.text
+    assert ledger.answers()[0].measures["a.accuracy"].value == 0.5
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(order=st.lists(st.tuples(st.integers(0, 5), st.sampled_from([0.1, 0.2])), max_size=20))
+def test_the_first_answer_wins_in_any_order(tmp_path_factory: pytest.TempPathFactory, order: list[tuple[int, float]]) -> None:
+    ledger = Ledger.create(tmp_path_factory.mktemp("l") / "ledger.db", {})
+    ledger.asked(6, [question(i) for i in range(6)], ["r"] * 6)
+    first: dict[int, float] = {}
+    for number, value in order:
+        first.setdefault(number, value)
+        ledger.answered([answer(number, value)])
+    assert {a.number: a.measures["a.accuracy"].value for a in ledger.answers()} == first
+    assert [e.answer.number for e in ledger.history() if isinstance(e, Tell)] == list(first)
+    ledger.close()
+
+
+def test_a_reader_sees_the_ledger_while_it_is_written(ledger: Ledger, tmp_path: Path) -> None:
+    reader = Ledger.open(tmp_path / "ledger.db", readonly=True)
+    ledger.asked(1, [question(0)], ["r0"])
+    ledger.answered([answer(0)])
+    assert [a.number for a in reader.answers()] == [0]
+
+
+def test_a_ledger_locked_by_somebody_else_is_told_with_exit_code_75(ledger: Ledger, tmp_path: Path) -> None:
+    other = sqlite3.connect(tmp_path / "ledger.db", isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    ledger._db.execute("PRAGMA busy_timeout=50")
+    with pytest.raises(LedgerBusy, match="locked by another process") as caught:
+        ledger.asked(1, [question(0)], ["r0"])
+    assert caught.value.exit_code == 75
+    other.execute("ROLLBACK")
+    ledger.asked(1, [question(0)], ["r0"])
+    assert len(ledger.questions()) == 1
+
+
+def test_a_missing_a_foreign_and_an_existing_ledger_are_refused(ledger: Ledger, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="no ledger at"):
+        Ledger.open(tmp_path / "other.db")
+    (tmp_path / "text.db").write_text("this is not a database, " * 100)
+    with pytest.raises(RunError, match="not a ledger"):
+        Ledger.open(tmp_path / "text.db")
+    with pytest.raises(RunError, match="exists already"):
+        Ledger.create(tmp_path / "ledger.db", {})

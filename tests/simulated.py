@@ -1,0 +1,50 @@
+"""Workers without models: the executor's, the loop's and the benchmarks' stand-in, made from JSON as real ones are."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+
+import numpy as np
+
+from evaluators.evaluator import Measure
+from optimizer.answer import Answer, Failure
+from optimizer.driver import Question
+
+
+class Bowl:
+    """Scores `task.accuracy` = 1 - |point - target|^2 / dim at each of `targets`; `seconds` is how long it takes.
+
+    A point whose first coordinate lies above `fatal` kills the worker's process; above `hang` it never returns; above
+    `bad` the candidate fails.
+    """
+
+    TARGET = "simulated:Bowl"
+
+    def __init__(self, spec: str, name: str) -> None:
+        data = json.loads(spec)
+        if data.get("broken"):
+            raise ValueError(f"a worker that cannot start: {data['broken']}")
+        self.name = name
+        self.targets: list[float] = data.get("targets", [0.25, 0.75])
+        self.seconds: float = data.get("seconds", 0.0)
+        self.fatal, self.hang, self.bad = (data.get(k, 2.0) for k in ("fatal", "hang", "bad"))
+
+    def answer(self, question: Question) -> Answer:
+        first = float(question.point[0])
+        if first > self.fatal:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if first > self.hang:
+            time.sleep(3600)
+        if self.seconds:
+            time.sleep(self.seconds)
+        split = question.items.split
+        if first > self.bad:
+            failure = Failure("nonfinite", "loss is nan")
+            return Answer(question.number, split, failure=failure, worker=self.name)
+        values = [1.0 - float(np.mean((question.point - t) ** 2)) for t in self.targets]
+        measures = {f"task{i}.accuracy": Measure(v, 0.01, 100) for i, v in enumerate(values)}
+        per_item = {k: np.full(4, m.value, dtype=np.float32) for k, m in measures.items()}
+        return Answer(question.number, split, measures, per_item, seconds=self.seconds, worker=self.name)
