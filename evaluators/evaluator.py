@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     import torch
+    from pydantic import BaseModel
 
 Indices = NDArray[np.int64]
 
@@ -36,7 +37,10 @@ class Measure:
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """What one candidate scored: `measures` by metric name, and `per_item` values, float32 of shape `(n,)`."""
+    """What one candidate scored: `measures` by metric name, and `per_item` values, float32 of shape `(n,)`.
+
+    Per-item values are in the order of the rows that were asked; a metric that is no mean over items has none.
+    """
 
     measures: Mapping[str, Measure]
     per_item: Mapping[str, NDArray[np.float32]]
@@ -72,20 +76,31 @@ class Setting:
 class Evaluator(Protocol):
     """Scores a merged model on items.
 
-    A class in the table `evaluators.EVALUATORS` has also the attribute `Options` (a pydantic model that refuses unknown
-    keys) and is made as `Class(name, options, root)`; `root` is the folder that relative data paths start from. Making
-    one reads and checks the items, and loads no model.
+    A class in the table `evaluators.EVALUATORS` has also the attribute `Options`, a pydantic model that refuses unknown
+    keys. Making one validates the options (`OptionError`), reads and checks the items (`DataError`), and loads no model;
+    `root` is the folder that relative data paths start from. Where `runs_code` is true, making one runs Python code that
+    a job file names: whoever makes it asks the user first.
     """
+
+    runs_code: ClassVar[bool]
+    Options: ClassVar[type[BaseModel]]
 
     name: str
     metrics: tuple[Metric, ...]
     splits: Splits
     files: tuple[Path, ...]  # the data files that were read, for content hashes
 
+    def __init__(self, name: str, options: BaseModel | Mapping[str, Any], root: Path) -> None: ...
+
     def prepare(self, setting: Setting) -> None:
         """Tokenise, collate and move what does not depend on the weights. Once per worker."""
         ...
 
     def score(self, model: Any, items: Indices) -> Scores:
-        """Scores of the model as it is now on these rows; raises `NonFinite` where logits or losses are not finite."""
+        """Scores of the model as it is now on these rows of either split, shape `(n,)`, at least one, in any order.
+
+        `model` is the resident model, or another of its architecture. The same weights give the same bits, and an item's
+        own results do not depend on which others are asked with it. Raises `NonFinite` where logits or losses are not
+        finite.
+        """
         ...

@@ -142,7 +142,7 @@ class CMAES:
             "CMA_diagonal": self._size > SEPARABLE_ABOVE,
             "CMA_mirrors": 0,  # mirrored samples need both halves in one generation, which nobody promises here
             "randn": _normal(random_stream(self._seed, "cma", self._restart)),
-            "seed": math.nan,  # or else the constructor seeds numpy's global generator
+            "seed": math.nan,  # never numpy's global generator
             "verbose": -9,
             "verb_log": 0,
             "verb_disp": 0,

@@ -37,7 +37,9 @@ def read(ledger: Ledger) -> list[tuple[str, object]]:
     found: list[tuple[str, object]] = []
     for event in ledger.history():
         if isinstance(event, Ask):
-            found.append(("ask", (event.requested, tuple((q.number, q.point.tobytes(), q.stage) for q in event.questions))))
+            found.append(
+                ("ask", (event.requested, tuple((q.number, q.point.tobytes(), q.stage) for q in event.questions)))
+            )
         else:
             found.append(("tell", (event.answer.number, event.answer.failure, dict(event.answer.measures))))
     return found
@@ -96,7 +98,9 @@ def test_the_same_answer_again_is_ignored_and_a_different_one_refused(
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(order=st.lists(st.tuples(st.integers(0, 5), st.sampled_from([0.1, 0.2])), max_size=20))
-def test_the_first_answer_wins_in_any_order(tmp_path_factory: pytest.TempPathFactory, order: list[tuple[int, float]]) -> None:
+def test_the_first_answer_wins_in_any_order(
+    tmp_path_factory: pytest.TempPathFactory, order: list[tuple[int, float]]
+) -> None:
     ledger = Ledger.create(tmp_path_factory.mktemp("l") / "ledger.db", {})
     ledger.asked(6, [question(i) for i in range(6)], ["r"] * 6)
     first: dict[int, float] = {}

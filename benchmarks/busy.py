@@ -1,0 +1,119 @@
+"""Do workers ever wait? 64 simulated workers with heavy-tailed evaluation times, driven by the real loop and ledger.
+
+Workers are threads that sleep: log-normal times (median 0.6 s, sigma 1, so the mean is 1 s and one in a hundred takes 6 s),
+a function of the question's number alone. Busy time is what the workers slept over what they could have, from the first
+question to the last submission. Bound: 95 %. Beside it, the same times with a barrier per generation of 64.
+
+    python benchmarks/busy.py [--candidates 3000] [--driver cma]
+"""
+
+from __future__ import annotations
+
+import argparse
+import queue
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+
+from simulated import Bowl  # noqa: E402
+
+from optimizer.answer import Answer  # noqa: E402
+from optimizer.driver import Question, random_stream  # noqa: E402
+from optimizer.drivers import find  # noqa: E402
+from optimizer.drivers.anchors import Anchored  # noqa: E402
+from optimizer.drivers.scalarised import Scalarised  # noqa: E402
+from optimizer.ledger import Ledger  # noqa: E402
+from optimizer.objectives import Objective  # noqa: E402
+from optimizer.search import Search  # noqa: E402
+from searchspaces import CoefficientSpace  # noqa: E402
+
+WORKERS = 64
+
+
+def seconds(number: int) -> float:
+    return float(0.6 * np.exp(random_stream(0, "time", number).normal()))
+
+
+class Sleepers:
+    """64 threads, each a worker that answers after its question's time."""
+
+    slots = WORKERS
+
+    def __init__(self) -> None:
+        self.questions: queue.Queue[Question | None] = queue.Queue()
+        self.answers: queue.Queue[Answer] = queue.Queue()
+        self.spans: list[tuple[float, float]] = []
+        self.first = self.last = 0.0
+        self._bowl = Bowl("{}", "sleeper")
+
+    def start(self) -> None:
+        self.threads = [threading.Thread(target=self._work, daemon=True) for _ in range(WORKERS)]
+        for thread in self.threads:
+            thread.start()
+
+    def submit(self, question: Question) -> None:
+        self.last = time.perf_counter()
+        self.first = self.first or self.last
+        self.questions.put(question)
+
+    def collect(self, timeout: float) -> list[Answer]:
+        try:
+            found = [self.answers.get(timeout=timeout)]
+        except queue.Empty:
+            return []
+        while not self.answers.empty():
+            found.append(self.answers.get_nowait())
+        return found
+
+    def close(self) -> None:
+        for _ in range(WORKERS):
+            self.questions.put(None)
+
+    def _work(self) -> None:
+        while (question := self.questions.get()) is not None:
+            began = time.perf_counter()
+            time.sleep(seconds(question.number))
+            # only what falls before the last submission counts: afterwards there is nothing left to give out
+            self.spans.append((began, time.perf_counter()))
+            self.answers.put(self._bowl.answer(question))
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("--candidates", type=int, default=3000)
+    arguments.add_argument("--driver", default="cma")
+    chosen = arguments.parse_args()
+    space = CoefficientSpace(tensors=[f"layers.{i}.w" for i in range(24)], experts=["a", "b"], granularity="layer")
+    entry = find(chosen.driver)
+    kind = entry.load()
+    if entry.objectives == "one":
+        inner = Scalarised(space.domain, 2, 0, lambda seed: kind(space.domain, 1, seed, kind.Options()))
+    else:
+        inner = kind(space.domain, 2, 0, kind.Options())
+    driver = Anchored(space.domain, space.anchors(), inner, 0)
+    executor = Sleepers()
+    with tempfile.TemporaryDirectory() as folder:
+        ledger = Ledger.create(Path(folder) / "ledger.db", {})
+        objectives = (Objective("task0.accuracy", "max"), Objective("task1.accuracy", "max"))
+        running = Search(driver, executor, ledger, objectives, chosen.candidates, lambda point: "")
+        running._unscored = lambda: ()  # type: ignore[method-assign]  # held-out items are not what is measured
+        running.run()
+        executor.close()
+    span = executor.last - executor.first
+    slept = sum(min(end, executor.last) - began for began, end in executor.spans if began < executor.last)
+    busy = slept / (WORKERS * span)
+    times = np.array([seconds(i) for i in range(chosen.candidates // WORKERS * WORKERS)]).reshape(-1, WORKERS)
+    barrier = times.sum() / (WORKERS * times.max(axis=1).sum())
+    print(f"driver {chosen.driver}, {chosen.candidates} candidates, {WORKERS} workers, {span:.0f} s")
+    print(f"busy {100 * busy:.1f} %   bound 95 %   {'PASS' if busy >= 0.95 else 'FAIL'}")
+    print(f"with a barrier per generation of {WORKERS} (computed): {100 * barrier:.1f} %")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""In which batches are items scored? Fixed once, so that an item's result never depends on what else is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from evaluators.errors import DataError, OptionError
+from evaluators.evaluator import Indices, Splits
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Rows that go through the model together, and what goes in: tensors whose first dimension is the rows'."""
+
+    rows: Indices  # (b,)
+    inputs: Mapping[str, Tensor]
+
+
+class Batches:
+    """The fixed batches of an evaluator's items.
+
+    Results of a batched forward differ in the last bits with the batch's composition. So a subset runs the whole batches
+    that hold one of its items, and gives what a full run gives, to the bit.
+    """
+
+    def __init__(self, name: str, batches: Sequence[Batch]) -> None:
+        self._name, self._batches = name, batches
+        self._at = {row: number for number, batch in enumerate(batches) for row in batch.rows.tolist()}
+
+    def run(self, items: Indices, step: Callable[[Mapping[str, Tensor]], Tensor]) -> Tensor:
+        """`step`'s results, one row an item, in the order of `items` (n,); raises for rows that are in no batch."""
+        if len(items) == 0:
+            raise DataError(f"evaluator {self._name!r}: asked to score no items; ask for at least one")
+        try:
+            chosen = sorted({self._at[row] for row in items.tolist()})
+        except KeyError as error:
+            raise OptionError(
+                f"evaluator {self._name!r}: row {error} is in neither split; ask for rows of `splits`"
+            ) from None
+        rows = np.concatenate([self._batches[number].rows for number in chosen])
+        place = np.empty(int(rows.max()) + 1, dtype=np.int64)
+        place[rows] = np.arange(len(rows))
+        out = torch.cat([step(self._batches[number].inputs) for number in chosen])
+        return out[torch.from_numpy(place[items]).to(out.device)]
+
+
+def by_length(splits: Splits, lengths: Mapping[int, int], size: int) -> list[Indices]:
+    """Rows of either split, `size` at a time, of similar length: little is spent on padding."""
+    return [
+        np.array(rows, dtype=np.int64)
+        for split in (splits.calibration, splits.heldout)
+        for rows in _chunks(sorted(split.tolist(), key=lambda row: (lengths[row], row)), size)
+    ]
+
+
+def in_order(splits: Splits, size: int) -> list[Indices]:
+    """Rows of either split, `size` at a time."""
+    return [
+        np.array(rows, dtype=np.int64)
+        for split in (splits.calibration, splits.heldout)
+        for rows in _chunks(split.tolist(), size)
+    ]
+
+
+def pad(
+    rows: Indices, encoded: Mapping[int, Mapping[str, Sequence[int]]], pad_id: int, device: torch.device
+) -> dict[str, Tensor]:
+    """Token fields of these rows, padded on the right to the longest: `input_ids` with `pad_id`, others with 0."""
+    columns = encoded[int(rows[0])].keys()
+    return {
+        column: torch.nn.utils.rnn.pad_sequence(
+            [torch.tensor(encoded[row][column], dtype=torch.int64) for row in rows.tolist()],
+            batch_first=True,
+            padding_value=pad_id if column == "input_ids" else 0,
+        ).to(device)
+        for column in columns
+    }
+
+
+def _chunks(rows: Sequence[int], size: int) -> Iterable[Sequence[int]]:
+    return (rows[start : start + size] for start in range(0, len(rows), size))

@@ -1,0 +1,63 @@
+"""Which options does every evaluator have, and what does a wrong one say? Validated once, at the door."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from evaluators.errors import OptionError
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Files(BaseModel):
+    """One data file for each split."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    calibration: str
+    heldout: str
+
+
+class ItemOptions(BaseModel):
+    """Where the items are, and how they are split. Unknown keys and wrong types are refused."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    data: str | Files
+    """A file (.jsonl, .json, .csv, .parquet), a folder saved by `datasets`, `datasets:NAME...`, or one for each split."""
+    calibration: Share | Count = 0.5
+    """Calibration's share of the items, between 0 and 1, or their count; only where `data` is one file."""
+    seed: int = 0
+    """Which calibration items: another seed draws others."""
+    limit: Count | None = None
+    """At most so many items (of each file), drawn by content hash and not from the top of the file."""
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def parse(model: type[Model], name: str, options: Model | Mapping[str, Any]) -> Model:
+    """The validated options of evaluator `name`; raises `OptionError` that names the key, the value and the remedy."""
+    if isinstance(options, model):
+        return options
+    try:
+        return model.model_validate(options)
+    except ValidationError as error:
+        lines = [_explain(model, dict(problem)) for problem in error.errors(include_url=False)]
+        raise OptionError(f"evaluator {name!r}: " + "; ".join(dict.fromkeys(lines))) from None
+
+
+def _explain(model: type[BaseModel], problem: Mapping[str, Any]) -> str:
+    where = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(where, model.model_fields, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        return f"unknown option {where!r}; {hint}known: {', '.join(model.model_fields)}"
+    if problem["type"] == "missing":
+        return f"option {where!r} is missing; add it"
+    return f"option {where!r}: {problem['msg'][:1].lower()}{problem['msg'][1:]}, got {problem['input']!r}"

@@ -1,0 +1,148 @@
+"""Which drivers owe the driver's contract? All of the table, alone and composed, and what tests play with them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from optimizer.driver import FOREIGN, Driver, Outcome, Point, Question
+from optimizer.drivers import DRIVERS
+from optimizer.drivers.anchors import Anchored
+from optimizer.drivers.scalarised import Scalarised
+
+
+@dataclass(frozen=True, eq=False)
+class Box:
+    """A domain: bounds that differ from coordinate to coordinate."""
+
+    low: Point
+    high: Point
+    start: Point
+    shape: tuple[int, int]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(f"g{g}.e{k}" for g in range(self.shape[0]) for k in range(self.shape[1]))
+
+
+def box(groups: int = 3, experts: int = 2) -> Box:
+    """A domain of read-only arrays, like those that a ledger or a space hands out."""
+    dim = groups * experts
+    low, high = np.linspace(-0.5, 0.0, dim), np.linspace(1.0, 1.7, dim)
+    return Box(frozen(low), frozen(high), frozen(low + 0.3 * (high - low)), (groups, experts))
+
+
+def frozen(array: NDArray[np.float64]) -> NDArray[np.float64]:
+    array = np.array(array, dtype=np.float64)
+    array.flags.writeable = False
+    return array
+
+
+@dataclass(frozen=True)
+class Row:
+    """One driver under test: how it is made, and the number of objectives."""
+
+    make: Callable[[Box, int], Driver]
+    objectives: int
+
+
+def alone(name: str, objectives: int) -> Row:
+    def make(domain: Box, seed: int) -> Driver:
+        kind = DRIVERS[name].load()
+        return kind(domain, objectives, seed, kind.Options())
+
+    return Row(make, objectives)
+
+
+def anchored(inner: Row) -> Row:
+    return Row(lambda domain, seed: Anchored(domain, corners(domain), inner.make(domain, seed), seed), inner.objectives)
+
+
+def scalarised(inner: Row, objectives: int) -> Row:
+    return Row(lambda domain, seed: Scalarised(domain, objectives, seed, lambda s: inner.make(domain, s)), objectives)
+
+
+def corners(domain: Box) -> list[tuple[str, Point]]:
+    """Anchors, two of them at one point."""
+    middle = (domain.low + domain.high) / 2
+    return [("low", domain.low), ("high", domain.high), ("middle", middle), ("half", middle.copy())]
+
+
+ROWS: dict[str, Row] = {
+    **{name: alone(name, 1) for name in DRIVERS},
+    **{f"{name}, 3 objectives": alone(name, 3) for name, entry in DRIVERS.items() if entry.objectives == "any"},
+    **{f"anchored {name}": anchored(alone(name, 1)) for name in DRIVERS},
+    **{f"anchored scalarised {name}, 2": anchored(scalarised(alone(name, 1), 2)) for name in DRIVERS},
+    **{f"scalarised {name}, 3": scalarised(alone(name, 1), 3) for name in DRIVERS},
+}
+
+Event = tuple[int, list[Question]] | Outcome  # an ask with what it returned, or a tell of one outcome
+
+
+def losses(domain: Box, point: Point, objectives: int) -> NDArray[np.float64]:
+    """Squared distances to `objectives` different targets inside the domain, in units of its range."""
+    unit = (point - domain.low) / (domain.high - domain.low)
+    return np.array([np.mean((unit - 0.25 - 0.2 * j) ** 2) for j in range(objectives)])
+
+
+def answer(domain: Box, question: Question, objectives: int, failure: str | None = None) -> Outcome:
+    value = losses(domain, question.point, objectives) if failure is None else np.full(objectives, 9.0)
+    point = frozen(question.point)
+    return Outcome(replace(question, point=point), frozen(value), frozen(np.full(objectives, 0.01)), failure=failure)
+
+
+def foreign(domain: Box, seed: int, objectives: int) -> Outcome:
+    point = domain.low + np.random.default_rng(seed).random(len(domain.low)) * (domain.high - domain.low)
+    return answer(domain, Question(FOREIGN, point), objectives)
+
+
+def replayed(driver: Driver, events: Sequence[Event]) -> Driver:
+    """The driver after a recorded history, replayed as a resumed run replays it."""
+    for event in events:
+        if isinstance(event, Outcome):
+            driver.tell([event])
+        else:
+            n, questions = event
+            driver.replay(n, [replace(q, point=frozen(q.point)) for q in questions])
+    return driver
+
+
+def searched(driver: Driver, domain: Box, objectives: int, evaluations: int, workers: int = 4) -> list[Event]:
+    """A plain asynchronous search: keeps `workers` questions on their way, and answers the second oldest first."""
+    events: list[Event] = []
+    waiting: list[Question] = []
+    asked = 0
+    while asked < evaluations or waiting:
+        room = min(workers - len(waiting), evaluations - asked)
+        questions = driver.ask(room) if room else []
+        if questions:
+            events.append((room, questions))
+        asked += len(questions)
+        waiting += questions
+        question = waiting.pop(1 if len(waiting) > 1 else 0)
+        outcome = answer(domain, question, objectives, failure="broken" if question.number % 11 == 5 else None)
+        driver.tell([outcome])
+        events.append(outcome)
+    return events
+
+
+def asked(events: Sequence[Event]) -> list[Question]:
+    return [question for event in events if not isinstance(event, Outcome) for question in event[1]]
+
+
+def signature(questions: Sequence[Question]) -> list[tuple[int, bytes, str, str]]:
+    """Everything of the questions, to the bit."""
+    return [(q.number, q.point.tobytes(), q.wants, q.stage) for q in questions]
+
+
+def digests(evaluations: int) -> dict[str, str]:
+    """A hash of all questions of a search, by row."""
+    found = {}
+    for name, row in ROWS.items():
+        events = searched(row.make(box(), 7), box(), row.objectives, evaluations)
+        found[name] = hashlib.sha256(repr(signature(asked(events))).encode()).hexdigest()
+    return found

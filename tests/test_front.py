@@ -1,0 +1,156 @@
+"""Is the front what brute force says, and its quality what the definitions say?"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from optimizer.front import Front
+
+Array = NDArray[np.float64]
+
+SETS = st.integers(1, 4).flatmap(
+    lambda m: st.lists(st.lists(st.integers(0, 6).map(float), min_size=m, max_size=m), min_size=1, max_size=14)
+)
+
+
+def built(losses: Array, anchors: Collection[int] = ()) -> Front:
+    front = Front(losses.shape[1])
+    for number, row in enumerate(losses):
+        front.add(number, row, anchor=number in anchors)
+    return front
+
+
+def dominates(a: Array, b: Array) -> bool:
+    return bool((a <= b).all() and (a < b).any())
+
+
+def covered(points: Array, upto: Array) -> float:
+    """Volume below `upto` that points dominate, by counting the cells of the grid that their coordinates draw."""
+    axes = [np.unique([*column, top]) for column, top in zip(points.T, upto, strict=True)]
+    volume = 0.0
+    for cell in itertools.product(*[range(len(axis) - 1) for axis in axes]):
+        low = np.array([axis[i] for axis, i in zip(axes, cell, strict=True)])
+        high = np.array([axis[i + 1] for axis, i in zip(axes, cell, strict=True)])
+        if (high <= upto).all() and (points <= low).all(axis=1).any():
+            volume += float(np.prod(high - low))
+    return volume
+
+
+@settings(deadline=None, max_examples=150)
+@given(SETS, st.sets(st.integers(0, 13)))
+def test_equals_brute_force(rows: list[list[float]], some: set[int]) -> None:
+    losses = np.array(rows)
+    anchors = sorted(some & set(range(len(losses))))
+    front = built(losses, anchors)
+    expected = [i for i, row in enumerate(losses) if not any(dominates(other, row) for other in losses)]
+    assert list(front.nondominated) == expected
+    assert front.numbers == tuple(range(len(losses)))
+    box = losses[anchors] if anchors else losses
+    ideal, reference = box.min(axis=0), box.max(axis=0)
+    assert (front.ideal == ideal).all() and (front.reference == reference).all()
+    if (ideal == reference).all():
+        assert (front.hypervolume, front.epsilon) == (0.0, 0.0)
+        return
+    span = np.where(reference > ideal, reference - ideal, np.where(ideal == 0, 1.0, np.abs(ideal)))
+    unit = (losses - ideal) / span
+    assert front.exact
+    assert front.hypervolume == pytest.approx(covered(unit, np.ones(losses.shape[1])), abs=1e-9)
+    if anchors:
+        shortfall = max(min((a - unit[i]).max() for a in unit[anchors]) for i in expected)
+        assert front.epsilon == pytest.approx(max(0.0, shortfall), abs=1e-9)
+    order = front.by_mean()
+    assert sorted(order) == list(range(len(losses)))
+    assert (np.diff(unit[order].mean(axis=1)) >= -1e-12).all()
+
+
+@settings(deadline=None, max_examples=60)
+@given(SETS)
+def test_add_says_whether_the_front_changed(rows: list[list[float]]) -> None:
+    front = Front(len(rows[0]))
+    for number, row in enumerate(rows):
+        before = front.nondominated
+        assert front.add(number, np.array(row)) == (front.nondominated != before)
+
+
+@settings(deadline=None, max_examples=60)
+@given(SETS)
+def test_quality_never_falls_once_the_anchors_are_in(rows: list[list[float]]) -> None:
+    m = len(rows[0])
+    front = Front(m)
+    front.add(0, np.arange(m, dtype=float), anchor=True)
+    front.add(1, 3.0 - np.arange(m, dtype=float), anchor=True)
+    assert front.epsilon == 0.0
+    quality = (front.hypervolume, front.epsilon)
+    for number, row in enumerate(rows, 2):
+        front.add(number, np.array(row))
+        now = (front.hypervolume, front.epsilon)
+        assert now[0] >= quality[0] - 1e-12 and now[1] >= quality[1] - 1e-12
+        quality = now
+
+
+def test_a_worked_example() -> None:
+    front = Front(2)
+    assert (front.hypervolume, front.epsilon, front.by_mean(), front.nondominated) == (0.0, 0.0, [], ())
+    assert front.reference is None and front.ideal is None
+    for number, losses in enumerate([[0.0, 10.0], [2.0, 0.0]]):
+        assert front.add(number, np.array(losses), anchor=True)
+    assert front.hypervolume == 0.0
+    assert front.add(2, np.array([1.0, 2.0]))
+    assert not front.add(3, np.array([2.0, 3.0]))
+    assert front.hypervolume == pytest.approx(0.5 * 0.8)
+    assert front.epsilon == pytest.approx(0.5)
+    assert front.by_mean() == [2, 0, 1, 3]
+    assert front.nearest([1, 0]) == 0 and front.nearest([0, 5]) == 1 and front.nearest([1, 1]) == 2
+    assert front.reference is not None and front.reference.tolist() == [2.0, 10.0]
+
+
+def test_better_than_ideal_exceeds_one() -> None:
+    front = built(np.array([[0.0, 1.0], [1.0, 0.0], [-0.5, -0.5]]), {0, 1})
+    assert front.hypervolume == pytest.approx(1.5**2)
+
+
+def test_equal_losses_are_all_kept() -> None:
+    front = built(np.array([[1.0, 2.0], [1.0, 2.0], [2.0, 1.0]]))
+    assert front.nondominated == (0, 1, 2)
+    assert front.by_mean() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("losses", [[1.0], [1.0, np.nan], [np.inf, 0.0]])
+def test_what_failed_is_refused(losses: list[float]) -> None:
+    front = Front(2)
+    with pytest.raises(ValueError, match="candidate 7: expected 2 finite losses"):
+        front.add(7, np.array(losses))
+    assert front.numbers == ()
+
+
+def test_picks_say_what_is_missing() -> None:
+    with pytest.raises(ValueError, match="front is empty"):
+        Front(2).nearest([1, 1])
+    with pytest.raises(ValueError, match="non-negative weights"):
+        Front(2).nearest([1, 1, 1])
+
+
+def test_large_fronts_in_many_objectives_are_approximated_and_say_so() -> None:
+    directions = np.abs(np.random.default_rng(0).normal(size=(150, 7)))
+    losses = 1 - 0.9 * directions / np.linalg.norm(directions, axis=1, keepdims=True)
+    front = Front(7)
+    front.add(-2, np.zeros(7), anchor=True)
+    front.add(-1, np.ones(7), anchor=True)
+    assert front.exact and front.hypervolume == pytest.approx(1.0)
+    front = Front(7)
+    for number, corner in enumerate(np.eye(7)):
+        front.add(number, corner, anchor=True)
+    for number, row in enumerate(losses, 7):
+        front.add(number, row)
+    assert not front.exact
+    import moocore
+
+    assert front.hypervolume == pytest.approx(float(moocore.hypervolume(losses, ref=1.0)), rel=0.01)
+    assert front.hypervolume == front.hypervolume
