@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evaluators.errors import DataError, OptionError
 from evaluators.evaluator import Indices, Splits
 
 
@@ -24,24 +23,17 @@ class Batch:
 class Batches:
     """The fixed batches of an evaluator's items.
 
-    Results of a batched forward differ in the last bits with the batch's composition. So a subset runs the whole batches
-    that hold one of its items, and gives what a full run gives, to the bit.
+    Results of a batched forward differ in the last bits with the batch's composition. So a subset runs the whole
+    batches that hold one of its items, and gives what a full run gives, to the bit.
     """
 
-    def __init__(self, name: str, batches: Sequence[Batch]) -> None:
-        self._name, self._batches = name, batches
+    def __init__(self, batches: Sequence[Batch]) -> None:
+        self._batches = batches
         self._at = {row: number for number, batch in enumerate(batches) for row in batch.rows.tolist()}
 
     def run(self, items: Indices, step: Callable[[Mapping[str, Tensor]], Tensor]) -> Tensor:
-        """`step`'s results, one row an item, in the order of `items` (n,); raises for rows that are in no batch."""
-        if len(items) == 0:
-            raise DataError(f"evaluator {self._name!r}: asked to score no items; ask for at least one")
-        try:
-            chosen = sorted({self._at[row] for row in items.tolist()})
-        except KeyError as error:
-            raise OptionError(
-                f"evaluator {self._name!r}: row {error} is in neither split; ask for rows of `splits`"
-            ) from None
+        """`step`'s results, one row an item, in the order of `items` (n,), which are rows of the batches."""
+        chosen = sorted({self._at[row] for row in items.tolist()})
         rows = np.concatenate([self._batches[number].rows for number in chosen])
         place = np.empty(int(rows.max()) + 1, dtype=np.int64)
         place[rows] = np.arange(len(rows))

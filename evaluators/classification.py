@@ -21,7 +21,7 @@ Positive = Annotated[float, Field(gt=0)]
 Column = Annotated[str, Field(min_length=1)]
 
 
-class Options(ItemOptions):
+class ClassificationOptions(ItemOptions):
     """Options of kind `classification`. One of `text` and `image` says what the model reads."""
 
     text: Column | Annotated[list[Column], Field(min_length=2, max_length=2)] | None = None
@@ -35,7 +35,7 @@ class Options(ItemOptions):
     head: str | None = None
     """The expert whose head reads this task. Default: the one called like the evaluator."""
     pooling: heads.Pooling | None = None
-    """`model`: the architecture's own classifier. `cls`, `mean`: a linear head on the first position, on the mean of all.
+    """`model`: the architecture's own classifier. `cls`, `mean`: a linear head on the first position, or on their mean.
 
     Default: `model` where the expert's config names a classifier, else `mean` for texts and `cls` for images.
     """
@@ -53,7 +53,7 @@ class Options(ItemOptions):
     """Items that go through the model together. Default: the worker's."""
 
     @model_validator(mode="after")
-    def _fits(self) -> Options:
+    def _fits(self) -> ClassificationOptions:
         if (self.text is None) == (self.image is None):
             raise ValueError("expected one of `text` and `image`: the column that the model reads")
         if self.normalize and self.pooling == "model":
@@ -69,7 +69,7 @@ class Classification:
     """Accuracy, macro F1 and cross-entropy of a task's head on the resident trunk."""
 
     runs_code: ClassVar[bool] = False
-    Options: ClassVar[type[Options]] = Options
+    Options: ClassVar[type[ClassificationOptions]] = ClassificationOptions
 
     metrics = (
         Metric("accuracy", "max", "share of items whose most likely class is the true one"),
@@ -77,9 +77,9 @@ class Classification:
         Metric("cross_entropy", "min", "mean negative log likelihood of the true class, in nats"),
     )
 
-    def __init__(self, name: str, options: Options | Mapping[str, Any], root: Path) -> None:
+    def __init__(self, name: str, options: ClassificationOptions | Mapping[str, Any], root: Path) -> None:
         self.name = name
-        self._options = asked = parse(Options, name, options)
+        self._options = asked = parse(ClassificationOptions, name, options)
         self._columns = (
             [asked.image] if asked.image else [asked.text] if isinstance(asked.text, str) else asked.text or []
         )
@@ -92,8 +92,8 @@ class Classification:
             self.files += self._images.files
             if self._images.kind == "pictures" and {"scale", "mean", "std"} & asked.model_fields_set:
                 raise OptionError(
-                    f"evaluator {name!r}: scale, mean and std are for images given as numbers; pictures go through the base "
-                    "model's image processor: drop them"
+                    f"evaluator {name!r}: scale, mean and std are for images given as numbers; pictures go through the "
+                    "base model's image processor: drop them"
                 )
         else:
             texts.check_texts(self._items, self._columns)
@@ -121,11 +121,12 @@ class Classification:
         self._truth = labels.numbers(self._items, asked.label, self._labels, classes)
         size = asked.batch_size or setting.batch_size
         batches = self._text(setting, tokenizer, size) if tokenizer is not None else self._image(setting, size)
-        self._batches = Batches(self.name, batches)
+        self._batches = Batches(batches)
 
     @torch.inference_mode()
     def score(self, model: Any, items: Indices) -> Scores:
         """Scores of the model as it is now on these rows; raises `NonFinite` where logits are not finite."""
+        self._items.check(self.name, items)
         model.eval()
         logits = self._batches.run(items, lambda inputs: self._forward(model, inputs))
         finite = torch.isfinite(logits).all(dim=1)
@@ -184,14 +185,13 @@ class Classification:
         expected = getattr(config, "num_channels", channels)
         if channels != expected:
             raise DataError(
-                f"evaluator {self.name!r}: images have {channels} channels, the model reads {expected}; convert the images"
+                f"evaluator {self.name!r}: images have {channels} channels, the model reads {expected}; "
+                "convert the images"
             )
         for key in ("mean", "std"):
             given = getattr(self._options, key)
             if isinstance(given, list) and len(given) not in (1, channels):
                 raise OptionError(
-                    f"evaluator {self.name!r}: option {key!r} has {len(given)} numbers for {channels} channels; give one a channel"
+                    f"evaluator {self.name!r}: option {key!r} has {len(given)} numbers for {channels} channels; "
+                    "give one a channel"
                 )
-
-
-__all__ = ["Classification", "Options"]

@@ -76,10 +76,10 @@ class Setting:
 class Evaluator(Protocol):
     """Scores a merged model on items.
 
-    A class in the table `evaluators.EVALUATORS` has also the attribute `Options`, a pydantic model that refuses unknown
-    keys. Making one validates the options (`OptionError`), reads and checks the items (`DataError`), and loads no model;
-    `root` is the folder that relative data paths start from. Where `runs_code` is true, making one runs Python code that
-    a job file names: whoever makes it asks the user first.
+    A class in the table `evaluators.EVALUATORS` has also the attribute `Options`, a pydantic model that refuses
+    unknown keys. Making one validates the options (`OptionError`), reads and checks the items (`DataError`), and loads
+    no model; `root` is the folder that relative data paths start from. Where `runs_code` is true, making one runs
+    Python code that a job file names: whoever makes it asks the user first.
     """
 
     runs_code: ClassVar[bool]
@@ -99,8 +99,8 @@ class Evaluator(Protocol):
     def score(self, model: Any, items: Indices) -> Scores:
         """Scores of the model as it is now on these rows of either split, shape `(n,)`, at least one, in any order.
 
-        `model` is the resident model, or another of its architecture. The same weights give the same bits, and an item's
-        own results do not depend on which others are asked with it. Raises `NonFinite` where logits or losses are not
-        finite.
+        `model` is the resident model, or another of its architecture. The same weights give the same bits, and an
+        item's own results do not depend on which others are asked with it. Raises `NonFinite` where logits or losses
+        are not finite.
         """
         ...

@@ -22,7 +22,7 @@ from evaluators.texts import load_tokenizer
 Result = Mapping[str, Any]
 
 
-class Options(ItemOptions):
+class FunctionOptions(ItemOptions):
     """Options of kind `function`."""
 
     function: Annotated[str, Field(pattern=r"^[^:]+:[A-Za-z_]\w*$")]
@@ -36,18 +36,19 @@ class Options(ItemOptions):
 class Function:
     """A user's `function(model, rows, tokenizer)`.
 
-    `model` is the merged model in evaluation mode, on its device, under `torch.inference_mode`; `rows` are the items asked
-    for, a list of dicts by column in ascending row order; `tokenizer` is the base model's, or None where it has none. It
-    returns a dict with every declared metric: one number (standard error unknown, given as 0), or one number for each row
-    (their mean is the metric). It must not change the model, and the same weights must give the same numbers.
+    `model` is the merged model in evaluation mode, on its device, under `torch.inference_mode`; `rows` are the items
+    asked for, a list of dicts by column in ascending row order; `tokenizer` is the base model's, or None where it has
+    none. It returns a dict with every declared metric: one number (standard error unknown, given as 0), or one number
+    for each row (their mean is the metric). It must not change the model, and the same weights must give the same
+    numbers.
     """
 
     runs_code: ClassVar[bool] = True
-    Options: ClassVar[type[Options]] = Options
+    Options: ClassVar[type[FunctionOptions]] = FunctionOptions
 
-    def __init__(self, name: str, options: Options | Mapping[str, Any], root: Path) -> None:
+    def __init__(self, name: str, options: FunctionOptions | Mapping[str, Any], root: Path) -> None:
         self.name = name
-        asked = parse(Options, name, options)
+        asked = parse(FunctionOptions, name, options)
         self._spec = asked.function
         self._items = load_items(asked, root, asked.columns)
         self._rows = self._items.rows
@@ -64,6 +65,7 @@ class Function:
     @torch.inference_mode()
     def score(self, model: Any, items: Indices) -> Scores:
         """The function's numbers on these rows; raises `OptionError` for a wrong result, `NonFinite` for NaN in it."""
+        self._items.check(self.name, items)
         model.eval()
         order = np.argsort(items, kind="stable")
         rows = [dict(self._rows[row]) for row in items[order].tolist()]
@@ -75,8 +77,8 @@ class Function:
         declared = [metric.name for metric in self.metrics]
         if set(result) != set(declared):
             raise OptionError(
-                f"evaluator {self.name!r}: {self._spec} returned {', '.join(map(str, result)) or 'nothing'}, but `metrics` "
-                f"declares {', '.join(declared)}; make them the same"
+                f"evaluator {self.name!r}: {self._spec} returned {', '.join(map(str, result)) or 'nothing'}, but "
+                f"`metrics` declares {', '.join(declared)}; make them the same"
             )
         measures: dict[str, Measure] = {}
         per_item: dict[str, np.ndarray[Any, np.dtype[np.float32]]] = {}
@@ -102,7 +104,8 @@ class Function:
             ) from None
         if values.shape not in ((), (rows,)):
             raise OptionError(
-                f"evaluator {self.name!r}: metric {key!r} of {self._spec}: expected {expected}, got shape {values.shape}"
+                f"evaluator {self.name!r}: metric {key!r} of {self._spec}: expected {expected}, "
+                f"got shape {values.shape}"
             )
         bad = int((~np.isfinite(values)).sum())
         if bad:
@@ -139,6 +142,3 @@ def _load(
         public = ", ".join(key for key, value in vars(module).items() if callable(value) and not key.startswith("_"))
         raise OptionError(f"evaluator {name!r}: {where} has no function {wanted!r}; it has: {public or 'none'}")
     return function, files
-
-
-__all__ = ["Function", "Options"]

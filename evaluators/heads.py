@@ -59,8 +59,8 @@ def linear_head(
     if sorted(found.values()) not in (["bias", "weight"], ["weight"]) or by_part["weight"].dim() != 2:
         raise OptionError(
             f"evaluator {name!r}: pooling {pooling!r} needs a head with one linear layer (classifier, score or "
-            f"head: weight, and bias or none), but {head.folder.name} has: {', '.join(sorted(head.tensors)) or 'none'}; "
-            "set pooling: model"
+            f"head: weight, and bias or none), but {head.folder.name} has: "
+            f"{', '.join(sorted(head.tensors)) or 'none'}; set pooling: model"
         )
     weight = by_part["weight"].to(device, torch.float32)
     bias = by_part["bias"].to(device, torch.float32) if "bias" in by_part else None
@@ -70,8 +70,8 @@ def linear_head(
         mask = inputs.get("attention_mask")
         if hidden.dim() != 3 or hidden.shape[2] != weight.shape[1]:
             raise OptionError(
-                f"evaluator {name!r}: the head reads vectors of {weight.shape[1]} numbers at each position, but the model "
-                f"gives {tuple(hidden.shape)}; set pooling: model"
+                f"evaluator {name!r}: the head reads vectors of {weight.shape[1]} numbers at each position, but the "
+                f"model gives {tuple(hidden.shape)}; set pooling: model"
             )
         if pooling == "cls":
             pooled = hidden[:, 0]
@@ -108,13 +108,14 @@ def model_head(
             classifier = auto.from_config(config, dtype=parameter.dtype)
     except (ValueError, KeyError) as error:
         raise OptionError(
-            f"evaluator {name!r}: no {reads} classifier for a {config.model_type} model ({error}); set pooling: cls or mean"
+            f"evaluator {name!r}: no {reads} classifier for a {config.model_type} model ({error}); "
+            "set pooling: cls or mean"
         ) from error
     classifier.eval()
     prefix = classifier.base_model_prefix
     if getattr(classifier.config, "pad_token_id", None) is None:
         classifier.config.pad_token_id = pad_id  # classifiers that read the last token look for it
-    inner = _assign(name, head, classifier, prefix, parameter.device)
+    inner = _assign(name, head, classifier, set(trunk_of(model).state_dict()), parameter.device)
 
     def forward(model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
         setattr(classifier, prefix, _with(trunk_of(model), inner))
@@ -124,8 +125,14 @@ def model_head(
     return forward, int(config.num_labels)
 
 
-def _assign(name: str, head: Head, classifier: Any, prefix: str, device: torch.device) -> dict[str, torch.nn.Module]:
-    """Give the classifier the head's tensors; returns modules of the trunk that belong to the head, by name."""
+def _assign(
+    name: str, head: Head, classifier: Any, resident: set[str], device: torch.device
+) -> dict[str, torch.nn.Module]:
+    """Give the classifier the head's tensors; returns modules of the trunk that belong to the head, by name.
+
+    `resident` are the names of the trunk's own tensors. A module inside the trunk is the head's as a whole or not at all.
+    """
+    prefix = classifier.base_model_prefix
     shapes = {key: value for key, value in classifier.state_dict().items()}
     given: dict[str, Tensor] = {}
     for key, tensor in head.tensors.items():
@@ -138,16 +145,15 @@ def _assign(name: str, head: Head, classifier: Any, prefix: str, device: torch.d
             )
         given[target] = tensor.to(device, shapes[target].dtype)
     inner = {key.removeprefix(f"{prefix}.").partition(".")[0] for key in given if key.startswith(f"{prefix}.")}
-    needed = [
-        key
-        for key in shapes
-        if not key.startswith(f"{prefix}.") or key.removeprefix(f"{prefix}.").partition(".")[0] in inner
-    ]
-    missing = [key for key in needed if key not in given]
+    missing = []
+    for key in shapes.keys() - given.keys():
+        inside = key.removeprefix(f"{prefix}.")
+        if inside == key or inside.partition(".")[0] in inner or inside not in resident:
+            missing.append(key)
     if missing:
         raise OptionError(
             f"evaluator {name!r}: {type(classifier).__name__} needs tensors that the head of {head.folder.name} lacks: "
-            f"{', '.join(missing)}; set pooling: cls or mean, or give the expert they come from as `head`"
+            f"{', '.join(sorted(missing))}; set pooling: cls or mean, or give the expert they come from as `head`"
         )
     classifier.load_state_dict(given, strict=False, assign=True)
     return {part: getattr(getattr(classifier, prefix), part) for part in inner}
@@ -159,4 +165,6 @@ def _with(trunk: Any, inner: Mapping[str, torch.nn.Module]) -> Any:
         return trunk
     shared = copy.copy(trunk)
     shared.__dict__["_modules"] = {**trunk._modules, **inner}
+    for part in inner:
+        shared.__dict__.pop(part, None)  # a module that a trunk was made without is a plain None
     return shared

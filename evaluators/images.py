@@ -30,7 +30,7 @@ class Images:
 
 
 def read_images(items: ItemSet, column: str) -> Images:
-    """Check and gather the image column; raises `DataError` naming the row where a cell is no image, or not like others."""
+    """Check and gather the image column; raises `DataError` naming the row whose cell is no image, or unlike others."""
     rows, cells, files = items.rows, {}, []
     kinds: dict[str, int] = {}
     for row in items.used:
@@ -45,7 +45,7 @@ def read_images(items: ItemSet, column: str) -> Images:
         elif not isinstance(value, bytes):
             value = _array(items.where(row, column), value)
         kinds.setdefault("numbers" if isinstance(value, np.ndarray) else "pictures", row)
-        cells[row] = value
+        cells[row] = rows[row][column] = value  # nested lists take eight times the memory: let them go
         if len(kinds) > 1:
             raise DataError(
                 f"{items.where(row, column)}: expected {next(iter(kinds))} as in the rows before; use one kind"

@@ -61,7 +61,8 @@ def _select(table: Table, columns: Sequence[str]) -> Iterator[Row]:
                 near = difflib.get_close_matches(column, row, n=1)
                 hint = f"did you mean {near[0]!r}? " if near else ""
                 raise DataError(
-                    f"{table.where(number)} has no column {column!r}; {hint}it has: {', '.join(map(str, row)) or 'none'}"
+                    f"{table.where(number)} has no column {column!r}; {hint}"
+                    f"it has: {', '.join(map(str, row)) or 'none'}"
                 )
             if row[column] is None:
                 raise DataError(
@@ -123,7 +124,7 @@ def _csv(source: str, path: Path) -> list[Row]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pandas.errors.ParserWarning)  # a row longer than the header loses cells
-            # "NA" and "null" are words like any other: only a cell that is not there at all is missing.
+            # "NA" and "null" are words like any other; an empty cell is an empty text, which the evaluators refuse
             frame = pandas.read_csv(
                 path, keep_default_na=False, index_col=False, low_memory=False, encoding="utf-8-sig"
             )

@@ -25,7 +25,8 @@ def check_labels(items: ItemSet, column: str) -> dict[int, Label]:
             value = int(value)
         if not isinstance(value, str | int) or value == "":
             raise DataError(
-                f"{items.where(row, column)}: expected a label (text or a whole number), got {value!r}; correct the cell"
+                f"{items.where(row, column)}: expected a label (text or a whole number), got {value!r}; "
+                "correct the cell"
             )
         found[row] = int(value) if isinstance(value, bool) else value
     return found
@@ -51,8 +52,8 @@ def class_list(name: str, asked: list[Label] | None, config: Any, labels: dict[i
         classes = sorted(set(labels.values()), key=lambda label: (isinstance(label, str), label))
     if len(classes) != rows:
         raise OptionError(
-            f"evaluator {name!r}: {len(classes)} classes ({_some(classes)}) but a head of {rows} rows; name every class "
-            "under `classes`, in the head's order"
+            f"evaluator {name!r}: {len(classes)} classes ({_some(classes)}) but a head of {rows} rows; name every "
+            "class under `classes`, in the head's order"
         )
     return classes
 
@@ -63,7 +64,8 @@ def numbers(items: ItemSet, column: str, labels: dict[int, Label], classes: list
     A label is a class's name; where no class is called by a number, a whole number is a place in `classes`, from 0.
     Raises `DataError` for a label that is no class.
     """
-    place: dict[Label, int] = {str(c): i for i, c in enumerate(classes)} | {c: i for i, c in enumerate(classes)}
+    place: dict[Label, int] = dict(zip(classes, range(len(classes)), strict=True))
+    place |= {str(c): i for i, c in enumerate(classes)}
     if not any(isinstance(c, int) or c.lstrip("-").isdecimal() for c in classes):
         place |= {i: i for i in range(len(classes))}
     found = np.full(len(items.rows), -1, dtype=np.int64)
@@ -73,7 +75,8 @@ def numbers(items: ItemSet, column: str, labels: dict[int, Label], classes: list
             near = difflib.get_close_matches(str(label), [str(c) for c in classes], n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
             raise DataError(
-                f"{items.where(row, column)}: unknown label {label!r}; {hint}the {len(classes)} classes are: {_some(classes)}"
+                f"{items.where(row, column)}: unknown label {label!r}; {hint}"
+                f"the {len(classes)} classes are: {_some(classes)}"
             )
         found[row] = at
     return found

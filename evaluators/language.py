@@ -23,7 +23,7 @@ CHUNK = 2**24
 """Logits held at once: 64 MB in float32, whatever the vocabulary and the length of the texts."""
 
 
-class Options(ItemOptions):
+class LanguageOptions(ItemOptions):
     """Options of kind `language`."""
 
     text: Annotated[str, Field(min_length=1)] = "text"
@@ -42,16 +42,16 @@ class Language:
     """
 
     runs_code: ClassVar[bool] = False
-    Options: ClassVar[type[Options]] = Options
+    Options: ClassVar[type[LanguageOptions]] = LanguageOptions
 
     metrics = (
         Metric("loss", "min", "negative log likelihood per token, in nats"),
         Metric("perplexity", "min", "exponential of the loss per token"),
     )
 
-    def __init__(self, name: str, options: Options | Mapping[str, Any], root: Path) -> None:
+    def __init__(self, name: str, options: LanguageOptions | Mapping[str, Any], root: Path) -> None:
         self.name = name
-        self._options = parse(Options, name, options)
+        self._options = parse(LanguageOptions, name, options)
         self._items = load_items(self._options, root, [self._options.text])
         self.splits, self.files = self._items.splits, self._items.files
         texts.check_texts(self._items, [self._options.text])
@@ -79,12 +79,13 @@ class Language:
         chunks = by_length(self.splits, lengths, self._options.batch_size or setting.batch_size)
         pad_id = texts.pad_token(tokenizer)
         batches = [Batch(rows, pad(rows, plain, pad_id, setting.device)) for rows in chunks]
-        self._batches = Batches(self.name, batches)
+        self._batches = Batches(batches)
         self._split_head = bool(_head_is_linear(setting.model, batches[0].inputs))
 
     @torch.inference_mode()
     def score(self, model: Any, items: Indices) -> Scores:
         """Scores of the model as it is now on these rows; raises `NonFinite` where a loss is not finite."""
+        self._items.check(self.name, items)
         model.eval()
         nll = self._batches.run(items, lambda inputs: text_losses(model, inputs, self._split_head)).cpu().numpy()
         finite = np.isfinite(nll)
@@ -98,8 +99,8 @@ class Language:
         perplexity = metrics.perplexity(loss)
         if not np.isfinite(perplexity.value):
             raise NonFinite(
-                f"evaluator {self.name!r}: a loss of {loss.value:.3g} nats per token over {len(items)} items has no finite "
-                "perplexity; the candidate has failed"
+                f"evaluator {self.name!r}: a loss of {loss.value:.3g} nats per token over {len(items)} items has no "
+                "finite perplexity; the candidate has failed"
             )
         per_item = (nll / tokens).astype(np.float32)
         return Scores({"loss": loss, "perplexity": perplexity}, {"loss": per_item})
@@ -110,8 +111,8 @@ class Language:
         found = type(model).__name__
         if found not in CAUSAL.values():
             raise OptionError(
-                f"evaluator {self.name!r}: language-model loss needs a causal language model, the base is a {found}; use a "
-                "base saved as ...ForCausalLM, or another kind of evaluator"
+                f"evaluator {self.name!r}: language-model loss needs a causal language model, the base is a {found}; "
+                "use a base saved as ...ForCausalLM, or another kind of evaluator"
             )
 
 
@@ -141,12 +142,9 @@ def text_losses(model: Any, inputs: Mapping[str, Tensor], split_head: bool) -> T
 
 @torch.inference_mode()
 def _head_is_linear(model: Any, inputs: Mapping[str, Tensor]) -> bool:
-    """Whether logits are the output layer of the last hidden state and nothing more (no soft cap, no scale): a probe."""
+    """Whether logits are the output layer of the last hidden state and no more (no soft cap, no scale): a probe."""
     model.eval()
     probe = {key: value[:1, :8] for key, value in inputs.items()}
     whole = model(**probe).logits.float()
     apart = model.get_output_embeddings()(model.base_model(**probe).last_hidden_state).float()
     return whole.shape == apart.shape and torch.allclose(whole, apart, rtol=1e-3, atol=1e-4)
-
-
-__all__ = ["Language", "Options"]

@@ -49,8 +49,8 @@ def _f1(draws: Integers, row: Integers, column: Integers, classes: int) -> NDArr
 
     def by_class(labels: Integers, weights: Integers) -> NDArray[np.float64]:
         size = len(draws) * classes
-        flat = np.bincount((offset + labels).ravel(), weights=weights.ravel(), minlength=size)
-        return flat.reshape(len(draws), classes)
+        flat = np.bincount((offset + labels).ravel(), weights=weights.ravel(), minlength=size)  # float64: weighted
+        return flat.reshape(len(draws), classes).astype(np.float64, copy=False)
 
     twice_hit = 2 * by_class(row, draws * (row == column))
     total = by_class(row, draws) + by_class(column, draws)  # 2 TP + FN + FP
@@ -60,7 +60,7 @@ def _f1(draws: Integers, row: Integers, column: Integers, classes: int) -> NDArr
 
 
 def token_loss(nll: Floats, tokens: Integers) -> Measure:
-    """Loss per token, in nats: `L = sum(s_i) / sum(t_i)` over documents with summed loss `s_i` and `t_i` tokens, `(n,)`.
+    """Loss per token, in nats: `L = sum(s_i) / sum(t_i)` over documents with summed loss `s_i`, `t_i` tokens, `(n,)`.
 
     The tokens of a document are not independent, so documents are the clusters of a ratio estimator: its standard error
     is `sqrt(n / (n - 1) * sum((s_i - L t_i)^2)) / sum(t_i)` (Cochran, Sampling Techniques, 3rd ed., section 6.4), and 0

@@ -29,7 +29,7 @@ class ItemOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     data: str | Files
-    """A file (.jsonl, .json, .csv, .parquet), a folder saved by `datasets`, `datasets:NAME...`, or one for each split."""
+    """A file (.jsonl, .json, .csv, .parquet), a folder saved by `datasets`, `datasets:NAME...`, or one per split."""
     calibration: Share | Count = 0.5
     """Calibration's share of the items, between 0 and 1, or their count; only where `data` is one file."""
     seed: int = 0

@@ -6,13 +6,14 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from evaluators.errors import DataError, OptionError
-from evaluators.evaluator import Splits
+from evaluators.evaluator import Indices, Splits
 from evaluators.items import Row, Table, read
 from evaluators.options import Files, ItemOptions
 
@@ -24,7 +25,7 @@ class ItemSet:
     tables: tuple[Table, ...]
     splits: Splits
 
-    @property
+    @cached_property
     def rows(self) -> list[Row]:
         return [row for table in self.tables for row in table.rows]
 
@@ -32,10 +33,18 @@ class ItemSet:
     def files(self) -> tuple[Path, ...]:
         return tuple(file for table in self.tables for file in table.files)
 
-    @property
+    @cached_property
     def used(self) -> list[int]:
         """The rows of either split, in ascending order; a limit leaves the others out."""
         return sorted([*self.splits.calibration.tolist(), *self.splits.heldout.tolist()])
+
+    def check(self, name: str, items: Indices) -> None:
+        """Raise `DataError` where evaluator `name` is asked for no rows, or for one that is in neither split."""
+        if len(items) == 0:
+            raise DataError(f"evaluator {name!r}: asked to score no items; ask for at least one")
+        strangers = items[~np.isin(items, self.used)]
+        if len(strangers):
+            raise DataError(f"evaluator {name!r}: row {strangers[0]} is in neither split; ask for rows of `splits`")
 
     def locate(self, row: int) -> tuple[Table, int]:
         """The table of a row, and its number there."""
@@ -56,7 +65,7 @@ def load_items(options: ItemOptions, root: Path, columns: Sequence[str] | None) 
     if isinstance(options.data, Files):
         if "calibration" in options.model_fields_set:
             raise OptionError(
-                "option 'calibration' says how to split one file, but `data` names a file for each split; drop one of them"
+                "option 'calibration' says how to split one file, but `data` names a file per split; drop one of them"
             )
         pair = (read(options.data.calibration, root, columns), read(options.data.heldout, root, columns))
         return ItemSet(pair, keep_apart(pair[0], pair[1], options.seed, options.limit))
@@ -83,9 +92,9 @@ def split(table: Table, seed: int, calibration: float | int, limit: int | None =
         cut += 1
     if not 0 < cut < len(order):
         raise DataError(
-            f"{table.name}: {len(order)} items and calibration: {calibration} make {min(cut, len(order))} calibration and "
-            f"{max(len(order) - cut, 0)} held-out items; both need at least one (equal rows stay together): give more items "
-            "or another `calibration`"
+            f"{table.name}: {len(order)} items and calibration: {calibration} make {min(cut, len(order))} calibration "
+            f"and {max(len(order) - cut, 0)} held-out items; both need at least one (equal rows stay together): give "
+            "more items or another `calibration`"
         )
     return Splits(_sorted(order[:cut]), _sorted(order[cut:]))
 
@@ -100,14 +109,14 @@ def keep_apart(calibration: Table, heldout: Table, seed: int, limit: int | None 
     for number, key in enumerate(keys[1]):
         if key in seen:
             raise DataError(
-                f"{heldout.where(number)} is also row {seen[key]} of {calibration.name}; held-out items must not be seen "
-                "by the search: remove it from one of the files"
+                f"{heldout.where(number)} is also row {seen[key]} of {calibration.name}; held-out items must not be "
+                "seen by the search: remove it from one of the files"
             )
     kept = [sorted(range(len(side)), key=lambda i: (side[i], i))[:limit] for side in keys]
     return Splits(_sorted(kept[0]), _sorted(len(keys[0]) + i for i in kept[1]))
 
 
-def _sorted(rows: Iterable[int]) -> np.ndarray[Any, np.dtype[np.int64]]:
+def _sorted(rows: Iterable[int]) -> Indices:
     return np.array(sorted(rows), dtype=np.int64)
 
 

@@ -17,7 +17,8 @@ from optimizer.results import Candidate
 from optimizer.worker import Worker, pack
 from searchspaces import Recipe
 from searchspaces.errors import Inexpressible
-from searchspaces.materialise import load_model, merged_tensors
+from searchspaces.loading import load_model
+from searchspaces.materialise import merged_tensors
 from searchspaces.mergekit import to_mergekit
 
 if TYPE_CHECKING:

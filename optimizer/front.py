@@ -108,6 +108,11 @@ class Front:
         """All candidates, the least mean of box units first; of equals the earliest added first."""
         return self._ranked(np.ones(self._m))
 
+    def best(self) -> Array | None:
+        """Losses `(m,)` of the candidate of least mean in box units; None before the first candidate."""
+        order = self.by_mean()
+        return self._losses[self._numbers.index(order[0])] if order else None
+
     def nearest(self, weights: Sequence[float] | Array) -> int:
         """The non-dominated candidate of least weighted sum in box units. Raises ValueError where there is none."""
         wanted = np.array(weights, dtype=np.float64)

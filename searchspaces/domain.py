@@ -1,0 +1,29 @@
+"""What does a driver see of a search space? Names, bounds, a start, and the block shape."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Point: TypeAlias = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Domain:
+    """A box in natural units. Every array is read-only float64 of shape `(dim,)`; `shape` is `(groups, experts)`.
+
+    Coordinate `g * experts + k` belongs to free group g and expert k, and is called `group|expert`.
+    """
+
+    names: tuple[str, ...]
+    low: Point
+    high: Point
+    start: Point
+    shape: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        for array in (self.low, self.high, self.start):
+            array.setflags(write=False)

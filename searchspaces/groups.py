@@ -1,0 +1,71 @@
+"""Which tensors share a coefficient? Groups found from the tensors' names, for each granularity."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from types import MappingProxyType
+
+from searchspaces.errors import RecipeError
+
+GRANULARITIES = ("model", "layer", "module", "tensor")
+RULE = 1
+"""Part of every recipe's hash: a change of the rules below is a change of every recipe."""
+
+_BLOCK = re.compile(r"^(?:(.+?)\.)?(\d+)\.")  # the first integer of a name: the index into a list of blocks
+_KINDS = (
+    ("norm", re.compile(r"norm|(?:^|\.)ln(?:_|\d|\.|$)", re.I)),
+    ("attention", re.compile(r"att|(?:^|\.)[qkvo]_proj(?:\.|$)", re.I)),
+    ("mlp", re.compile(r"mlp|ffn|feed_?forward|intermediate|output|dense|(?:^|\.)(?:fc|w)_?\d|expert", re.I)),
+)
+_EMBEDDING = re.compile(r"emb|(?:^|\.)(?:wte|wpe|shared|cls_token|mask_token|distillation_token)(?:\.|$)", re.I)
+
+
+def group_tensors(tensors: Sequence[str], granularity: str) -> Mapping[str, tuple[str, ...]]:
+    """Group name -> names of its tensors, in the order of the model: embeddings, blocks by number, then the rest.
+
+    - `model`: one group, `model`.
+    - `layer`: one per block (`model.layers.3`: the first integer of a name marks it), one for all embeddings, and one
+      per module outside (`pooler`, `model.norm`, `lm_head`).
+    - `module`: each block in `.attention`, `.mlp` and `.norm`; outside blocks as `layer`.
+    - `tensor`: one per tensor.
+
+    Raises RecipeError for another granularity.
+    """
+    if granularity not in GRANULARITIES:
+        raise RecipeError(f"granularity {granularity!r} does not exist; there are: {', '.join(GRANULARITIES)}")
+    return _group_tensors(tuple(tensors), granularity)
+
+
+@lru_cache(maxsize=16)
+def _group_tensors(tensors: tuple[str, ...], granularity: str) -> Mapping[str, tuple[str, ...]]:
+    roots = {m[1].split(".")[0] for t in tensors if (m := _BLOCK.match(t)) and m[1]}
+    found: dict[str, list[str]] = {}
+    for name in sorted(tensors, key=order):
+        found.setdefault(_group(granularity, name, roots), []).append(name)
+    return MappingProxyType({group: tuple(names) for group, names in found.items()})
+
+
+def order(name: str) -> tuple[int, list[tuple[int, str]]]:
+    """Sort key that puts tensors in the order of a model: embeddings, blocks by number (2 before 11), then the rest."""
+    place = 1 if _BLOCK.match(name) else 0 if _EMBEDDING.search(name) else 2
+    return place, [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def _group(granularity: str, name: str, roots: set[str]) -> str:
+    if granularity in ("model", "tensor"):
+        return "model" if granularity == "model" else name
+    block = _BLOCK.match(name)
+    if block is None:
+        if _EMBEDDING.search(name):
+            return "embeddings"
+        parts = name.split(".")
+        # `model.norm.weight` where blocks are `model.layers.N`: `model` alone would say nothing
+        return ".".join(parts[: 2 if parts[0] in roots and len(parts) > 2 else 1])
+    layer = name[: block.end() - 1]
+    if granularity == "layer":
+        return layer
+    rest = name[block.end() :]
+    kind = next((kind for kind, pattern in _KINDS if pattern.search(rest)), rest.split(".")[0])
+    return f"{layer}.{kind}"

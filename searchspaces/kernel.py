@@ -1,0 +1,154 @@
+"""How are weights merged at the speed of memory? One compiled loop over chunks that stay in cache, free of the GIL."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba import carray, njit, types
+from numba.extending import intrinsic
+
+CHUNK = 2048  # elements: two fp32 scratch rows of 8 KB sit in the first level of cache, beside what streams through
+
+CODES = {torch.float32: 0, torch.bfloat16: 1}
+"""The dtypes that the kernel reads and writes, in any mixture; `reference.merge` does the others."""
+
+
+@intrinsic
+def _pointer(typing_context: Any, address: Any, kind: Any) -> Any:
+    """An integer address as a pointer to elements of the dtype `kind`."""
+    target = types.CPointer(kind.dtype)
+
+    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
+
+    return target(address, kind), build
+
+
+# The next three are 32-bit arithmetic, which vectorises; numba's own integers would become 64-bit.
+
+
+@intrinsic
+def _wide(typing_context: Any, half: Any) -> Any:
+    """bf16 bits as fp32: they are its upper half."""
+
+    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        word = ir.IntType(32)
+        return builder.bitcast(builder.shl(builder.zext(args[0], word), word(16)), ir.FloatType())
+
+    return types.float32(types.uint16), build
+
+
+@intrinsic
+def _rounded(typing_context: Any, number: Any) -> Any:
+    """The bits of an fp32 number rounded to bf16, to nearest even."""
+
+    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        word = ir.IntType(32)
+        bits = builder.bitcast(args[0], word)
+        odd = builder.and_(builder.lshr(bits, word(16)), word(1))
+        shifted = builder.lshr(builder.add(bits, builder.add(odd, word(0x7FFF))), word(16))
+        return builder.trunc(shifted, ir.IntType(16))
+
+    return types.uint16(types.float32), build
+
+
+@intrinsic
+def _larger(typing_context: Any, most: Any, number: Any) -> Any:
+    """The larger of `most` and the bits of an fp32 number's magnitude; infinity and NaN are above all finite ones."""
+
+    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        word = ir.IntType(32)
+        magnitude = builder.and_(builder.bitcast(args[1], word), word(0x7FFFFFFF))
+        return builder.select(builder.icmp_unsigned(">", magnitude, args[0]), magnitude, args[0])
+
+    return types.uint32(types.uint32, types.float32), build
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _halves(address, at, n):  # type: ignore[no-untyped-def]
+    return carray(_pointer(address + 2 * at, np.uint16), (n,))
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _floats(address, at, n):  # type: ignore[no-untyped-def]
+    return carray(_pointer(address + 4 * at, np.float32), (n,))
+
+
+@njit(nogil=True, cache=True)
+def _add(total, origin, at, n, k, count, experts, codes, scales):  # type: ignore[no-untyped-def]
+    # Four experts of one dtype in one pass keep the sums in registers, and more reads under way; the order of the sums
+    # is that of the experts all the same. Returns how many were added.
+    same = count - k >= 4 and codes[k] == codes[k + 1] == codes[k + 2] == codes[k + 3]
+    if same:
+        p, q, r, s = scales[k], scales[k + 1], scales[k + 2], scales[k + 3]
+        if codes[k] == 1:
+            a, b = _halves(experts[k], at, n), _halves(experts[k + 1], at, n)
+            c, d = _halves(experts[k + 2], at, n), _halves(experts[k + 3], at, n)
+            for i in range(n):
+                o = origin[i]
+                total[i] = (
+                    ((total[i] + p * (_wide(a[i]) - o)) + q * (_wide(b[i]) - o)) + r * (_wide(c[i]) - o)
+                ) + s * (_wide(d[i]) - o)
+        else:
+            e, f = _floats(experts[k], at, n), _floats(experts[k + 1], at, n)
+            g, h = _floats(experts[k + 2], at, n), _floats(experts[k + 3], at, n)
+            for i in range(n):
+                o = origin[i]
+                total[i] = (((total[i] + p * (e[i] - o)) + q * (f[i] - o)) + r * (g[i] - o)) + s * (h[i] - o)
+        return 4
+    p = scales[k]
+    if codes[k] == 1:
+        a = _halves(experts[k], at, n)
+        for i in range(n):
+            total[i] += p * (_wide(a[i]) - origin[i])
+    else:
+        e = _floats(experts[k], at, n)
+        for i in range(n):
+            total[i] += p * (e[i] - origin[i])
+    return 1
+
+
+_SIGNATURE = "boolean(int64, int64, int64[::1], int64[::1], float32, float32[::1], int64, int64, int64, int64)"
+
+
+@njit(_SIGNATURE, nogil=True, cache=True)
+def merge(base, base_code, experts, codes, base_scale, scales, out, out_code, start, stop):  # type: ignore[no-untyped-def]
+    """Elements `start` to `stop` of `base_scale * base + sum_k scales_k * (expert_k - base)`, written to `out`.
+
+    `base`, `experts` (K) and `out` are addresses of contiguous memory, each with its dtype's code from `CODES`; scales
+    are float32, K of them, none of them 0: the caller leaves those experts out. Sums are fp32 in the order of the
+    experts, without fused multiply-add; bf16 results are rounded to nearest even. Returns whether all are finite.
+    """
+    origin = np.empty(CHUNK, np.float32)
+    total = np.empty(CHUNK, np.float32)
+    largest = np.uint32(0)
+    for at in range(start, stop, CHUNK):
+        n = min(CHUNK, stop - at)
+        if base_code == 1:
+            halves = _halves(base, at, n)
+            for i in range(n):
+                origin[i] = _wide(halves[i])
+                total[i] = base_scale * origin[i]
+        else:
+            floats = _floats(base, at, n)
+            for i in range(n):
+                origin[i] = floats[i]
+                total[i] = base_scale * origin[i]
+        k = 0
+        while k < len(experts):
+            k += _add(total, origin, at, n, k, len(experts), experts, codes, scales)
+        if out_code == 1:
+            narrow = _halves(out, at, n)
+            for i in range(n):
+                narrow[i] = _rounded(total[i])
+                largest = _larger(largest, total[i])
+        else:
+            full = _floats(out, at, n)
+            for i in range(n):
+                full[i] = total[i]
+                largest = _larger(largest, total[i])
+    # 0x7F7F8000 is the least magnitude that rounds to infinity in bf16, 0x7F800000 is infinity
+    return largest < (np.uint32(0x7F7F8000) if out_code == 1 else np.uint32(0x7F800000))

@@ -1,0 +1,149 @@
+"""How does a recipe become weights? One resident model rewritten in place, or tensors streamed for an export."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from searchspaces import kernel, methods, reference
+from searchspaces.errors import NonFinite, RecipeError
+from searchspaces.groups import group_tensors
+from searchspaces.loading import load_model as load_model
+from searchspaces.loading import targets
+from searchspaces.pool import Pool
+from searchspaces.recipe import Recipe
+
+SLICE = 1 << 21  # elements: what one thread takes at a time, so that a large embedding does not keep the others waiting
+
+
+@dataclass(frozen=True, eq=False)
+class _Job:
+    """One merged tensor: where its sources lie, and where the result goes. All tensors flat and contiguous."""
+
+    name: str
+    base: torch.Tensor
+    experts: tuple[torch.Tensor, ...]
+    out: torch.Tensor
+    addresses: NDArray[np.int64]  # (K,) of the experts
+    codes: NDArray[np.int64]  # (K,) their dtypes in the kernel's words
+    fast: bool
+
+    @classmethod
+    def of(cls, pool: Pool, name: str, out: torch.Tensor) -> _Job:
+        base = pool.base.tensor(name).reshape(-1)
+        experts = tuple(e.tensor(name).reshape(-1) for e in pool.experts.values())
+        every = (base, *experts, out)
+        fast = all(t.dtype in kernel.CODES and t.device.type == "cpu" for t in every)
+        addresses = np.array([e.data_ptr() for e in experts], dtype=np.int64)
+        codes = np.array([kernel.CODES.get(e.dtype, -1) for e in experts], dtype=np.int64)
+        return cls(name, base, experts, out, addresses, codes, fast)
+
+    def run(self, base_scale: float, scales: NDArray[np.float32], start: int, stop: int) -> bool:
+        """Merge elements `start` to `stop`; says whether the results are finite. `scales` has shape (K,)."""
+        if not self.fast:
+            part = slice(start, stop)
+            experts = [e[part] for e in self.experts]
+            return reference.merge(self.out[part], self.base[part], experts, base_scale, scales.tolist())
+        active = scales != 0
+        return bool(
+            kernel.merge(
+                self.base.data_ptr(), kernel.CODES[self.base.dtype], self.addresses[active], self.codes[active],
+                np.float32(base_scale), scales[active], self.out.data_ptr(), kernel.CODES[self.out.dtype], start, stop,
+            )
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class _Scales:
+    """A linear recipe's scales by group, and each merged tensor's group."""
+
+    base: NDArray[np.float32]  # (G,)
+    experts: NDArray[np.float32]  # (G, K), experts in the pool's order
+    row: dict[str, int]  # tensor name -> group
+
+    @classmethod
+    def of(cls, pool: Pool, recipe: Recipe) -> _Scales:
+        if set(recipe.experts) != set(pool.names) or len(recipe.experts) != len(pool.names):
+            raise RecipeError(f"the recipe's experts are {list(recipe.experts)}, the pool's {list(pool.names)}")
+        groups = group_tensors([t.name for t in pool.merged], recipe.granularity)
+        if tuple(groups) != recipe.groups:
+            odd = min(set(groups) ^ set(recipe.groups), default=recipe.granularity)
+            raise RecipeError(f"the recipe's groups are not this pool's ({odd!r}); it is of another pool")
+        rule = methods.load(recipe.method)(recipe.options)
+        columns = [recipe.experts.index(name) for name in pool.names]
+        with np.errstate(over="ignore"):  # beyond fp32: the weights become infinite, and are refused as such
+            base, experts = (s.astype(np.float32) for s in rule.mix(recipe.coefficients))
+        row = {t: g for g, tensors in enumerate(groups.values()) for t in tensors}
+        return cls(base, np.ascontiguousarray(experts[:, columns]), row)
+
+    def run(self, job: _Job, start: int, stop: int) -> bool:
+        g = self.row[job.name]
+        return job.run(float(self.base[g]), self.experts[g], start, stop)
+
+
+class Resident:
+    """The base's transformers model, loaded once, whose weights `write` makes those of a recipe.
+
+    `dtype` None keeps the base's. On the CPU the same recipe gives the same bits whatever the number of threads. The
+    experts' pages belong to the system's cache and are shared by every process of the host.
+    """
+
+    def __init__(self, pool: Pool, device: str = "cpu", dtype: torch.dtype | None = None, threads: int = 1) -> None:
+        """Load the model on a device; no remote code is run, and nothing is fetched.
+
+        Raises PoolError where transformers has no such architecture, or loads a merged tensor as something else.
+        Parameters that the base does not store (a pooler, say) are NaN: what they touch is refused, never random.
+        """
+        self.model: Any = load_model(pool.base.folder, device, dtype)
+        self._pool = pool
+        self._jobs = [_Job.of(pool, name, out) for name, out in targets(pool, self.model).items()]
+        self._slices = [
+            (job, at, min(at + SLICE, len(job.out))) for job in self._jobs for at in range(0, len(job.out), SLICE)
+        ]
+        self._threads = ThreadPoolExecutor(threads, "merge") if threads > 1 and device == "cpu" else None
+
+    @torch.no_grad()
+    def write(self, recipe: Recipe) -> None:
+        """Make the model's weights those of the recipe, in place, in the model's dtype; sums are fp32.
+
+        Raises RecipeError where the recipe is not of this pool, and NonFinite, naming the tensor, where a weight came
+        out NaN or infinite: the model then is no candidate until the next `write`.
+        """
+        scales = _Scales.of(self._pool, recipe)
+
+        def one(part: tuple[_Job, int, int]) -> str | None:
+            return None if scales.run(*part) else part[0].name
+
+        found = self._threads.map(one, self._slices) if self._threads else map(one, self._slices)
+        # the whole map is drained before anything is raised: no thread writes on after we return
+        bad = [name for name in found if name is not None]
+        if bad:
+            raise _not_finite(bad[0])
+
+
+def merged_tensors(pool: Pool, recipe: Recipe, dtype: torch.dtype | None = None) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every tensor of the merged model by the base's names, one at a time, on the CPU; copied ones are the base's.
+
+    `dtype` None keeps the base's; with the dtype of a `Resident` on the CPU, weights have its very bits. Raises as
+    `Resident.write`.
+    """
+    scales = _Scales.of(pool, recipe)
+    for info in (*pool.merged, *pool.copied):
+        if info.name not in scales.row:
+            tensor = pool.base.tensor(info.name)
+            yield info.name, tensor.to(dtype) if dtype and info.dtype.is_floating_point else tensor
+            continue
+        out = torch.empty(info.shape, dtype=dtype or info.dtype)
+        if not scales.run(_Job.of(pool, info.name, out.view(-1)), 0, out.numel()):
+            raise _not_finite(info.name)
+        yield info.name, out
+
+
+def _not_finite(name: str) -> NonFinite:
+    return NonFinite(f"merged tensor {name!r} has NaN or infinity; the coefficients are too large for its dtype")

@@ -1,0 +1,52 @@
+"""What does a merge method owe? Options with defaults, and for a linear one the scales of base and task vectors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import ClassVar, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from searchspaces.errors import RecipeError
+
+Option: TypeAlias = bool | int | float | str
+Mix: TypeAlias = tuple[NDArray[np.float64], NDArray[np.float64]]
+
+
+class Method(Protocol):
+    """How task vectors become merged weights. Made from complete, checked options (see `complete`)."""
+
+    summary: ClassVar[str]
+    defaults: ClassVar[Mapping[str, Option]]
+    linear: ClassVar[bool]  # merged weights are `mix` applied to base and task vectors
+    random: ClassVar[bool]  # draws from the run's seed, which then is part of the recipe
+
+    unit: float  # the coefficient at which one expert alone, all others 0, gives that expert
+    sweep: tuple[float, ...]  # global coefficients worth asking before any search
+
+    def __init__(self, options: Mapping[str, Option]) -> None: ...
+
+    def mix(self, coefficients: NDArray[np.float64]) -> Mix:
+        """Scales of base `(G,)` and of task vectors `(G, K)` for coefficients `(G, K)`.
+
+        A group's merged weights are `base_scale * theta_0 + sum_k expert_scale_k * (theta_k - theta_0)`.
+        """
+        ...
+
+
+def complete(name: str, defaults: Mapping[str, Option], options: Mapping[str, Option]) -> dict[str, Option]:
+    """A method's options with its defaults filled in; raises RecipeError for unknown ones and for wrong types."""
+    found = dict(defaults)
+    for key, value in options.items():
+        if key not in defaults:
+            known = ", ".join(sorted(defaults)) or "none"
+            raise RecipeError(f"method {name} has no option {key!r}; there are: {known}")
+        wanted = type(defaults[key])
+        if wanted is float and type(value) is int:
+            value = float(value)
+        if type(value) is not wanted or (isinstance(value, float) and not math.isfinite(value)):
+            raise RecipeError(f"method {name}: option {key} must be a finite {wanted.__name__}, got {value!r}")
+        found[key] = value
+    return found

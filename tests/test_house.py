@@ -1,0 +1,86 @@
+"""Does the house keep its own rules? Who may import whom, what is light to import, and what is nowhere."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+ROOMS = ("optimizer", "searchspaces", "evaluators")
+FILES = sorted(p for room in ROOMS for p in (ROOT / room).rglob("*.py"))
+
+# path pattern -> what of the project it may import, and what it never imports at all
+RULES = [
+    (r"evaluators/.*", r"evaluators(\..*)?", r"ray|cma|optuna"),
+    (r"searchspaces/.*", r"searchspaces(\..*)?", r"ray|lm_eval|cma|optuna"),
+    (r"optimizer/driver\.py", r"(?!)", r"torch|ray"),
+    (r"optimizer/drivers/.*", r"optimizer\.driver", r"torch|ray"),
+    (r"optimizer/(ledger|front)\.py", r"optimizer\.(driver|answer|errors)|evaluators\.evaluator", r"torch|ray"),
+    (
+        r"optimizer/search\.py",
+        r"optimizer\.(answer|driver|errors|executor|front|ledger|objectives)",
+        r"torch|ray|cma|optuna",
+    ),
+]
+
+
+def imported(path: Path) -> set[str]:
+    """Modules that a file imports, wherever in the file, but for what only a type checker sees."""
+    tree = ast.parse(path.read_text())
+    hidden = {
+        id(node)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
+        for node in ast.walk(block)
+    }
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if id(node) in hidden:
+            continue
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+            if node.module in ROOMS:
+                found.update(f"{node.module}.{alias.name}" for alias in node.names if (ROOT / node.module / f"{alias.name}.py").exists())
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=[str(p.relative_to(ROOT)) for p in FILES])
+def test_a_file_imports_only_what_its_room_may(path: Path) -> None:
+    name = str(path.relative_to(ROOT))
+    for pattern, allowed, never in RULES:
+        if not re.fullmatch(pattern, name):
+            continue
+        own = {m for m in imported(path) if m.split(".")[0] in ROOMS} - set(ROOMS)
+        assert not {m for m in own if not re.fullmatch(allowed, m)}
+        assert not {m for m in imported(path) if re.fullmatch(never, m.split(".")[0])}
+
+
+def test_only_the_cluster_imports_ray() -> None:
+    assert [p.name for p in FILES if any(m.split(".")[0] == "ray" for m in imported(p))] == ["cluster.py"]
+
+
+def test_nothing_pickles_and_yaml_is_read_by_the_strict_loader_alone() -> None:
+    for path in FILES:
+        names = {m.split(".")[0] for m in imported(path)}
+        assert not names & {"pickle", "dill", "cloudpickle", "joblib", "yaml", "shelve", "marshal"}, path
+        assert "torch.load(" not in path.read_text(), path
+
+
+def test_every_file_says_in_its_first_line_which_question_it_answers() -> None:
+    for path in FILES:
+        first = path.read_text().partition("\n")[0]
+        assert first.startswith('"""') and "?" in first, path
+
+
+@pytest.mark.parametrize("module", ["optimizer", "searchspaces", "evaluators", "optimizer.cli", "optimizer.drivers"])
+def test_packages_and_the_command_line_load_nothing_heavy(module: str) -> None:
+    heavy = "{'torch', 'ray', 'transformers', 'numba', 'cma', 'optuna', 'pandas', 'datasets', 'plotly'}"
+    code = f"import sys, {module}; print(sorted(set(sys.modules) & {heavy}))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

@@ -1,0 +1,75 @@
+"""What the door of a job file lets in: values as YAML 1.2 means them, and refusals that name key, rule and value."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from optimizer.errors import JobError
+from optimizer.job import MAX_BYTES, Job
+
+GOOD = """
+name: demo
+models: {base: models/base, experts: {a: models/a, "no": models/b}}
+space: {bounds: [0, 1e0], options: {lambda: 1e-1}}
+evaluators: [{kind: classification, name: a, data: a.jsonl}]
+objectives: [a.accuracy]
+driver: {name: cma, sigma: 1e-3}
+"""
+
+
+def load(tmp_path: Path, text: str) -> Job:
+    (tmp_path / "job.yaml").write_text(text)
+    return Job.load(tmp_path / "job.yaml")
+
+
+def test_a_job_read_and_written_is_the_same_job(tmp_path: Path) -> None:
+    job = load(tmp_path, GOOD)
+    (tmp_path / "elsewhere").mkdir()
+    assert load(tmp_path / "elsewhere", job.yaml()) == job
+
+
+def test_yaml_values_are_those_of_yaml_1_2(tmp_path: Path) -> None:
+    job = load(tmp_path, GOOD)
+    assert job.driver.options == {"sigma": 0.001}
+    assert list(job.models.experts) == ["a", "no"]
+    assert job.space.options == {"lambda": 0.1}
+
+
+def test_relative_paths_start_at_the_job_file_and_root_moves_them(tmp_path: Path) -> None:
+    assert load(tmp_path, GOOD).path("models/base") == tmp_path / "models/base"
+    assert load(tmp_path, GOOD + "root: ..\n").path("x").resolve() == (tmp_path.parent / "x").resolve()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (GOOD + "colour: red\n", r"colour: unknown key"),
+        (GOOD + "name: twice\n", r"duplicate key"),
+        (GOOD.replace("bounds: [0, 1e0]", "bounds: [0]"), r"space\.bounds"),
+        (GOOD.replace("[a.accuracy]", "[]"), r"objectives: List should have at least 1 item"),
+        (GOOD.replace("name: demo", "name: ../../etc"), r"name: expected letters, digits"),
+        (GOOD.replace("{a: models/a", "{'a/b': models/a"), r"models\.experts.*expected letters, digits"),
+        (GOOD.replace("models/base", "3"), r"models\.base: Input should be a valid string, got int 3"),
+        (GOOD + "budget: {evaluations: 0}\n", r"budget\.evaluations: .*greater than or equal to 1"),
+        (GOOD + "executor: {kind: slurm}\n", r"executor\.kind: .*'inline' or 'ray'"),
+        (GOOD.replace("}]", "}, {kind: language, name: a, data: b}]"), r"the name 'a' is used twice"),
+        ("a: &x 1\nb: *x\n", r"aliases \(\*x\) are refused"),
+        ("- 1\n", r"expected a mapping of keys"),
+        ("", r"expected a mapping of keys.*got nothing"),
+        ("a: [\n", r"not valid YAML"),
+        ("a: !!python/object/apply:os.system [ls]\n", r"not valid YAML|expected"),
+        ("# " + "x" * MAX_BYTES, r"has at most"),
+    ],
+)
+def test_a_bad_job_is_refused_in_one_clear_error(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(JobError, match=message) as caught:
+        load(tmp_path, text)
+    assert caught.value.exit_code == 2
+    assert "job.yaml" in str(caught.value)
+
+
+def test_a_missing_job_file_says_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(JobError, match="mergeopt init"):
+        Job.load(tmp_path / "none.yaml")
