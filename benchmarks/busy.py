@@ -1,7 +1,7 @@
 """Do workers ever wait? 64 simulated workers with heavy-tailed evaluation times, driven by the real loop and ledger.
 
-Workers are threads that sleep: log-normal times (median 0.6 s, sigma 1, so the mean is 1 s and one in a hundred takes 6 s),
-a function of the question's number alone. Busy time is what the workers slept over what they could have, from the first
+Workers are threads that sleep: log-normal times (median 0.6 s, sigma 1: the mean is 1 s, one in a hundred takes 6 s), a
+function of the question's number alone. Busy time is what the workers slept over what they could have, from the first
 question to the last submission. Bound: 95 %. Beside it, the same times with a barrier per generation of 64.
 
     python benchmarks/busy.py [--candidates 3000] [--driver cma]
@@ -21,17 +21,17 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-from simulated import Bowl  # noqa: E402
+from simulated import Bowl
 
-from optimizer.answer import Answer  # noqa: E402
-from optimizer.driver import Question, random_stream  # noqa: E402
-from optimizer.drivers import find  # noqa: E402
-from optimizer.drivers.anchors import Anchored  # noqa: E402
-from optimizer.drivers.scalarised import Scalarised  # noqa: E402
-from optimizer.ledger import Ledger  # noqa: E402
-from optimizer.objectives import Objective  # noqa: E402
-from optimizer.search import Search  # noqa: E402
-from searchspaces import CoefficientSpace  # noqa: E402
+from optimizer.answer import Answer
+from optimizer.driver import Question, random_stream
+from optimizer.drivers import find
+from optimizer.drivers.anchors import Anchored
+from optimizer.drivers.scalarised import Scalarised
+from optimizer.ledger import Ledger
+from optimizer.objectives import Objective
+from optimizer.search import Search
+from searchspaces import CoefficientSpace
 
 WORKERS = 64
 

@@ -1,4 +1,4 @@
-"""What does a candidate cost beside its evaluation? 10,000 of them through Ray in 1,000 dimensions; then the ledger replayed.
+"""What does a candidate cost beside its evaluation? 10,000 through Ray in 1,000 dimensions; then the ledger replayed.
 
 The evaluator returns at once, so all that is left is ours: ask, decode, hash, ship, commit, tell, front. Bound: 10 ms a
 candidate; the ledger of 10,000 opens and replays in 3 s or less.
@@ -75,9 +75,12 @@ def main() -> None:
         replay = time.perf_counter() - started
         size = path.stat().st_size
     assert again.answered == chosen.candidates and again.front.nondominated == running.front.nondominated
-    print(f"driver {chosen.driver}, {len(space.domain.names)} dimensions, {chosen.candidates} candidates, {chosen.workers} workers")
+    dims, count = len(space.domain.names), chosen.candidates
+    print(f"driver {chosen.driver}, {dims} dimensions, {count} candidates, {chosen.workers} workers")
     print(f"per candidate  {1e3 * each:7.2f} ms   bound 10 ms   {'PASS' if each <= 0.010 else 'FAIL'}")
-    print(f"replay         {replay:7.2f} s    bound  3 s    {'PASS' if replay <= 3 else 'FAIL'}   ledger {size / 1e6:.0f} MB")
+    print(
+        f"replay         {replay:7.2f} s    bound  3 s    {'PASS' if replay <= 3 else 'FAIL'}   ledger {size / 1e6:.0f} MB"
+    )
 
 
 class _Idle:

@@ -116,6 +116,7 @@ class Classification:
             self._forward, rows = heads.model_head(self.name, head, config, reads, setting.model, pad_id)
         else:
             self._forward, rows = heads.linear_head(self.name, head, pooling, asked.normalize, setting.device)
+        self.head_use = heads.HeadUse.of(asked.head or self.name, head, pooling, asked.normalize, reads)
         classes = labels.class_list(self.name, asked.classes, config, self._labels, rows)
         self._classes = len(classes)
         self._truth = labels.numbers(self._items, asked.label, self._labels, classes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,31 @@ Pooling = Literal["model", "cls", "mean"]
 Forward = Callable[[Any, Mapping[str, Tensor]], Tensor]
 """`forward(model, inputs)` -> logits float32 `(b, classes)` of the resident model as it is now."""
 
+
+@dataclass(frozen=True)
+class HeadUse:
+    """How an evaluator reads a task's head, for whoever loads the merged model later.
+
+    `auto` is the transformers class of a whole classifier (pooling `model`); else `weight` and `bias` name the tensors
+    of a linear head on vectors pooled by `pooling` and, with `normalize`, scaled to length 1.
+    """
+
+    expert: str
+    pooling: Pooling
+    normalize: bool
+    auto: str | None = None
+    weight: str | None = None
+    bias: str | None = None
+
+    @classmethod
+    def of(cls, expert: str, head: Head, pooling: Pooling, unit: bool, reads: Literal["text", "image"]) -> HeadUse:
+        if pooling == "model":
+            return cls(expert, pooling, unit, AUTO[reads])
+        parts = {match[2]: key for key in head.tensors if (match := LINEAR.search(key))}
+        return cls(expert, pooling, unit, None, parts.get("weight"), parts.get("bias"))
+
+
+AUTO = {"text": "AutoModelForSequenceClassification", "image": "AutoModelForImageClassification"}
 LINEAR = re.compile(r"(?:^|\.)(classifier|score|head)\.(weight|bias)$")
 
 
@@ -98,10 +124,7 @@ def model_head(
     """
     import transformers
 
-    auto = {
-        "text": transformers.AutoModelForSequenceClassification,
-        "image": transformers.AutoModelForImageClassification,
-    }[reads]
+    auto = getattr(transformers, AUTO[reads])
     parameter = next(model.parameters())
     try:
         with torch.device("meta"):
@@ -130,7 +153,7 @@ def _assign(
 ) -> dict[str, torch.nn.Module]:
     """Give the classifier the head's tensors; returns modules of the trunk that belong to the head, by name.
 
-    `resident` are the names of the trunk's own tensors. A module inside the trunk is the head's as a whole or not at all.
+    `resident` are the names of the trunk's own tensors. A module inside the trunk is the head's as a whole, or not.
     """
     prefix = classifier.base_model_prefix
     shapes = {key: value for key, value in classifier.state_dict().items()}

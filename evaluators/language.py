@@ -20,7 +20,7 @@ from evaluators.options import Count, ItemOptions, parse
 from evaluators.splits import load_items
 
 CHUNK = 2**24
-"""Logits held at once: 64 MB in float32, whatever the vocabulary and the length of the texts."""
+"""Logits made at once: 64 MB in float32, and about two such copies more while the loss is computed."""
 
 
 class LanguageOptions(ItemOptions):

@@ -29,7 +29,7 @@ class Failure:
 class Answer:
     """What came of question `number` on the items of `split`.
 
-    `measures` and `per_item` are keyed by the qualified metric name (`spam.accuracy`); per-item values are float32 `(n,)`.
+    `measures` and `per_item` are keyed by qualified metric name (`spam.accuracy`); per-item values are float32 `(n,)`.
     """
 
     number: int

@@ -52,7 +52,7 @@ def check_job(job: Job, allow_code: bool = False) -> dict[str, Any]:
         "heldout_seconds": heldout,
         "worker_private_bytes": _private_bytes(),
         "empty_worker_private_bytes": before,
-        "pool_bytes": pool.bytes,
+        "pool_bytes": pool.base.bytes + sum(e.bytes for e in pool.experts.values()),
         "available_bytes": psutil.virtual_memory().available,
         "search_seconds": ready + evaluations * seconds / workers,
         "heldout_seconds_at_most": evaluations * heldout / workers,
@@ -62,16 +62,24 @@ def check_job(job: Job, allow_code: bool = False) -> dict[str, Any]:
 
 def print_check(found: dict[str, Any]) -> None:
     """The findings as a table."""
+    once, unseen = found["candidate_seconds"], found["heldout_seconds"]
+    rows = {
+        "job": f"{found['name']}: valid",
+        "pool": f"{len(found['experts'])} experts of {found['parameters'] / 1e6:.1f} M parameters, "
+        f"{_gb(found['pool_bytes'])} on disk in all",
+        "dimension": f"{found['dimension']} coefficients in {found['groups']} groups",
+        "objectives": ", ".join(found["objectives"]),
+        "items": ", ".join(f"{k} {a} + {b} held out" for k, (a, b) in found["items"].items()),
+        "memory": f"{_gb(found['worker_private_bytes'])} private in each of {found['workers']} workers, beside the "
+        f"shared pool; {_gb(found['available_bytes'])} free here",
+        "one candidate": f"{once:.3g} s, and {unseen:.3g} s on held-out items (measured on one)",
+        "search": f"{found['evaluations']} candidates ({found['anchors']} of them anchors): "
+        f"about {duration(found['search_seconds'])}",
+        "held-out": f"at most {duration(found['heldout_seconds_at_most'])}, if every candidate were on the front",
+    }
     table = Table(show_header=False, box=None)
-    table.add_row("job", f"{escape(found['name'])}: valid")
-    table.add_row("pool", f"{len(found['experts'])} experts of {found['parameters'] / 1e6:.1f} M parameters, {_gb(found['pool_bytes'])} on disk")
-    table.add_row("dimension", f"{found['dimension']} coefficients in {found['groups']} groups")
-    table.add_row("objectives", escape(", ".join(found["objectives"])))
-    table.add_row("items", escape(", ".join(f"{k} {a} + {b} held out" for k, (a, b) in found["items"].items())))
-    table.add_row("memory", f"{_gb(found['worker_private_bytes'])} private in each of {found['workers']} workers, beside the shared pool; {_gb(found['available_bytes'])} free here")
-    table.add_row("one candidate", f"{found['candidate_seconds']:.3g} s, and {found['heldout_seconds']:.3g} s on held-out items (measured on one)")
-    table.add_row("search", f"{found['evaluations']} candidates ({found['anchors']} of them anchors): about {duration(found['search_seconds'])}")
-    table.add_row("held-out", f"at most {duration(found['heldout_seconds_at_most'])}, if every candidate were on the front")
+    for name, text in rows.items():
+        table.add_row(name, escape(text))
     console = Console()
     console.print(table)
     for warning in found["warnings"]:
@@ -89,7 +97,9 @@ def _seconds(worker: Any, split: str) -> float:
 def _warnings(job: Job, anchors: int) -> list[str]:
     found = []
     if job.budget.evaluations <= anchors:
-        found.append(f"the {anchors} anchors alone use up the budget of {job.budget.evaluations}; give it more to search")
+        found.append(
+            f"the {anchors} anchors alone use up the budget of {job.budget.evaluations}; give it more to search"
+        )
     if job.executor.kind == "ray" and job.executor.address == "local":
         wanted, cores = job.executor.workers * job.executor.threads, psutil.cpu_count() or 1
         if wanted > cores:

@@ -1,4 +1,4 @@
-"""What does the command line offer? Each command is thin: it calls what a notebook calls, and prints. Imports are lazy."""
+"""What does the command line offer? Each command calls what a notebook calls, and prints. Imports are lazy."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ DEFAULT_RUNS = Path("runs")
 @app.command()
 def init(
     base: Annotated[str, typer.Option(help="The base model's folder.", show_default=False)],
-    expert: Annotated[list[str], typer.Option(help="An expert, NAME=FOLDER; give it once for each.", show_default=False)],
+    expert: Annotated[
+        list[str], typer.Option(help="An expert, NAME=FOLDER; give it once for each.", show_default=False)
+    ],
     data: Annotated[list[str] | None, typer.Option(help="Items of a task, NAME=FILE; once for each.")] = None,
     out: Annotated[Path, typer.Option(help="The job file to write.")] = Path("job.yaml"),
 ) -> None:
@@ -70,7 +72,9 @@ def run(
 
     loaded = Job.load(job)
     if name is not None:
-        loaded = Job.parse({**loaded.model_dump(mode="json", exclude_none=True), "name": name}, Path(loaded.root or "."))
+        loaded = Job.parse(
+            {**loaded.model_dump(mode="json", exclude_none=True), "name": name}, Path(loaded.root or ".")
+        )
     made = Run.create(loaded, runs, allow_code, lambda what: typer.echo(f"reading {what}", err=True))
     typer.echo(f"run {made.folder}")
     _drive(made, None, allow_code)
@@ -80,7 +84,9 @@ def run(
 def resume(
     name: RunName,
     runs: Runs = DEFAULT_RUNS,
-    evaluations: Annotated[int | None, typer.Option(min=1, help="A new budget, in candidates.", show_default=False)] = None,
+    evaluations: Annotated[
+        int | None, typer.Option(min=1, help="A new budget, in candidates.", show_default=False)
+    ] = None,
     allow_code: AllowCode = False,
 ) -> None:
     """Go on where a run was stopped or killed; nothing that was answered is asked again."""
@@ -108,7 +114,9 @@ def front(name: RunName, runs: Runs = DEFAULT_RUNS, json_out: AsJson = False) ->
 @app.command("show")
 def show_candidate(
     name: RunName,
-    candidate: Annotated[str, typer.Argument(help="A number, a recipe hash, an anchor's name, best, or best:METRIC.")] = "best",
+    candidate: Annotated[
+        str, typer.Argument(help="A number, a recipe hash, an anchor's name, best, or best:METRIC.")
+    ] = "best",
     runs: Runs = DEFAULT_RUNS,
     json_out: AsJson = False,
 ) -> None:
@@ -123,7 +131,9 @@ def show_candidate(
 @app.command()
 def export(
     name: RunName,
-    candidate: Annotated[str, typer.Argument(help="A number, a recipe hash, an anchor's name, best, or best:METRIC.")] = "best",
+    candidate: Annotated[
+        str, typer.Argument(help="A number, a recipe hash, an anchor's name, best, or best:METRIC.")
+    ] = "best",
     out: Annotated[Path | None, typer.Option(help="The folder to make; by default under the run's exports/.")] = None,
     runs: Runs = DEFAULT_RUNS,
     allow_code: AllowCode = False,
@@ -136,7 +146,9 @@ def export(
 @app.command()
 def report(
     name: RunName,
-    out: Annotated[Path | None, typer.Option(help="The file to write; by default report.html in the run's folder.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The file to write; by default report.html in the run's folder.")
+    ] = None,
     runs: Runs = DEFAULT_RUNS,
 ) -> None:
     """Write the standalone HTML report."""
@@ -197,7 +209,9 @@ def _drive(made: Run, evaluations: int | None, allow_code: bool) -> None:
     show.print_front(results)
     typer.echo(f"report {made.report()}")
     if search.stopped:
-        typer.echo(f"stopped with {search.answered} of {search.evaluations} candidates; 'mergeopt resume {made.folder}' goes on")
+        typer.echo(
+            f"stopped at {search.answered} of {search.evaluations} candidates; 'mergeopt resume {made.folder}' goes on"
+        )
         raise SystemExit(130)
 
 
@@ -211,7 +225,9 @@ class _Interruptible:
         self._before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         if isinstance(error, KeyboardInterrupt):

@@ -1,4 +1,4 @@
-"""How do questions reach Ray? Actors with one resident model each, no barrier between them. The only file that imports ray."""
+"""How do questions reach Ray? Actors with one resident model each, and no barrier. The only file that imports ray."""
 
 from __future__ import annotations
 
@@ -193,7 +193,9 @@ class RayExecutor:
 
 def _failed(task: _Task, kind: FailureKind, reason: str) -> Answer:
     q = task.question
-    return Answer(q.number, q.items.split, failure=Failure(kind, reason), worker=f"ray-{task.worker}", attempts=task.attempts)
+    return Answer(
+        q.number, q.items.split, failure=Failure(kind, reason), worker=f"ray-{task.worker}", attempts=task.attempts
+    )
 
 
 def _cause(error: RayTaskError) -> Exception:
@@ -201,4 +203,6 @@ def _cause(error: RayTaskError) -> Exception:
     cause = error.cause
     if isinstance(cause, Exception) and hasattr(cause, "exit_code"):
         return cause
-    return WorkerError(f"the workers cannot start: {type(cause).__name__}: {cause}; 'mergeopt check' tries one in this process")
+    return WorkerError(
+        f"the workers cannot start: {type(cause).__name__}: {cause}; 'mergeopt check' tries one in this process"
+    )

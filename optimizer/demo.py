@@ -1,4 +1,4 @@
-"""What can be tried at once, offline? A tiny ViT base and four experts trained on scikit-learn's digits, and their job."""
+"""What can be tried at once, offline? A tiny ViT base and four experts, trained on digits, and their job."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _digits() -> dict[str, tuple[Images, Labels]]:
 
 
 def _train(out: Path, data: dict[str, tuple[Images, Labels]], say: Callable[[str], None]) -> None:
-    """The base jointly on a few images of every task; then an expert a task, under the head the base was trained with."""
+    """The base jointly on a few images of every task; then an expert a task, under the head it was trained with."""
     import torch
     from transformers import ViTConfig, ViTForImageClassification, ViTModel
 
@@ -76,13 +76,25 @@ def _train(out: Path, data: dict[str, tuple[Images, Labels]], say: Callable[[str
             models[name].vit = trunk
         say("training the base on a few images of every task")
         few = {name: (x[:PRETRAINED], y[:PRETRAINED]) for name, (x, y) in data.items()}
-        _fit(models, few, [*trunk.parameters(), *(p for m in models.values() for p in m.classifier.parameters())], BASE_STEPS, BASE_RATE)
+        _fit(
+            models,
+            few,
+            [*trunk.parameters(), *(p for m in models.values() for p in m.classifier.parameters())],
+            BASE_STEPS,
+            BASE_RATE,
+        )
         trunk.save_pretrained(out / "base")
         start = {k: v.clone() for k, v in trunk.state_dict().items()}
         for name, (x, y) in data.items():
             say(f"training the expert {name!r}")
             trunk.load_state_dict(start)
-            _fit({name: models[name]}, {name: (x[:TRAINED], y[:TRAINED])}, list(trunk.parameters()), EXPERT_STEPS, EXPERT_RATE)
+            _fit(
+                {name: models[name]},
+                {name: (x[:TRAINED], y[:TRAINED])},
+                list(trunk.parameters()),
+                EXPERT_STEPS,
+                EXPERT_RATE,
+            )
             models[name].save_pretrained(out / "experts" / name)
     torch.set_num_threads(threads)
 
@@ -104,7 +116,7 @@ def _fit(
             logits = models[name](torch.from_numpy(x[rows, None])).logits
             loss = loss + torch.nn.functional.cross_entropy(logits, torch.from_numpy(y[rows]))
         optimiser.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
 
 
@@ -118,7 +130,8 @@ def _save_items(path: Path, images: Images, labels: Labels, classes: list[str]) 
 def _job_text(evaluations: int) -> str:
     experts = "\n".join(f"    {name}: experts/{name}" for name in TASKS)
     entries = "\n".join(
-        f"  - {{kind: classification, name: {name}, data: data/{name}.parquet, image: image, label: label}}" for name in TASKS
+        f"  - {{kind: classification, name: {name}, data: data/{name}.parquet, image: image, label: label}}"
+        for name in TASKS
     )
     return f"""# A search over layer-wise coefficients of four tiny ViT experts, four objectives.
 name: digits

@@ -73,4 +73,3 @@ class Inline:
     def close(self) -> None:
         self._queue.clear()
         self._worker = None
-

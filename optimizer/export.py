@@ -1,7 +1,9 @@
-"""How does a candidate become a checkpoint? Written beside its place, loaded and scored again, and only then renamed."""
+"""How does a candidate become a checkpoint? Written beside its place, loaded, scored again, and only then renamed."""
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -14,7 +16,6 @@ from evaluators.evaluator import Head, Measure, Setting
 from optimizer import shards
 from optimizer.errors import DiskFull, ExportError, ScoreMismatch
 from optimizer.results import Candidate
-from optimizer.worker import Worker, pack
 from searchspaces import Recipe
 from searchspaces.errors import Inexpressible
 from searchspaces.loading import load_model
@@ -26,19 +27,36 @@ if TYPE_CHECKING:
     from optimizer.run import Run
 
 # what travels from the base besides weights: never code, never pickles
-KEPT = ("config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json", "tokenizer.json",
-        "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt",
-        "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "chat_template.jinja", "chat_template.json")  # fmt: skip
+KEPT = [
+    "config.json",
+    "generation_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "chat_template.jinja",
+    "chat_template.json",
+]
 TOLERANCE = 1e-4  # relative and absolute; the same bits on the same machine, the last digits may differ on another
 
 
-def export(run: Run, candidate: Candidate, target: Path, allow_code: bool = False, shard_bytes: int = 5_000_000_000) -> Path:
+def export(
+    run: Run, candidate: Candidate, target: Path, allow_code: bool = False, shard_bytes: int = 5_000_000_000
+) -> Path:
     """Write `candidate` to the folder `target` as an ordinary Hugging Face checkpoint, and return it.
 
-    Sharded safetensors (one tensor in memory at a time), config, tokenizer, heads, model card, recipe and mergekit YAML.
-    What was written is loaded with transformers and scored on calibration and held-out items before the folder gets its
-    name. Raises ExportError where `target` exists or the candidate failed, ScoreMismatch where a score is not the ledger's,
-    DiskFull where there is no room.
+    Sharded safetensors (one tensor in memory at a time), config, tokenizer, heads, card, recipe and mergekit YAML.
+    What was written is loaded with transformers and scored on calibration and held-out items before the folder gets
+    its name. Raises ExportError where `target` exists or the candidate failed, ScoreMismatch where a score is not the
+    ledger's, DiskFull where there is no room.
     """
     if candidate.failure is not None:
         raise ExportError(f"candidate {candidate.number} failed ({candidate.failure}); choose one that was scored")
@@ -87,17 +105,19 @@ def verify(folder: Path, problem: Problem, candidate: Candidate) -> dict[str, di
             now = found[split][name]
             if not abs(now.value - was.value) <= TOLERANCE * (1 + abs(was.value)):
                 raise ScoreMismatch(
-                    f"candidate {candidate.number}: {name} on {split} items is {now.value:.6g} after export, the ledger says "
-                    f"{was.value:.6g}; nothing was exported. 'mergeopt check' on this machine shows whether the models still score alike"
+                    f"candidate {candidate.number}: {name} on {split} items is {now.value:.6g} after export, the "
+                    f"ledger says {was.value:.6g}; nothing was exported. Use a machine and libraries like the search's"
                 )
     return found
 
 
 def _room(folder: Path, problem: Problem) -> None:
-    needed = int(1.2 * problem.pool.base.bytes)
+    needed = int(1.2 * problem.pool.bytes)
     free = shutil.disk_usage(folder).free
     if free < needed:
-        raise DiskFull(f"{folder}: {free / 1e9:.2f} GB free, the export needs {needed / 1e9:.2f} GB; free some or use --out")
+        raise DiskFull(
+            f"{folder}: {free / 1e9:.2f} GB free, the export needs {needed / 1e9:.2f} GB; free some or use --out"
+        )
 
 
 def _write_model(folder: Path, problem: Problem, recipe: Recipe, shard_bytes: int) -> None:
@@ -108,6 +128,10 @@ def _write_model(folder: Path, problem: Problem, recipe: Recipe, shard_bytes: in
         source = Path(problem.pool.base.folder) / name
         if source.is_file():
             shutil.copyfile(source, folder / name)
+    if dtype is not None:  # or transformers would load it in the base's
+        config = {**problem.pool.base.config, "dtype": problem.job.models.dtype}
+        config.pop("torch_dtype", None)
+        shards.write_text(folder / "config.json", json.dumps(config, indent=2))
 
 
 def _write_heads(folder: Path, problem: Problem) -> None:
@@ -122,7 +146,9 @@ def _write_heads(folder: Path, problem: Problem) -> None:
 def _exported_heads(folder: Path, problem: Problem) -> dict[str, Head]:
     from safetensors.torch import load_file
 
-    return {n: Head(folder / "heads" / n, load_file(folder / "heads" / n / "model.safetensors")) for n in problem.pool.heads}
+    return {
+        n: Head(folder / "heads" / n, load_file(folder / "heads" / n / "model.safetensors")) for n in problem.pool.heads
+    }
 
 
 def _write_recipe(folder: Path, problem: Problem, recipe: Recipe) -> str:
@@ -178,12 +204,11 @@ def _score_rows(scores: Mapping[str, Mapping[str, Measure]]) -> Iterator[dict[st
 
 
 def _head_rows(problem: Problem) -> Iterator[dict[str, Any]]:
-    """How each evaluator's head is used, as the evaluator itself tells."""
+    """How each evaluator that reads a task's head uses it, as the evaluator itself tells once it is prepared."""
     for evaluator in problem.evaluators:
         use = getattr(evaluator, "head_use", None)
         if use is not None:
-            yield {"name": use.expert, "auto": use.auto, "pooling": use.pooling, "normalize": use.normalize,
-                   "weight": use.weight, "bias": use.bias}  # fmt: skip
+            yield {"task": evaluator.name, **dataclasses.asdict(use)}
 
 
 def _measure(m: Measure) -> str:
@@ -199,5 +224,7 @@ def _markdown(text: object) -> str:
     """Text that means nothing to Markdown or HTML."""
     shown = "".join(c if c.isprintable() else " " for c in str(text))
     for character in "\\`*_{}[]<>|#":
-        shown = shown.replace(character, f"\\{character}" if character not in "<>" else {"<": "&lt;", ">": "&gt;"}[character])
+        shown = shown.replace(
+            character, f"\\{character}" if character not in "<>" else {"<": "&lt;", ">": "&gt;"}[character]
+        )
     return shown

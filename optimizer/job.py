@@ -39,7 +39,7 @@ class Space(_Strict):
     options: dict[str, bool | int | float | str] = {}
     granularity: Literal["model", "layer", "module", "tensor"] = "layer"
     bounds: Bounds | dict[Name, Bounds] = (0.0, 1.0)
-    start: float | dict[Name, float] = 0.3
+    start: float | dict[Name, float] | None = None
     frozen: list[str] = []
     simplex: bool = False
 
@@ -129,7 +129,9 @@ class Job(_Strict):
     def parse(cls, data: Any, root: Path, source: str = "job") -> Job:
         """A job from plain values; `root` is where relative paths start unless the job itself says."""
         if not isinstance(data, dict):
-            raise JobError(f"{source}: expected a mapping of keys such as models, space and evaluators, got {_kind(data)}")
+            raise JobError(
+                f"{source}: expected a mapping of keys such as models, space and evaluators, got {_kind(data)}"
+            )
         try:
             return cls.model_validate({**data, "root": str(root / str(data.get("root", ".")))})
         except ValidationError as error:

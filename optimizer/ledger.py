@@ -1,4 +1,4 @@
-"""What was asked and answered, in which order? The durable record of a run: SQLite, one writer, any number of readers."""
+"""What was asked and answered, in which order? A run's durable record: SQLite, one writer, any number of readers."""
 
 from __future__ import annotations
 
@@ -173,10 +173,13 @@ class Ledger:
         for number, metric, value, stderr, count in rows:
             measures.setdefault(number, {})[metric] = Measure(value, stderr, count)
         found = self._db.execute(
-            "SELECT number, kind, reason, seconds, worker, attempts FROM answers WHERE split = ? ORDER BY event", (split,)
+            "SELECT number, kind, reason, seconds, worker, attempts FROM answers WHERE split = ? ORDER BY event",
+            (split,),
         )
         return [
-            Answer(n, split, measures.get(n, {}), {}, None if kind is None else Failure(kind, reason), sec, worker, tries)
+            Answer(
+                n, split, measures.get(n, {}), {}, None if kind is None else Failure(kind, reason), sec, worker, tries
+            )
             for n, kind, reason, sec, worker, tries in found
         ]
 
@@ -202,7 +205,8 @@ class Ledger:
 
     def _questions(self, split: str) -> Iterator[tuple[int, int, Question]]:
         rows = self._db.execute(
-            "SELECT event, requested, number, point, wants, stage FROM questions WHERE split = ? ORDER BY event, number",
+            "SELECT event, requested, number, point, wants, stage FROM questions"
+            " WHERE split = ? ORDER BY event, number",
             (split,),
         )
         for event, requested, number, point, wants, stage in rows:
@@ -262,7 +266,9 @@ def _bytes(point: np.ndarray) -> bytes:
 def _connect(path: Path, mode: str) -> sqlite3.Connection:
     with _faults(path):
         # isolation_level None: transactions are ours alone, begun and committed where the code says so
-        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True, timeout=30, isolation_level=None)
+        connection = sqlite3.connect(
+            f"{path.absolute().as_uri()}?mode={mode}", uri=True, timeout=30, isolation_level=None
+        )
         connection.execute("PRAGMA synchronous=FULL")
         return connection
 
@@ -275,7 +281,9 @@ def _faults(path: Path) -> Iterator[None]:
     except sqlite3.OperationalError as error:
         text = str(error)
         if "full" in text:
-            raise DiskFull(f"no room left on the disk of {path}; free some and resume: nothing answered is lost") from error
+            raise DiskFull(
+                f"no room left on the disk of {path}; free some and resume: nothing answered is lost"
+            ) from error
         if "locked" in text or "busy" in text:
             raise LedgerBusy(f"{path} was locked by another process for 30 s; close it there and resume") from error
         raise RunError(f"cannot use the ledger {path}: {text}") from error

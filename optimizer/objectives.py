@@ -50,4 +50,5 @@ def losses(
 
 def values(objectives: Sequence[Objective], point_losses: NDArray[np.float64]) -> NDArray[np.float64]:
     """Losses `(..., m)` back in the metrics' natural units."""
-    return point_losses * np.array([o.sign for o in objectives])
+    signs = np.array([o.sign for o in objectives])
+    return np.asarray(point_losses * signs)

@@ -56,12 +56,24 @@ class Problem:
             options=space.options,
             granularity=space.granularity,
             bounds=space.bounds,
-            start=space.start,
+            start=self._start(),
             frozen=space.frozen,
             simplex=space.simplex,
             seed=self.job.seed,
             hashes=hashes,
         )
+
+    def _start(self) -> float | dict[str, float]:
+        """The job's start, else 0.3 where bounds or simplex allow it, else the nearest to it that they do."""
+        space = self.job.space
+        if space.start is not None:
+            return space.start
+        if space.simplex:
+            return min(0.3, 1 / len(self.pool.names))
+        if isinstance(space.bounds, dict):
+            return {name: min(max(0.3, low), high) for name, (low, high) in space.bounds.items()}
+        low, high = space.bounds
+        return min(max(0.3, low), high)
 
     def splits(self) -> dict[str, dict[str, list[int]]]:
         """Row numbers of calibration and held-out items by evaluator, as `splits.json` keeps them."""

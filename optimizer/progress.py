@@ -30,20 +30,27 @@ class SearchProgress:
     def __enter__(self) -> SearchProgress:
         if self._live:
             self._bar = Progress(
-                TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[text]}"), console=self._console
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=24),
+                TextColumn("{task.fields[text]}"),
+                console=self._console,
             )
             self._bar.start()
             self._task = self._bar.add_task("starting", total=None, text="")
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._bar is not None:
             self._bar.stop()
 
     def on_start(self, search: Search) -> None:
         """The search is about to replay and start its workers."""
         if self._bar is None:
-            self._console.print(f"search of {search.evaluations} candidates; starting the workers", highlight=False)
+            self._console.print(
+                f"search of {search.evaluations} candidates; starting the workers", highlight=False, soft_wrap=True
+            )
 
     def on_answer(self, search: Search, answer: Answer) -> None:
         """An answer was committed."""
@@ -56,11 +63,15 @@ class SearchProgress:
         text = self.describe(search)
         if self._bar is not None and self._task is not None:
             self._bar.update(
-                self._task, total=search.evaluations, completed=search.answered, description=f"{search.answered}/{search.evaluations}", text=text
+                self._task,
+                total=search.evaluations,
+                completed=search.answered,
+                description=f"{search.answered}/{search.evaluations}",
+                text=text,
             )
         elif time.monotonic() - self._last_line > LINE_EVERY_SECONDS or search.answered == search.evaluations:
             self._last_line = time.monotonic()
-            self._console.print(f"{search.answered}/{search.evaluations}  {text}", highlight=False)
+            self._console.print(f"{search.answered}/{search.evaluations}  {text}", highlight=False, soft_wrap=True)
 
     def describe(self, search: Search) -> str:
         """The figures after the count, as one line."""
@@ -71,7 +82,9 @@ class SearchProgress:
         best = search.front.best()
         if best is not None:
             shown = zip(search.objectives, values(search.objectives, best), strict=True)
-            parts.append("best " + " ".join(f"{o.name} {v:.3f}" for o, v in list(shown)[:4]) + (" …" if len(best) > 4 else ""))
+            parts.append(
+                "best " + " ".join(f"{o.name} {v:.3f}" for o, v in list(shown)[:4]) + (" …" if len(best) > 4 else "")
+            )
         if search.failed:
             parts.append(f"{search.failed} failed")
         parts.append(f"{duration(left)} left")
@@ -83,7 +96,11 @@ class SearchProgress:
             self._bar.update(self._task, total=total, completed=total - search.waiting, description="held-out", text="")
         elif time.monotonic() - self._last_line > LINE_EVERY_SECONDS or search.waiting == 0:
             self._last_line = time.monotonic()
-            self._console.print(f"held-out items: {total - search.waiting}/{total} of the front and the anchors", highlight=False)
+            self._console.print(
+                f"held-out items: {total - search.waiting}/{total} of the front and the anchors",
+                highlight=False,
+                soft_wrap=True,
+            )
 
 
 def duration(seconds: float) -> str:

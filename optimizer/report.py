@@ -1,4 +1,4 @@
-"""How does a run look? One standalone HTML file: front, progress, coefficients, table. Plotly is inlined, nothing is fetched."""
+"""How does a run look? One standalone HTML file, Plotly inlined: front, progress, coefficients, table."""
 
 from __future__ import annotations
 
@@ -65,7 +65,9 @@ def page_data(results: Results) -> dict[str, Any]:
                 "value": _rounded([c.measures[o.name].value for o in results.objectives]),
                 "stderr": _rounded([c.measures[o.name].stderr for o in results.objectives]),
                 "heldout": _rounded([c.heldout[o.name].value for o in results.objectives]) if c.heldout else None,
-                "heldoutStderr": _rounded([c.heldout[o.name].stderr for o in results.objectives]) if c.heldout else None,
+                "heldoutStderr": _rounded([c.heldout[o.name].stderr for o in results.objectives])
+                if c.heldout
+                else None,
                 "coefficients": _rounded(results.coefficients(c)[2]) if c.number in with_coefficients else None,
             }
             for c in scored

@@ -75,7 +75,16 @@ class Results:
             q = questions[a.number]
             unseen = heldout[a.number].measures if a.number in heldout else {}
             self.candidates[a.number] = Candidate(
-                a.number, q.stage, recipes[a.number], q.point, a.measures, unseen, a.failure, a.seconds, a.attempts, a.worker
+                a.number,
+                q.stage,
+                recipes[a.number],
+                q.point,
+                a.measures,
+                unseen,
+                a.failure,
+                a.seconds,
+                a.attempts,
+                a.worker,
             )
             if a.failure is None:
                 self.front.add(a.number, losses(self.objectives, a.measures)[0], anchor=q.stage.startswith("anchor"))
@@ -95,7 +104,7 @@ class Results:
     def pick(self, text: str) -> Candidate:
         """A candidate by number, by recipe hash (eight characters or more), by anchor, or `best`, `best:METRIC`.
 
-        `best` has the least mean of the objectives, each scaled by the anchors' range. Raises JobError where there is none.
+        `best` has the least mean of the objectives, each in units of the anchors' range. Raises JobError for none.
         """
         scored = [c for c in self.candidates.values() if c.failure is None]
         if not scored:

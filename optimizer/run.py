@@ -127,7 +127,9 @@ class Run:
         problem = _open(self.job, allow_code)
         _unchanged(self._hashes(), Hashes(models=problem.pool.hashes(), data=problem.data_hashes()))
         if problem.splits() != json.loads((self.folder / "splits.json").read_text()):
-            raise RunError(f"{self.folder}: the items no longer split as splits.json says; restore the data or start another run")
+            raise RunError(
+                f"{self.folder}: the items no longer split as splits.json says; restore the data or start another run"
+            )
         return problem
 
     def results(self) -> Results:
@@ -139,7 +141,11 @@ class Run:
         from optimizer.export import export
 
         chosen = self.results().pick(candidate) if isinstance(candidate, str) else candidate
-        target = Path(out) if out is not None else self.folder / "exports" / chosen.label.replace(": ", "-").replace(" ", "-")
+        target = (
+            Path(out)
+            if out is not None
+            else self.folder / "exports" / chosen.label.replace(": ", "-").replace(" ", "-")
+        )
         return export(self, chosen, target.absolute(), allow_code)
 
     def report(self, path: str | Path | None = None) -> Path:
@@ -188,7 +194,11 @@ def build_driver(job: Job, space: CoefficientSpace, objectives: int) -> Driver:
     inner: Driver
     if entry.objectives == "one" and objectives > 1:
         inner = Scalarised(
-            space.domain, objectives, job.seed, lambda seed: kind(space.domain, 1, seed, options), job.driver.preferences
+            space.domain,
+            objectives,
+            job.seed,
+            lambda seed: kind(space.domain, 1, seed, options),
+            job.driver.preferences,
         )
     elif job.driver.preferences is not None:
         raise JobError(f"driver {job.driver.name!r} trades objectives off by itself; remove driver.preferences")

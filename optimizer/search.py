@@ -1,4 +1,4 @@
-"""How does a search run? Ask, submit, collect, commit, tell; then the front again on held-out items. Resumes by replay."""
+"""How does a search run? Ask, submit, collect, commit, tell; then the front again on held-out items."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class Search:
         return sorted({*self.front.nondominated, *(anchors & set(self.front.numbers))})
 
     def _loop(self, more: Callable[[int], Sequence[Question]]) -> None:
-        """Keep the workers busy with `more(room)` until there is no more and nothing in flight, or the drain is over."""
+        """Keep the workers busy with `more(room)` until that is empty and nothing in flight, or the drain is over."""
         while True:
             room = self._executor.slots - len(self._in_flight)
             if room > 0 and not self.stopped:
@@ -162,7 +162,9 @@ class Search:
             self._driver.tell([Outcome(question, loss, stderr)])
         else:
             self.failed += 1
-            self._driver.tell([Outcome(question, self._penalty(), np.zeros(len(self.objectives)), failure=str(answer.failure))])
+            self._driver.tell(
+                [Outcome(question, self._penalty(), np.zeros(len(self.objectives)), failure=str(answer.failure))]
+            )
 
     def _penalty(self) -> NDArray[np.float64]:
         """A finite loss worse than all seen, so that a driver ranks failures last without breaking on infinity."""
@@ -174,6 +176,6 @@ class Search:
         self._recent.append(answer.failure is not None)
         if sum(self._recent) > FAILURE_WINDOW // 2:
             raise TooManyFailures(
-                f"{sum(self._recent)} of the last {len(self._recent)} candidates failed, the last with {answer.failure}; "
-                "mend the cause and resume: what was answered is kept"
+                f"{sum(self._recent)} of the last {len(self._recent)} candidates failed, the last with "
+                f"{answer.failure}; mend the cause and resume: what was answered is kept"
             )

@@ -65,7 +65,10 @@ def print_status(results: Results) -> None:
     table = Table(show_header=False, box=None)
     state = "finished" if found["finished"] else "not finished: 'mergeopt resume' goes on, unless it is running now"
     table.add_row("run", f"{escape(found['name'])} ({state})")
-    table.add_row("candidates", f"{found['answered']} of {found['evaluations']}, {found['failed']} failed, {found['in_flight']} in flight")
+    table.add_row(
+        "candidates",
+        f"{found['answered']} of {found['evaluations']}, {found['failed']} failed, {found['in_flight']} in flight",
+    )
     table.add_row("front", f"{found['front']} candidates, {found['heldout']} candidates scored on held-out items")
     table.add_row("hypervolume", f"{found['hypervolume']:.4f}   epsilon {found['epsilon']:.4f}")
     if found["per_minute"]:
@@ -90,7 +93,11 @@ def print_front(results: Results) -> None:
         table.add_column(escape(objective.name), justify="right")
     for c in shown:
         name = escape(c.label if not c.is_anchor else f"{c.label} ({c.number})")
-        table.add_row(name if c.number in on_front else f"[dim]{name}, dominated[/dim]", "calibration", *_cells(results, c.measures))
+        table.add_row(
+            name if c.number in on_front else f"[dim]{name}, dominated[/dim]",
+            "calibration",
+            *_cells(results, c.measures),
+        )
         if c.heldout:
             table.add_row("", "held-out", *_cells(results, c.heldout))
     Console().print(table)
@@ -99,7 +106,9 @@ def print_front(results: Results) -> None:
 def print_candidate(results: Results, chosen: Candidate) -> None:
     """Scores, then coefficients, of one candidate."""
     console = Console()
-    console.print(f"candidate {chosen.number}   asked as {escape(chosen.stage)}   recipe {chosen.recipe}", highlight=False)
+    console.print(
+        f"candidate {chosen.number}   asked as {escape(chosen.stage)}   recipe {chosen.recipe}", highlight=False
+    )
     if chosen.failure is not None:
         console.print(f"failed: {escape(str(chosen.failure))}", highlight=False)
     scores = Table("metric", "calibration", "held-out", "items")

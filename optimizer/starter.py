@@ -59,9 +59,13 @@ def write_job(base: str, experts: Sequence[str], data: Sequence[str], out: Path)
     pool = Pool.open(base, named, heads=heads)
     layers = len(group_tensors([t.name for t in pool.merged], "layer"))
     causal = any("CausalLM" in a for a in pool.base.config.get("architectures") or [])
-    entries = {name: _entry(name, path, causal, named) for name, path in (tasks or {n: f"data/{n}.jsonl" for n in named}).items()}
+    entries = {
+        name: _entry(name, path, causal, named)
+        for name, path in (tasks or {n: f"data/{n}.jsonl" for n in named}).items()
+    }
     metric = "loss" if causal else "accuracy"
-    summary = f"{len(named)} experts x {layers} layer groups = {len(named) * layers} coefficients, {pool.parameters / 1e6:.1f} M parameters each."
+    count = f"{len(named)} experts x {layers} layer groups = {len(named) * layers} coefficients"
+    summary = f"{count}, {pool.parameters / 1e6:.1f} M parameters a model."
     out.write_text(
         TEMPLATE.substitute(
             file=out.name,
@@ -79,12 +83,18 @@ def write_job(base: str, experts: Sequence[str], data: Sequence[str], out: Path)
 
 
 def _entry(name: str, path: str, causal: bool, experts: dict[str, str]) -> str:
-    data = f"    data: {_quoted(path)}   # .jsonl, .csv, .parquet or a saved dataset; or {{calibration: FILE, heldout: FILE}}\n"
-    split = "    calibration: 0.5             # the share that the search sees; the rest is held out\n"
-    if causal:
-        return f"  - kind: language\n    name: {name}\n{data}{split}    text: text"
-    head = "" if name in experts else f"    head: {next(iter(experts))}   # the expert whose head reads this task\n"
-    return f"  - kind: classification\n    name: {name}\n{data}{split}{head}    text: text                   # or image: COLUMN\n    label: label"
+    lines = [
+        f"  - kind: {'language' if causal else 'classification'}",
+        f"    name: {name}",
+        f"    data: {_quoted(path)}   # .jsonl, .csv, .parquet, or {{calibration: FILE, heldout: FILE}}",
+        "    calibration: 0.5             # the share that the search sees; the rest is held out",
+    ]
+    if not causal and name not in experts:
+        lines.append(f"    head: {next(iter(experts))}   # the expert whose head reads this task")
+    lines.append("    text: text" if causal else "    text: text                   # or image: COLUMN")
+    if not causal:
+        lines.append("    label: label")
+    return "\n".join(lines)
 
 
 def _pairs(option: str, given: Sequence[str]) -> dict[str, str]:
@@ -103,4 +113,6 @@ def _quoted(text: str) -> str:
     """A YAML scalar that reads back as this text, whatever it holds."""
     import json
 
-    return text if re.fullmatch(r"[A-Za-z0-9_./@-]+", text) and not re.fullmatch(r"[0-9._+-]+", text) else json.dumps(text)
+    return (
+        text if re.fullmatch(r"[A-Za-z0-9_./@-]+", text) and not re.fullmatch(r"[0-9._+-]+", text) else json.dumps(text)
+    )

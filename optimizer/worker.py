@@ -1,4 +1,4 @@
-"""How is one candidate scored? A worker keeps one resident model, rewrites its weights and runs the evaluators on it."""
+"""How is one candidate scored? A worker keeps one resident model, rewrites its weights and runs the evaluators."""
 
 from __future__ import annotations
 
@@ -46,7 +46,10 @@ class Worker:
         dtype = getattr(torch, self.job.models.dtype) if self.job.models.dtype else None
         self.resident = Resident(self.problem.pool, entry.device, dtype, entry.threads)
         setting = Setting(
-            self.resident.model, Path(self.problem.pool.base.folder), torch.device(entry.device), heads_of(self.problem.pool)
+            self.resident.model,
+            Path(self.problem.pool.base.folder),
+            torch.device(entry.device),
+            heads_of(self.problem.pool),
         )
         for evaluator in self.problem.evaluators:
             evaluator.prepare(setting)

@@ -76,7 +76,7 @@ def targets(pool: Pool, model: Any) -> dict[str, torch.Tensor]:
         if target is None or tuple(target.shape) != info.shape or not target.is_contiguous():
             raise PoolError(
                 f"base: transformers loads {type(model).__name__} with no parameter for tensor {name!r} {info.shape}: "
-                "it converts this layout; list the tensor under models.exclude, or save the model with save_pretrained()"
+                "it converts this layout; list it under models.exclude, or save the model with save_pretrained()"
             )
         if (other := taken.setdefault(target.data_ptr(), name)) != name and info.numel:
             raise PoolError(

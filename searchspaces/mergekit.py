@@ -67,6 +67,8 @@ def _model(
     where: str | Path, filters: Filters, groups: tuple[str, ...], weight: NDArray[np.float64], rest: float
 ) -> dict[str, Any]:
     row = dict(zip(groups, weight.tolist(), strict=True))
+    if not filters:
+        return {"model": str(where), "parameters": {"weight": row[groups[0]]}}
     listed: list[dict[str, Any]] = [{"filter": text, "value": row[group] if group else rest} for text, group in filters]
     # what no filter names is no tensor of ours: it stays as the base has it
     return {"model": str(where), "parameters": {"weight": [*listed, {"value": rest}]}}
@@ -74,6 +76,8 @@ def _model(
 
 def _filters(groups: Mapping[str, Sequence[str]], copied: Sequence[str]) -> Filters:
     """Filters under which each tensor falls to its own group, and each copied one to the group ''."""
+    if len(groups) == 1 and not copied:
+        return []  # one weight for all
     owner = {t: group for group, tensors in groups.items() for t in tensors} | dict.fromkeys(copied, "")
     short: Filters = []
     long: Filters = []

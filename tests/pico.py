@@ -38,13 +38,17 @@ def tokenizer(folder: Path) -> None:
 
     inner = Tokenizer(models.WordLevel({w: i for i, w in enumerate(VOCABULARY)}, unk_token="[UNK]"))
     inner.pre_tokenizer = pre_tokenizers.Whitespace()
-    inner.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
+    inner.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
     hf.PreTrainedTokenizerFast(
         tokenizer_object=inner, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
     ).save_pretrained(folder)
 
 
-def base(folder: Path, kind: str = "bert", seed: int = 0, dtype: torch.dtype = torch.float32, **changes: object) -> Path:
+def base(
+    folder: Path, kind: str = "bert", seed: int = 0, dtype: torch.dtype = torch.float32, **changes: object
+) -> Path:
     """A base checkpoint: BertModel, ViTModel or LlamaForCausalLM, with a tokenizer where the kind reads text."""
     classes = {"bert": hf.BertModel, "vit": hf.ViTModel, "llama": hf.LlamaForCausalLM}
     torch.manual_seed(seed)
@@ -55,7 +59,7 @@ def base(folder: Path, kind: str = "bert", seed: int = 0, dtype: torch.dtype = t
 
 
 def expert(folder: Path, of: Path, seed: int, labels: int | None = None, scale: float = 0.05) -> Path:
-    """A fine-tune of a base in the same layout: its weights plus seeded noise, and a `classifier` head of `labels` rows."""
+    """A fine-tune of a base in the same layout: its weights plus seeded noise, and a `classifier` of `labels` rows."""
     conf = hf.AutoConfig.from_pretrained(of)
     generator = torch.Generator().manual_seed(seed)
     tensors = {

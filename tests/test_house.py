@@ -47,7 +47,11 @@ def imported(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             found.add(node.module)
             if node.module in ROOMS:
-                found.update(f"{node.module}.{alias.name}" for alias in node.names if (ROOT / node.module / f"{alias.name}.py").exists())
+                found.update(
+                    f"{node.module}.{alias.name}"
+                    for alias in node.names
+                    if (ROOT / node.module / f"{alias.name}.py").exists()
+                )
     return found
 
 
@@ -83,4 +87,6 @@ def test_every_file_says_in_its_first_line_which_question_it_answers() -> None:
 def test_packages_and_the_command_line_load_nothing_heavy(module: str) -> None:
     heavy = "{'torch', 'ray', 'transformers', 'numba', 'cma', 'optuna', 'pandas', 'datasets', 'plotly'}"
     code = f"import sys, {module}; print(sorted(set(sys.modules) & {heavy}))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    )

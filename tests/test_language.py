@@ -32,8 +32,9 @@ def gemma(folder: Path) -> Path:
     llama = config("llama")
     made = hf.Gemma2ForCausalLM(
         hf.Gemma2Config(
-            vocab_size=llama.vocab_size, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
-            head_dim=8, intermediate_size=32, max_position_embeddings=64, final_logit_softcapping=1.0, pad_token_id=0,
+            vocab_size=llama.vocab_size, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, head_dim=8,
+            num_key_value_heads=1, intermediate_size=32, max_position_embeddings=64, final_logit_softcapping=1.0,
+            pad_token_id=0,
         )
     )  # fmt: skip
     with torch.no_grad():

@@ -75,7 +75,9 @@ def test_an_export_loads_with_transformers_and_holds_the_merged_weights(finished
     found = AutoModel.from_pretrained(folder).state_dict()
     for name, tensor in base.items():
         torch.testing.assert_close(found[name], tensor + 0.5 * (spam[name] - tensor) + 0.5 * (mood[name] - tensor))
-    assert torch.equal(load_file(folder / "heads/spam/model.safetensors")["classifier.weight"], spam["classifier.weight"])
+    assert torch.equal(
+        load_file(folder / "heads/spam/model.safetensors")["classifier.weight"], spam["classifier.weight"]
+    )
     assert {p.name for p in folder.iterdir()} >= {"config.json", "tokenizer.json", "README.md", "recipe.yaml"}
     card = (folder / "README.md").read_text()
     measure = chosen.measures["spam.accuracy"]
@@ -97,7 +99,9 @@ def test_an_export_whose_scores_are_not_the_ledgers_leaves_nothing(finished: Run
 
     chosen = finished.results().pick("best")
     name, was = next(iter(chosen.measures.items()))
-    other = dataclasses.replace(chosen, measures={**chosen.measures, name: dataclasses.replace(was, value=was.value + 0.1)})
+    other = dataclasses.replace(
+        chosen, measures={**chosen.measures, name: dataclasses.replace(was, value=was.value + 0.1)}
+    )
     with pytest.raises(ScoreMismatch, match=r"after export, the ledger says"):
         finished.export(other, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
@@ -187,7 +191,9 @@ def test_a_language_model_runs_with_linear_and_exports(tmp_path: Path) -> None:
         ("text: text", "text: body", r"body"),
     ],
 )
-def test_bad_input_is_one_clear_error_before_anything_is_written(tmp_path: Path, old: str, new: str, message: str) -> None:
+def test_bad_input_is_one_clear_error_before_anything_is_written(
+    tmp_path: Path, old: str, new: str, message: str
+) -> None:
     job = worlds.classification(tmp_path)
     assert old in job.read_text()
     job.write_text(job.read_text().replace(old, new))

@@ -56,7 +56,13 @@ def search(path: Path, made: Driver, evaluations: int = 40, kill_after: int | No
                 raise Killed
 
     made_search = Search(
-        made, Inline(Bowl.TARGET, json.dumps(spec)), ledger, OBJECTIVES, evaluations, lambda p: p.tobytes().hex()[:16], count
+        made,
+        Inline(Bowl.TARGET, json.dumps(spec)),
+        ledger,
+        OBJECTIVES,
+        evaluations,
+        lambda p: p.tobytes().hex()[:16],
+        count,
     )
     try:
         made_search.run()

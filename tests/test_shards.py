@@ -19,7 +19,9 @@ DTYPES = sorted(shards.DTYPES, key=str)
 
 @settings(max_examples=40, deadline=None)
 @given(
-    shapes=st.lists(st.tuples(st.lists(st.integers(0, 5), max_size=3), st.sampled_from(DTYPES)), min_size=1, max_size=8),
+    shapes=st.lists(
+        st.tuples(st.lists(st.integers(0, 5), max_size=3), st.sampled_from(DTYPES)), min_size=1, max_size=8
+    ),
     limit=st.integers(1, 400),
 )
 def test_what_is_written_reads_back_to_the_bit(

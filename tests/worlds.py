@@ -23,7 +23,9 @@ def items(path: Path, count: int, seed: int) -> Path:
     return path
 
 
-def classification(folder: Path, evaluations: int = 14, driver: str = "sobol", executor: str = "inline", extra: str = "") -> Path:
+def classification(
+    folder: Path, evaluations: int = 14, driver: str = "sobol", executor: str = "inline", extra: str = ""
+) -> Path:
     """Two tasks on a pico BERT; returns the job file."""
     base = pico.base(folder / "base", "bert")
     for seed, name in enumerate(("spam", "mood"), 1):
@@ -38,8 +40,8 @@ models:
   heads: ["classifier.*"]
 space: {{granularity: layer}}
 evaluators:
-  - {{kind: classification, name: spam, data: data/spam.jsonl, text: text, label: label, classes: [neg, pos], pooling: mean}}
-  - {{kind: classification, name: mood, data: data/mood.jsonl, text: text, label: label, classes: [neg, pos], pooling: mean}}
+  - {{kind: classification, name: spam, data: data/spam.jsonl, text: text, classes: [neg, pos], pooling: mean}}
+  - {{kind: classification, name: mood, data: data/mood.jsonl, text: text, classes: [neg, pos], pooling: mean}}
 objectives: [spam.accuracy, mood.cross_entropy]
 driver: {{name: {driver}}}
 budget: {{evaluations: {evaluations}}}

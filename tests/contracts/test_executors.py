@@ -1,4 +1,4 @@
-"""What every executor owes: each question answered once, faults reported as answers, refusals in the worker's own words."""
+"""What every executor owes: each question answered once, faults as answers, refusals in the worker's own words."""
 
 from __future__ import annotations
 

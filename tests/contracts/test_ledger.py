@@ -1,4 +1,4 @@
-"""What a ledger owes: order kept to the bit, an answer counted once, committed before anything follows, readers never blocked."""
+"""What a ledger owes: order kept to the bit, an answer counted once and at once, readers never blocked."""
 
 from __future__ import annotations
 
