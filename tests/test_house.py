@@ -90,3 +90,12 @@ def test_packages_and_the_command_line_load_nothing_heavy(module: str) -> None:
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
     )
+
+
+def test_the_readme_lists_every_file_with_the_question_it_answers() -> None:
+    readme = (ROOT / "README.md").read_text()
+    for path in FILES:
+        if path.name != "__init__.py":
+            question = " ".join(path.read_text().partition("?")[0].removeprefix('"""').split()) + "?"
+            name = "/".join(path.relative_to(ROOT).parts[1:])
+            assert re.search(rf"^  {re.escape(name)} +{re.escape(question)}$", readme, re.MULTILINE), name

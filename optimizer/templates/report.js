@@ -13,6 +13,7 @@ function layout(extra) {
   const axis = { gridcolor: style("--line"), zerolinecolor: style("--line"), automargin: true };
   const base = {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: style("--ink"), size: 13 },
+    modebar: { bgcolor: "rgba(0,0,0,0)", color: style("--soft"), activecolor: style("--ink") },
     margin: { l: 60, r: 20, t: 16, b: 50 }, hovermode: "closest", legend: { orientation: "h", y: 1.08 },
   };
   const merged = { ...base, ...extra };
@@ -78,7 +79,7 @@ function choose(n) {
   $("heat").style.height = `${Math.max(260, 110 + 22 * Math.min(data.groups.length, 60))}px`;
   Plotly.newPlot("heat", [{
     type: "heatmap", z: c.coefficients, x: data.experts.map(plain), y: data.groups.map(plain), zmin: negative ? -bound : 0, zmax: bound,
-    colorscale: negative ? "RdBu" : "Blues", reversescale: !negative ? false : true,
+    colorscale: negative ? "RdBu" : "Blues", reversescale: !negative,
     texttemplate: data.groups.length <= 40 && data.experts.length <= 12 ? "%{z:.2f}" : undefined,
     hovertemplate: "%{y}<br>%{x}: %{z:.4f}<extra></extra>", colorbar: { title: { text: "coefficient" } },
   }], layout({ xaxis: { type: "category" }, yaxis: { type: "category", autorange: "reversed" } }), config);

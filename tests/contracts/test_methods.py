@@ -1,0 +1,106 @@
+"""What does every merge method owe? Properties over the whole table, and mergekit's numbers where it has the method."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from searchspaces import METHODS, CoefficientSpace, Pool, Recipe
+from searchspaces.errors import RecipeError
+from searchspaces.materialise import merged_tensors
+from searchspaces.method import Option
+from searchspaces.methods import load
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+CASES = json.loads((GOLDEN / "index.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    made = {}
+    for name in ("base", "expert1", "expert2", "expert3", "expert4"):
+        made[name] = tmp_path_factory.mktemp(name)
+        shutil.copyfile(GOLDEN / f"{name}.safetensors", made[name] / "model.safetensors")
+        (made[name] / "config.json").write_text('{"model_type": "golden"}')
+    return made
+
+
+def pool_of(folders: dict[str, Path], names: list[str]) -> Pool:
+    return Pool.open(folders["base"], {n: folders[n] for n in names})
+
+
+def recipe_of(pool: Pool, method: str, rows: list[float], options: dict[str, Option] | None = None) -> Recipe:
+    space = CoefficientSpace(
+        [t.name for t in pool.merged], pool.names, method, options, "model", bounds=(-4.0, 4.0), start=0.0
+    )
+    return space.decode(np.array(rows))
+
+
+@pytest.mark.parametrize("case", CASES, ids=[c["file"] for c in CASES])
+def test_the_weights_are_mergekits(case: dict, folders: dict[str, Path]) -> None:
+    pool = pool_of(folders, case["experts"])
+    options = {k: v for k, v in case["parameters"].items() if k != "weight"}
+    merged = dict(merged_tensors(pool, recipe_of(pool, case["method"], case["parameters"]["weight"], options)))
+    expected = load_file(GOLDEN / case["file"])
+    assert merged.keys() == expected.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(merged[name], tensor, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_zero_coefficients_give_the_base_bit_for_bit(method: str, folders: dict[str, Path]) -> None:
+    pool = pool_of(folders, ["expert1", "expert2"])
+    for name, tensor in merged_tensors(pool, recipe_of(pool, method, [0.0, 0.0])):
+        assert torch.equal(tensor, pool.base.tensor(name))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_one_expert_at_the_methods_unit_is_that_expert(method: str, folders: dict[str, Path]) -> None:
+    pool = pool_of(folders, ["expert1", "expert2"])
+    unit = load(method)(load(method).defaults).unit
+    for name, tensor in merged_tensors(pool, recipe_of(pool, method, [0.0, unit])):
+        torch.testing.assert_close(tensor, pool.experts["expert2"].tensor(name), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_permuting_experts_with_their_coefficients_changes_nothing(method: str, folders: dict[str, Path]) -> None:
+    names, rows = ["expert1", "expert2", "expert3", "expert4"], [0.5, -0.2, 0.7, 0.1]
+    one, other = pool_of(folders, names), pool_of(folders, names[::-1])
+    there = dict(merged_tensors(other, recipe_of(other, method, rows[::-1])))
+    for name, tensor in merged_tensors(one, recipe_of(one, method, rows)):
+        torch.testing.assert_close(tensor, there[name], rtol=1e-5, atol=1e-6)
+    # a recipe names its experts: another order of the pool's is the same merge, to the bit of that order
+    for name, tensor in merged_tensors(other, recipe_of(one, method, rows)):
+        assert torch.equal(tensor, there[name])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_scales_have_a_row_per_group(method: str) -> None:
+    base, experts = load(method)(load(method).defaults).mix(np.array([[0.1, 0.2, 0.3], [0.0, 0.0, 0.0]]))
+    assert base.shape == (2,) and experts.shape == (2, 3)
+    assert np.isfinite(base).all() and np.isfinite(experts).all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_options_that_do_not_exist_or_do_not_fit_are_refused(method: str, folders: dict[str, Path]) -> None:
+    pool = pool_of(folders, ["expert1"])
+    with pytest.raises(RecipeError, match="no option 'speed'; there are"):
+        recipe_of(pool, method, [0.1], {"speed": 1.0})
+    for key in load(method).defaults:
+        with pytest.raises(RecipeError, match=f"option {key} must be"):
+            recipe_of(pool, method, [0.1], {key: "much"})
+
+
+def test_an_unknown_method_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(RecipeError, match="did you mean 'task_arithmetic'"):
+        load("task_aritmetic")
+
+
+def test_a_scale_of_zero_is_refused() -> None:
+    with pytest.raises(RecipeError, match="lambda is 0"):
+        CoefficientSpace(["a.w"], ["x"], options={"lambda": 0})

@@ -1,0 +1,166 @@
+"""What does every search space owe? Totality, an exact inverse, anchors, and refusals, over all its shapes."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import numpy as np
+import pytest
+from scipy import stats
+from searchspaces import METHODS, CoefficientSpace
+from searchspaces.errors import RecipeError
+from searchspaces.groups import GRANULARITIES, group_tensors
+
+BLOCK = ("attention.self.query.weight", "attention.output.LayerNorm.weight", "intermediate.dense.weight", "output.dense.bias")
+TENSORS = [
+    "embeddings.word_embeddings.weight",
+    *(f"encoder.layer.{i}.{rest}" for i in (0, 1, 2, 10, 11) for rest in BLOCK),
+    "pooler.dense.weight",
+]
+EXPERTS = ["math", "code", "prose"]
+ROWS = [
+    pytest.param(method, granularity, simplex, id=f"{method}-{granularity}{'-simplex' if simplex else ''}")
+    for method in METHODS
+    for granularity in GRANULARITIES
+    for simplex in (False, True)
+]
+
+
+@pytest.fixture(params=ROWS)
+def space(request: pytest.FixtureRequest) -> CoefficientSpace:
+    method, granularity, simplex = request.param
+    return CoefficientSpace(TENSORS, EXPERTS, method, None, granularity, (0.0, 1.0), 0.25, simplex=simplex)
+
+
+def points(space: CoefficientSpace, count: int = 20) -> np.ndarray:
+    domain = space.domain
+    return domain.low + (domain.high - domain.low) * np.random.default_rng(0).random((count, len(domain.names)))
+
+
+def test_the_domain_is_consistent(space: CoefficientSpace) -> None:
+    domain = space.domain
+    assert domain.shape[0] * domain.shape[1] == len(domain.names) == len(set(domain.names))
+    assert (domain.low < domain.high).all() and (domain.low <= domain.start).all() and (domain.start <= domain.high).all()
+    assert domain.names[1].endswith("|code")
+    for array in (domain.low, domain.high, domain.start):
+        assert array.dtype == np.float64
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 1.0
+
+
+def test_every_point_decodes_and_encodes_back(space: CoefficientSpace) -> None:
+    for point in (*points(space), space.domain.low, space.domain.start):
+        recipe = space.decode(point)
+        assert np.isfinite(recipe.coefficients).all()
+        np.testing.assert_allclose(space.encode(recipe), point, atol=1e-9)
+        np.testing.assert_allclose(space.decode(space.encode(recipe)).coefficients, recipe.coefficients, atol=1e-12)
+    space.decode(space.domain.high)
+
+
+def test_the_start_is_what_was_asked_for(space: CoefficientSpace) -> None:
+    np.testing.assert_allclose(space.decode(space.domain.start).coefficients, 0.25, rtol=1e-12)
+
+
+def test_points_that_are_none_are_refused(space: CoefficientSpace) -> None:
+    start = np.array(space.domain.start)
+    with pytest.raises(RecipeError, match="has shape"):
+        space.decode(start[:-1])
+    for wrong in (np.nan, np.inf, 1.5, -0.1):
+        start[1] = wrong
+        with pytest.raises(RecipeError, match=r"\|code is .*outside"):
+            space.decode(start)
+
+
+def test_anchors_are_points_of_the_space(space: CoefficientSpace) -> None:
+    found = {label: space.decode(point).coefficients for label, point in space.anchors()}
+    assert (found["base"] == 0).all()
+    np.testing.assert_allclose(found["uniform"], 1 / 3, rtol=1e-12)
+    for k, name in enumerate(EXPERTS):
+        np.testing.assert_allclose(found[f"expert: {name}"], np.eye(3)[k][None].repeat(len(found["base"]), 0), atol=1e-12)
+
+
+def test_a_space_is_made_again_from_its_description(space: CoefficientSpace) -> None:
+    again = CoefficientSpace(**json.loads(json.dumps(space.describe())))
+    point = points(space, 1)[0]
+    assert again.decode(point) == space.decode(point) and again.domain.names == space.domain.names
+
+
+def test_a_recipe_of_one_group_is_lifted_to_finer_ones(space: CoefficientSpace) -> None:
+    coarse = CoefficientSpace(TENSORS, EXPERTS, space.method, granularity="model")
+    recipe = coarse.decode(np.array([0.1, 0.2, 0.3]))
+    np.testing.assert_allclose(space.decode(space.encode(recipe)).coefficients, [[0.1, 0.2, 0.3]] * len(space.groups))
+
+
+def test_a_finer_recipe_is_refused_where_it_does_not_fit() -> None:
+    fine = CoefficientSpace(TENSORS, EXPERTS, granularity="tensor")
+    with pytest.raises(RecipeError, match="granularity tensor can hold it"):
+        CoefficientSpace(TENSORS, EXPERTS, granularity="layer").encode(fine.decode(points(fine, 1)[0]))
+
+
+def test_frozen_groups_keep_their_start_and_are_no_coordinates() -> None:
+    space = CoefficientSpace(TENSORS, EXPERTS, frozen=["embeddings", "encoder.layer.1.*"], start={"math": 0.5, "code": 0.0})
+    assert not [n for n in space.domain.names if n.startswith(("embeddings|", "encoder.layer.1|"))]
+    assert [n for n in space.domain.names if n.startswith("encoder.layer.11|")]
+    recipe = space.decode(space.domain.high)
+    np.testing.assert_array_equal(recipe.coefficients[recipe.groups.index("embeddings")], [0.5, 0.0, 0.3])
+    moved = CoefficientSpace(TENSORS, EXPERTS).decode(np.full(21, 0.7))
+    with pytest.raises(RecipeError, match="unfreeze"):
+        space.encode(moved)
+
+
+def test_bounds_by_expert_leave_out_anchors_beyond_them() -> None:
+    space = CoefficientSpace(TENSORS, EXPERTS, bounds={"math": (-0.5, 0.5)})
+    assert (space.domain.low[:3] == [-0.5, 0, 0]).all() and (space.domain.high[:3] == [0.5, 1, 1]).all()
+    labels = [label for label, _ in space.anchors()]
+    assert "expert: math" not in labels and "expert: code" in labels and "global 0.7" not in labels
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"bounds": (1.0, 0.0)}, "the lower first"),
+        ({"bounds": (0.0, float("nan"))}, "the lower first"),
+        ({"start": 2.0}, "set space.start inside"),
+        ({"start": {"maths": 0.1}}, "'maths', which is no expert"),
+        ({"frozen": ["*"]}, "nothing is left"),
+        ({"frozen": ["decoder.*"]}, "matches no group and no tensor"),
+        ({"granularity": "block"}, "there are: model, layer, module, tensor"),
+        ({"simplex": True, "start": 0.5}, "sum to at most 1"),
+        ({"simplex": True, "bounds": (0.0, 2.0)}, "bounds of its own"),
+        ({"tensors": []}, "needs merged tensors"),
+    ],
+)
+def test_nonsense_is_refused_with_a_remedy(changes: dict, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        CoefficientSpace(**{"tensors": TENSORS, "experts": EXPERTS, **changes})
+
+
+def test_a_uniform_box_is_uniform_on_the_simplex() -> None:
+    space = CoefficientSpace(["w"], EXPERTS, simplex=True, start=0.1)
+    found = np.array([space.decode(p).coefficients[0] for p in points(space, 4000)])
+    parts = np.column_stack([found, 1 - found.sum(axis=1)])
+    assert parts.min() >= -1e-12
+    for column in parts.T:  # each part of a uniform point has the marginal Beta(1, K)
+        assert stats.kstest(column, stats.beta(1, 3).cdf).pvalue > 1e-3
+
+
+def test_groups_follow_the_model() -> None:
+    layers = group_tensors(TENSORS, "layer")
+    assert list(layers) == ["embeddings", *(f"encoder.layer.{i}" for i in (0, 1, 2, 10, 11)), "pooler"]
+    modules = group_tensors(TENSORS, "module")
+    assert modules["encoder.layer.10.norm"] == ("encoder.layer.10.attention.output.LayerNorm.weight",)
+    assert set(modules["encoder.layer.0.mlp"]) == {f"encoder.layer.0.{r}" for r in BLOCK[2:]}
+    t5 = group_tensors(["shared.weight", "encoder.block.0.layer.0.SelfAttention.q.weight",
+                        "decoder.block.0.layer.0.layer_norm.weight", "encoder.final_layer_norm.weight"], "layer")  # fmt: skip
+    assert set(t5) == {"embeddings", "encoder.block.0", "decoder.block.0", "encoder.final_layer_norm"}
+    llama = group_tensors(["model.embed_tokens.weight", "model.layers.0.mlp.up_proj.weight", "model.norm.weight", "lm_head.weight"], "module")
+    assert list(llama) == ["embeddings", "model.layers.0.mlp", "lm_head", "model.norm"]
+
+
+def test_decoding_and_hashing_a_thousand_dimensions_is_cheap() -> None:
+    space = CoefficientSpace([f"h.{i}.w" for i in range(250)], ["a", "b", "c", "d"], granularity="tensor")
+    many = points(space, 50)
+    begin = time.perf_counter()
+    assert len({space.decode(p).hash for p in many}) == 50
+    assert (time.perf_counter() - begin) / 50 < 0.005  # well under 1 ms on a quiet machine
