@@ -73,8 +73,8 @@ def make_pool(folder: Path, dtype: str, parameters: float, experts: int) -> None
     embeddings, layer = 2 * vocabulary * width, 4 * width * width + 3 * width * 2048 + 2 * width
     layers = max(1, -(-int(parameters - embeddings) // layer))
     config = transformers.LlamaConfig(
-        vocab_size=vocabulary, hidden_size=width, num_hidden_layers=layers, num_attention_heads=12, intermediate_size=2048,
-        architectures=["LlamaForCausalLM"], dtype=dtype,
+        vocab_size=vocabulary, hidden_size=width, num_hidden_layers=layers, num_attention_heads=12,
+        intermediate_size=2048, architectures=["LlamaForCausalLM"], dtype=dtype,
     )  # fmt: skip
     with torch.device("meta"):
         shapes = {name: t.shape for name, t in transformers.LlamaForCausalLM(config).state_dict().items()}

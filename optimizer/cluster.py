@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 RETRIES = 2  # a question whose worker died is tried this often elsewhere
 TIMEOUT_RETRIES = 1
+QUIET_SECONDS = 10.0  # without an answer; then Ray is asked whether it is there at all
 
 
 class _Remote:
@@ -82,6 +83,7 @@ class RayExecutor:
         self._queue: deque[_Task] = deque()
         self._running: dict[Any, _Task] = {}
         self._owns_ray = False
+        self._quiet_since = time.monotonic()
 
     def start(self) -> None:
         """Connect to Ray (a local one of our own unless an address is named) and make the workers."""
@@ -115,6 +117,7 @@ class RayExecutor:
         ready, rest = ray.wait(list(self._running), num_returns=1, timeout=self._patience(timeout))
         if ready and rest:
             ready += ray.wait(rest, num_returns=len(rest), timeout=0)[0]
+        self._alive(bool(ready))
         answers = [answer for ref in ready if (answer := self._finish(ref)) is not None]
         answers += self._overdue()
         self._dispatch()
@@ -142,6 +145,16 @@ class RayExecutor:
             task, index = self._queue.popleft(), self._idle.popleft()
             task.worker, task.started = index, time.monotonic()
             self._running[self._actors[index].answer.remote(task.question)] = task
+
+    def _alive(self, progress: bool) -> None:
+        """Ray itself may go: a wait on a cluster without nodes would last for ever."""
+        now = time.monotonic()
+        if progress:
+            self._quiet_since = now
+        elif now - self._quiet_since > QUIET_SECONDS:
+            self._quiet_since = now
+            if not any(node["Alive"] for node in ray.nodes()):
+                raise WorkerError("Ray has lost its last node; what was answered is kept, and resume starts Ray again")
 
     def _patience(self, timeout: float) -> float:
         """Wait no longer than the next deadline."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 
 from searchspaces.checkpoint import Checkpoint
 
-# where architectures keep an output layer that may be tied to an embedding, and embeddings that share one matrix
-TIED = ("lm_head.weight", "decoder.weight", "embed_tokens.weight", "embed_out.weight", "output_projection.weight")
+# where architectures keep an output layer that may be tied to an embedding
+OUTPUTS = ("lm_head.weight", "decoder.weight", "embed_out.weight", "output_projection.weight")
 EMBEDDING = ("emb", "wte", "shared")
 
 
@@ -52,39 +52,26 @@ def untie(base: Checkpoint, experts: Mapping[str, Checkpoint]) -> tuple[Checkpoi
     if base.config.get("tie_word_embeddings") is False:
         return base, dict(experts)
     every = (base, *experts.values())
-    suspects = {name for c in every for name in c.tensors if name.endswith(TIED)}
-    double = {
-        name
-        for name in suspects
-        if all(name not in c.tensors or _repeats(c, name) for c in every)
-        and any(_embedding(c, name) for c in every)
-    }  # fmt: skip
+    suspects = {name for c in every for name in c.tensors if any(_embeddings(c, name))}
+    double = {name for name in suspects if all(name not in c.tensors or _repeats(c, name) for c in every)}
 
-    # of two embeddings that share one matrix, the first by name stays
     def kept(c: Checkpoint) -> Checkpoint:
         return c.renamed({n: n for n in c.tensors if n not in double}) if double & c.tensors.keys() else c
 
     return kept(base), {name: kept(c) for name, c in experts.items()}
 
 
-def _embedding(c: Checkpoint, name: str) -> str | None:
-    """The tensor that `name` may be tied to: the first embedding of its shape, by name."""
-    if name not in c.tensors:
-        return None
-    found = sorted(
-        other
-        for other, info in c.tensors.items()
-        if other != name
-        and info.shape == c.tensors[name].shape
-        and any(part in other for part in EMBEDDING)
-        and not (other.endswith(TIED) and other > name)
-    )
-    return found[0] if found else None
+def _embeddings(c: Checkpoint, name: str) -> Iterator[str]:
+    """What `name` may be tied to: an output layer to an embedding, an encoder's or decoder's embedding to a shared one."""
+    output, part = name.endswith(OUTPUTS), name.endswith("embed_tokens.weight")
+    for other, info in c.tensors.items() if output or part else ():
+        embedding = any(word in other for word in EMBEDDING) and not other.endswith(OUTPUTS)
+        if info.shape == c.tensors[name].shape and (embedding if output else other.endswith("shared.weight")):
+            yield other
 
 
 def _repeats(c: Checkpoint, name: str) -> bool:
-    other = _embedding(c, name)
-    return other is not None and torch.equal(c.tensor(name), c.tensor(other))
+    return any(torch.equal(c.tensor(name), c.tensor(other)) for other in _embeddings(c, name))
 
 
 def head_patterns(base: Checkpoint, experts: Sequence[Checkpoint]) -> list[str]:

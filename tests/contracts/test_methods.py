@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+
 from searchspaces import METHODS, CoefficientSpace, Pool, Recipe
 from searchspaces.errors import RecipeError
 from searchspaces.materialise import merged_tensors

@@ -8,11 +8,17 @@ import time
 import numpy as np
 import pytest
 from scipy import stats
+
 from searchspaces import METHODS, CoefficientSpace
 from searchspaces.errors import RecipeError
 from searchspaces.groups import GRANULARITIES, group_tensors
 
-BLOCK = ("attention.self.query.weight", "attention.output.LayerNorm.weight", "intermediate.dense.weight", "output.dense.bias")
+BLOCK = (
+    "attention.self.query.weight",
+    "attention.output.LayerNorm.weight",
+    "intermediate.dense.weight",
+    "output.dense.bias",
+)
 TENSORS = [
     "embeddings.word_embeddings.weight",
     *(f"encoder.layer.{i}.{rest}" for i in (0, 1, 2, 10, 11) for rest in BLOCK),
@@ -20,7 +26,7 @@ TENSORS = [
 ]
 EXPERTS = ["math", "code", "prose"]
 ROWS = [
-    pytest.param(method, granularity, simplex, id=f"{method}-{granularity}{'-simplex' if simplex else ''}")
+    pytest.param((method, granularity, simplex), id=f"{method}-{granularity}{'-simplex' if simplex else ''}")
     for method in METHODS
     for granularity in GRANULARITIES
     for simplex in (False, True)
@@ -41,7 +47,9 @@ def points(space: CoefficientSpace, count: int = 20) -> np.ndarray:
 def test_the_domain_is_consistent(space: CoefficientSpace) -> None:
     domain = space.domain
     assert domain.shape[0] * domain.shape[1] == len(domain.names) == len(set(domain.names))
-    assert (domain.low < domain.high).all() and (domain.low <= domain.start).all() and (domain.start <= domain.high).all()
+    assert (
+        (domain.low < domain.high).all() and (domain.low <= domain.start).all() and (domain.start <= domain.high).all()
+    )
     assert domain.names[1].endswith("|code")
     for array in (domain.low, domain.high, domain.start):
         assert array.dtype == np.float64
@@ -77,7 +85,9 @@ def test_anchors_are_points_of_the_space(space: CoefficientSpace) -> None:
     assert (found["base"] == 0).all()
     np.testing.assert_allclose(found["uniform"], 1 / 3, rtol=1e-12)
     for k, name in enumerate(EXPERTS):
-        np.testing.assert_allclose(found[f"expert: {name}"], np.eye(3)[k][None].repeat(len(found["base"]), 0), atol=1e-12)
+        np.testing.assert_allclose(
+            found[f"expert: {name}"], np.eye(3)[k][None].repeat(len(found["base"]), 0), atol=1e-12
+        )
 
 
 def test_a_space_is_made_again_from_its_description(space: CoefficientSpace) -> None:
@@ -99,7 +109,9 @@ def test_a_finer_recipe_is_refused_where_it_does_not_fit() -> None:
 
 
 def test_frozen_groups_keep_their_start_and_are_no_coordinates() -> None:
-    space = CoefficientSpace(TENSORS, EXPERTS, frozen=["embeddings", "encoder.layer.1.*"], start={"math": 0.5, "code": 0.0})
+    space = CoefficientSpace(
+        TENSORS, EXPERTS, frozen=["embeddings", "encoder.layer.1.*"], start={"math": 0.5, "code": 0.0}
+    )
     assert not [n for n in space.domain.names if n.startswith(("embeddings|", "encoder.layer.1|"))]
     assert [n for n in space.domain.names if n.startswith("encoder.layer.11|")]
     recipe = space.decode(space.domain.high)
@@ -152,9 +164,10 @@ def test_groups_follow_the_model() -> None:
     assert modules["encoder.layer.10.norm"] == ("encoder.layer.10.attention.output.LayerNorm.weight",)
     assert set(modules["encoder.layer.0.mlp"]) == {f"encoder.layer.0.{r}" for r in BLOCK[2:]}
     t5 = group_tensors(["shared.weight", "encoder.block.0.layer.0.SelfAttention.q.weight",
-                        "decoder.block.0.layer.0.layer_norm.weight", "encoder.final_layer_norm.weight"], "layer")  # fmt: skip
+                        "decoder.block.0.layer.0.norm.weight", "encoder.final_layer_norm.weight"], "layer")  # fmt: skip
     assert set(t5) == {"embeddings", "encoder.block.0", "decoder.block.0", "encoder.final_layer_norm"}
-    llama = group_tensors(["model.embed_tokens.weight", "model.layers.0.mlp.up_proj.weight", "model.norm.weight", "lm_head.weight"], "module")
+    names = ["model.embed_tokens.weight", "model.layers.0.mlp.up_proj.weight", "model.norm.weight", "lm_head.weight"]
+    llama = group_tensors(names, "module")
     assert list(llama) == ["embeddings", "model.layers.0.mlp", "lm_head", "model.norm"]
 
 

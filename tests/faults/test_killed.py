@@ -1,0 +1,141 @@
+"""What must be survived: kill -9 of the driver at any moment, of a worker, and a disk that runs full."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import worlds
+
+from optimizer import Job, Run
+from optimizer.errors import DiskFull
+
+COMMAND = [sys.executable, "-c", "from optimizer.cli import main; main()"]
+
+
+@pytest.fixture(autouse=True)
+def nobody_left() -> Iterator[None]:
+    yield
+    for process in psutil.Process().children():
+        if "optimizer.cli" in " ".join(process.cmdline()):
+            process.kill()
+
+
+def start(*arguments: str | Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([*COMMAND, *map(str, arguments)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def answers(folder: Path) -> int:
+    try:
+        ledger = sqlite3.connect(f"file:{folder}/ledger.db?mode=ro", uri=True)
+        return int(ledger.execute("SELECT count(*) FROM answers").fetchone()[0])
+    except sqlite3.OperationalError:
+        return 0
+
+
+def kill_at(process: subprocess.Popen[bytes], folder: Path, count: int) -> None:
+    """SIGKILL once so many answers are on the disk."""
+    end = time.monotonic() + 120
+    while answers(folder) < count:
+        assert process.poll() is None, "ended before it was killed"
+        assert time.monotonic() < end
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+
+
+def scores(folder: Path) -> dict[int, object]:
+    return {n: (c.recipe, dict(c.measures), dict(c.heldout)) for n, c in Run(folder).results().candidates.items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("driver", ["cma", "tpe"])
+def test_a_driver_killed_twice_ends_where_an_undisturbed_one_does(tmp_path: Path, driver: str) -> None:
+    job = worlds.classification(tmp_path, evaluations=30, driver=driver)
+    whole = Run.create(Job.load(job), tmp_path / "whole")
+    whole.search()
+    folder = tmp_path / "runs" / "pico"
+    kill_at(start("run", job, "--runs", tmp_path / "runs"), folder, 7)
+    kill_at(start("resume", folder), folder, 19)
+    assert start("resume", folder).wait(timeout=120) == 0
+    assert scores(folder) == scores(whole.folder)
+
+
+def workers_of(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    return [p for p in psutil.Process(process.pid).children(recursive=True) if "_Remote" in " ".join(p.cmdline())]
+
+
+@pytest.mark.slow
+def test_on_ray_a_killed_worker_is_replaced_and_a_killed_driver_leaves_nobody(tmp_path: Path) -> None:
+    job = worlds.classification(tmp_path, evaluations=400, executor="ray")
+    folder = tmp_path / "runs" / "pico"
+    process = start("run", job, "--runs", tmp_path / "runs")
+    end = time.monotonic() + 120
+    while answers(folder) < 5:
+        assert time.monotonic() < end and process.poll() is None
+        time.sleep(0.05)
+    os.kill(workers_of(process)[0].pid, signal.SIGKILL)
+    replaced = {p.pid: p for p in workers_of(process)}
+    kill_at(process, folder, answers(folder) + 20)
+    gone, alive = psutil.wait_procs(list(replaced.values()), timeout=60)
+    assert gone and not alive
+    before = scores(folder)
+    assert start("resume", folder, "--evaluations", str(len(before) + 5)).wait(timeout=240) == 0
+    after = scores(folder)
+    assert len(after) >= len(before) + 5
+    # what was answered before the kill is as it was; only held-out scores may have come
+    assert all(after[n][:2] == before[n][:2] for n in before)  # type: ignore[index]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "small"
+    folder.mkdir()
+    if shutil.which("mount") is None or os.geteuid() != 0:
+        pytest.skip("needs a file system of its own, which only root can make")
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=60m", "tmpfs", folder], capture_output=True)
+    if made.returncode:
+        pytest.skip("this machine lets nobody mount a tmpfs")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_disk_that_runs_full_stops_the_search_and_loses_nothing(tmp_path: Path, small_disk: Path) -> None:
+    run = Run.create(Job.load(worlds.classification(tmp_path, evaluations=60)), small_disk)
+    filler = small_disk / "filler"
+
+    def fill(search: object, answer: object) -> None:
+        if answers(run.folder) == 5:
+            with filler.open("wb") as file, pytest.raises(OSError, match="No space"):
+                while True:
+                    file.write(b"\0" * 4096)
+                    file.flush()
+
+    with pytest.raises(DiskFull, match="nothing answered is lost") as caught:
+        run.search(fill)
+    assert caught.value.exit_code == 74
+    kept = answers(run.folder)
+    assert kept >= 5
+    filler.unlink()
+    run.search()
+    assert len(run.results().candidates) == 60
+
+
+def test_an_export_without_room_is_refused_before_it_starts(tmp_path: Path, small_disk: Path) -> None:
+    run = Run.create(Job.load(worlds.classification(tmp_path, evaluations=3)), tmp_path / "runs")
+    run.search()
+    with (small_disk / "filler").open("wb") as file:
+        file.truncate(0)
+        file.write(b"\0" * (60 * 2**20 - 20_000))
+    with pytest.raises(DiskFull, match="the export needs"):
+        run.export("best", small_disk / "out")
+    assert not (small_disk / "out").exists()
