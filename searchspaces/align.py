@@ -62,7 +62,7 @@ def untie(base: Checkpoint, experts: Mapping[str, Checkpoint]) -> tuple[Checkpoi
 
 
 def _embeddings(c: Checkpoint, name: str) -> Iterator[str]:
-    """What `name` may be tied to: an output layer to an embedding, an encoder's or decoder's embedding to a shared one."""
+    """What `name` may be tied to: an output layer to an embedding, an encoder's to a shared one."""
     output, part = name.endswith(OUTPUTS), name.endswith("embed_tokens.weight")
     for other, info in c.tensors.items() if output or part else ():
         embedding = any(word in other for word in EMBEDDING) and not other.endswith(OUTPUTS)
