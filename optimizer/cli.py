@@ -103,12 +103,17 @@ def status(name: RunName, runs: Runs = DEFAULT_RUNS, json_out: AsJson = False) -
 
 
 @app.command()
-def front(name: RunName, runs: Runs = DEFAULT_RUNS, json_out: AsJson = False) -> None:
+def front(
+    name: RunName,
+    runs: Runs = DEFAULT_RUNS,
+    json_out: AsJson = False,
+    everything: Annotated[bool, typer.Option("--all", help="Every candidate of the front and every anchor.")] = False,
+) -> None:
     """The non-dominated candidates and the anchors, on calibration and on held-out items."""
     from optimizer import show
 
     results = _find(name, runs).results()
-    typer.echo(json.dumps(show.front(results))) if json_out else show.print_front(results)
+    typer.echo(json.dumps(show.front(results))) if json_out else show.print_front(results, everything)
 
 
 @app.command("show")

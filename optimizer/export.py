@@ -157,9 +157,9 @@ def _write_recipe(folder: Path, problem: Problem, recipe: Recipe) -> str:
     try:
         text = to_mergekit(recipe, problem.pool)
     except Inexpressible as error:
-        return f"mergekit cannot express it: {error}."
+        return f"mergekit cannot express it: {error}.\n"
     shards.write_text(folder / "mergekit.yaml", text)
-    return "`mergekit.yaml` says the same to mergekit."
+    return "`mergekit.yaml` says the same to mergekit.\n"
 
 
 def _write_card(

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from evaluators.evaluator import Measure
 from optimizer.results import Candidate, Results
+
+BEST_SHOWN = 15
 
 
 def status(results: Results) -> dict[str, Any]:
@@ -79,28 +82,38 @@ def print_status(results: Results) -> None:
     Console().print(table)
 
 
-def print_front(results: Results) -> None:
-    """The front as a table: calibration over held-out, each with its standard error."""
+def print_front(results: Results, everything: bool = False) -> None:
+    """The front as a table: calibration over held-out, each with its standard error; the best ones unless `everything`."""
     shown = _shown(results)
     if not shown:
         Console().print("no candidate has been scored yet")
         return
     on_front = {c.number for c in results.on_front}
-    table = Table(title=f"{escape(results.name)}: {len(on_front)} candidates on the front, best mean first")
-    table.add_column("candidate")
-    table.add_column("items")
+    best = shown[: len(on_front) if everything else min(BEST_SHOWN, len(on_front))]
+    anchors = [c for c in shown[len(on_front) :] if everything or _plain_anchor(c)]
+    console = Console()
+    exact = console.width >= 32 + 11 * len(results.objectives)
+    title = f"{escape(results.name)}: {len(on_front)} candidates on the front, best mean first"
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("candidate", no_wrap=True, min_width=20)
+    table.add_column("items", no_wrap=True)
     for objective in results.objectives:
-        table.add_column(escape(objective.name), justify="right")
-    for c in shown:
+        table.add_column(escape(objective.name).replace(".", "\n", 1), justify="right", overflow="fold")
+    for c in (*best, *anchors):
         name = escape(c.label if not c.is_anchor else f"{c.label} ({c.number})")
-        table.add_row(
-            name if c.number in on_front else f"[dim]{name}, dominated[/dim]",
-            "calibration",
-            *_cells(results, c.measures),
-        )
+        style = None if c.number in on_front else "dim"
+        table.add_row(name, "seen", *_cells(results, c.measures, exact), style=style)
         if c.heldout:
-            table.add_row("", "held-out", *_cells(results, c.heldout))
-    Console().print(table)
+            table.add_row("", "held-out", *_cells(results, c.heldout, exact), style=style)
+    console.print(table)
+    notes = ["seen: the calibration items, which chose these merges; held-out: items the search never saw."]
+    if anchors:
+        notes.append("Dim, last: anchors that others dominate.")
+    if not exact:
+        notes.append("A wider terminal shows standard errors, --json always has them.")
+    if hidden := len(shown) - len(best) - len(anchors):
+        notes.append(f"{hidden} more with 'mergeopt front --all'.")
+    console.print(" ".join(notes), style="dim", highlight=False)
 
 
 def print_candidate(results: Results, chosen: Candidate) -> None:
@@ -122,6 +135,11 @@ def print_candidate(results: Results, chosen: Candidate) -> None:
     for group, row in zip(groups, coefficients, strict=True):
         table.add_row(escape(group), *(f"{c:.3f}" for c in row))
     console.print(table)
+
+
+def _plain_anchor(c: Candidate) -> bool:
+    """An anchor that is a model of the pool or their average, and no step of a sweep."""
+    return any(not label.startswith("global") for label in c.label.split(", "))
 
 
 def _shown(results: Results) -> list[Candidate]:
@@ -153,9 +171,9 @@ def _measure(m: Measure) -> dict[str, float | int]:
     return {"value": m.value, "stderr": m.stderr, "count": m.count}
 
 
-def _cells(results: Results, measures: Mapping[str, Measure]) -> list[str]:
-    return [_text(measures[o.name]) for o in results.objectives]
+def _cells(results: Results, measures: Mapping[str, Measure], exact: bool) -> list[str]:
+    return [_text(measures[o.name]) if exact else f"{measures[o.name].value:.3f}" for o in results.objectives]
 
 
 def _text(m: Measure) -> str:
-    return f"{m.value:.3f} ±{m.stderr:.3f}"
+    return f"{m.value:.3f}±{m.stderr:.3f}".replace("±0.", "±.")
