@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,9 @@ from optimizer.errors import JobError
 from optimizer.front import Front
 from optimizer.ledger import Ledger
 from optimizer.objectives import Objective, losses
+
+if TYPE_CHECKING:
+    from searchspaces import CoefficientSpace
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +100,12 @@ class Results:
         front = set(self.front.nondominated)
         return [self.candidates[n] for n in order if n in front]
 
+    @cached_property
+    def _space(self) -> CoefficientSpace:
+        from searchspaces import CoefficientSpace
+
+        return CoefficientSpace(**self.space)
+
     @property
     def failures(self) -> list[Candidate]:
         return [c for c in self.candidates.values() if c.failure is not None]
@@ -117,7 +126,7 @@ class Results:
             found = [c for c in self.candidates.values() if c.number == int(text)]
         else:
             found = [c for c in self.candidates.values() if len(text) >= 8 and c.recipe.startswith(text)]
-            found = found[:1] or [c for c in self.candidates.values() if c.is_anchor and c.label == text]
+            found = found[:1] or [c for c in self.candidates.values() if c.is_anchor and text in c.label.split(", ")]
         if not found:
             raise JobError(
                 f"no candidate {text!r} in {self.folder}; give a number from 0 to {max(self.candidates)}, "
@@ -133,7 +142,5 @@ class Results:
 
     def coefficients(self, candidate: Candidate) -> tuple[list[str], list[str], NDArray[np.float64]]:
         """Groups, experts, and the coefficients `(groups, experts)` of a candidate."""
-        from searchspaces import CoefficientSpace
-
-        recipe = CoefficientSpace(**self.space).decode(candidate.point)
+        recipe = self._space.decode(candidate.point)
         return list(recipe.groups), list(recipe.experts), np.asarray(recipe.coefficients)

@@ -83,7 +83,7 @@ def print_status(results: Results) -> None:
 
 
 def print_front(results: Results, everything: bool = False) -> None:
-    """The front as a table: calibration over held-out, each with its standard error; the best ones unless `everything`."""
+    """The front as a table: calibration over held-out scores, with standard errors; the best unless `everything`."""
     shown = _shown(results)
     if not shown:
         Console().print("no candidate has been scored yet")

@@ -18,6 +18,7 @@ import worlds
 
 from optimizer import Job, Run
 from optimizer.errors import DiskFull
+from optimizer.search import Search
 
 COMMAND = [sys.executable, "-c", "from optimizer.cli import main; main()"]
 
@@ -113,12 +114,13 @@ def test_a_disk_that_runs_full_stops_the_search_and_loses_nothing(tmp_path: Path
     run = Run.create(Job.load(worlds.classification(tmp_path, evaluations=60)), small_disk)
     filler = small_disk / "filler"
 
-    def fill(search: object, answer: object) -> None:
-        if answers(run.folder) == 5:
-            with filler.open("wb") as file, pytest.raises(OSError, match="No space"):
+    def fill(search: Search, answer: object) -> None:
+        if search.answered == 5:
+            handle = os.open(filler, os.O_CREAT | os.O_WRONLY)
+            with pytest.raises(OSError, match="No space"):
                 while True:
-                    file.write(b"\0" * 4096)
-                    file.flush()
+                    os.write(handle, bytes(4096))
+            os.close(handle)
 
     with pytest.raises(DiskFull, match="nothing answered is lost") as caught:
         run.search(fill)
