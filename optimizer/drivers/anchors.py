@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 from scipy.stats import qmc
 
-from optimizer.driver import FOREIGN, Domain, Driver, DriverError, Outcome, Point, Question, random_stream
+from optimizer.driver import FOREIGN, Domain, Driver, DriverError, Outcome, Point, Question, random_stream, renumbered
 
 FILL = "fill: one coefficient per expert"
 
@@ -83,7 +82,7 @@ class Anchored:
             self._filled += len(rest)
             return
         # a driver numbers its questions on from the last: that is how `inner` numbered these
-        inner = [replace(question, number=self._inner_number + i) for i, question in enumerate(rest)]
+        inner = [renumbered(question, self._inner_number + i) for i, question in enumerate(rest)]
         self._inner.replay(n - len(first), inner)
         for question in inner:
             self._pass_on(question)
@@ -93,12 +92,11 @@ class Anchored:
         for outcome in outcomes:
             number = outcome.question.number
             if number in self._theirs:
-                question = replace(outcome.question, number=self._theirs.pop(number))
-                self._inner.tell([replace(outcome, question=question)])
+                self._inner.tell([_as(outcome, self._theirs.pop(number))])
             elif number in self._ours:
                 self._ours.remove(number)
                 self._waiting.discard(number)
-                self._foreign(replace(outcome, question=replace(outcome.question, number=FOREIGN)))
+                self._foreign(_as(outcome, FOREIGN))
             elif number == FOREIGN:
                 self._foreign(outcome)
             else:
@@ -113,13 +111,13 @@ class Anchored:
     def _own(self, question: Question) -> Question:
         number, self._number = self._number, self._number + 1
         self._ours.add(number)
-        return replace(question, number=number)
+        return renumbered(question, number)
 
     def _pass_on(self, question: Question) -> Question:
         number, self._number = self._number, self._number + 1
         self._theirs[number] = question.number
         self._inner_number = question.number + 1
-        return replace(question, number=number)
+        return renumbered(question, number)
 
     def _next_fill(self, sequence: qmc.Sobol) -> Point:
         if behind := self._filled - sequence.num_generated:
@@ -128,6 +126,12 @@ class Anchored:
         unit = np.tile(sequence.random(1)[0], self._domain.shape[0])  # (groups * experts,)
         low, high = self._domain.low, self._domain.high
         return np.minimum(low + unit * (high - low), high)
+
+
+def _as(outcome: Outcome, number: int) -> Outcome:
+    """The outcome of the same question under another number."""
+    question = renumbered(outcome.question, number)
+    return Outcome(question, outcome.losses, outcome.stderr, outcome.gradient, outcome.failure)
 
 
 def _distinct(anchors: Sequence[tuple[str, Point]], dim: int) -> list[tuple[str, Point]]:

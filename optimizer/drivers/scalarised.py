@@ -8,7 +8,17 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from optimizer.driver import FOREIGN, Domain, Driver, DriverError, Outcome, Question, checked_losses, random_stream
+from optimizer.driver import (
+    FOREIGN,
+    Domain,
+    Driver,
+    DriverError,
+    Outcome,
+    Question,
+    checked_losses,
+    random_stream,
+    renumbered,
+)
 
 MAX_EMPHASES = 6  # preferences besides the uniform one: each takes its share of the evaluations
 
@@ -66,7 +76,7 @@ class Scalarised:
         self._fix_scale()
         for question in questions:
             which, number = self._number % len(self._inner), self._number // len(self._inner)
-            self._inner[which].replay(1, [replace(question, number=number)])
+            self._inner[which].replay(1, [renumbered(question, number)])
             self._number += 1
 
     def tell(self, outcomes: Sequence[Outcome]) -> None:
@@ -111,7 +121,7 @@ class Scalarised:
         ideal, span = self._scale
         factors = weights / span  # (m,)
         return Outcome(
-            question=replace(outcome.question, number=number),
+            question=renumbered(outcome.question, number),
             losses=np.array([factors @ (outcome.losses - ideal)]),
             stderr=np.array([np.sqrt(np.sum((factors * outcome.stderr) ** 2))]),  # objectives taken as independent
             gradient=None if outcome.gradient is None else (factors @ outcome.gradient)[np.newaxis],
