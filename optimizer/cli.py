@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import signal
 import sys
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -77,7 +78,11 @@ def run(
         )
     made = Run.create(loaded, runs, allow_code, lambda what: typer.echo(f"reading {what}", err=True))
     typer.echo(f"run {made.folder}")
-    _drive(made, None, allow_code)
+    try:
+        _drive(made, None, allow_code)
+    except ValueError:
+        made.discard()  # what could not even start can be mended and run again under its name
+        raise
 
 
 @app.command()
@@ -182,11 +187,19 @@ def main() -> None:
     try:
         app()
     except ValueError as error:
-        code = getattr(error, "exit_code", None)
-        if code is None:
+        if not hasattr(error, "exit_code"):
             raise
-        typer.secho(f"error: {_printable(str(error))}", err=True, fg=typer.colors.RED if sys.stderr.isatty() else None)
-        raise SystemExit(code) from None
+        _refuse(str(error), error.exit_code)
+    except OSError as error:
+        where = f" {error.filename}" if error.filename else ""
+        full = error.errno == errno.ENOSPC
+        _refuse(f"cannot use{where}: {error.strerror or error}", 74 if full else 2)
+
+
+def _refuse(text: str, code: int) -> NoReturn:
+    """One message, and the exit code."""
+    typer.secho(f"error: {_printable(text)}", err=True, fg=typer.colors.RED if sys.stderr.isatty() else None)
+    raise SystemExit(code) from None
 
 
 def _find(name: str, runs: Path) -> Run:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 import time
 from collections import deque
 from dataclasses import dataclass, replace
@@ -79,6 +81,7 @@ class RayExecutor:
         self._cpus, self._gpus, self._timeout = cpus, gpus, timeout
         self._actors: dict[int, Any] = {}
         self._made = 0
+        self._starting: dict[Any, int] = {}  # what tells that a worker is ready -> the worker
         self._idle: deque[int] = deque()
         self._queue: deque[_Task] = deque()
         self._running: dict[Any, _Task] = {}
@@ -88,6 +91,8 @@ class RayExecutor:
     def start(self) -> None:
         """Connect to Ray (a local one of our own unless an address is named) and make the workers."""
         if not ray.is_initialized():
+            self._owns_ray = True
+            term = signal.getsignal(signal.SIGTERM)
             local = {"num_cpus": max(1, round(self.slots * self._cpus + 0.499))} if self._address == "local" else {}
             ray.init(
                 address=self._address,
@@ -96,15 +101,14 @@ class RayExecutor:
                 logging_level=logging.ERROR,
                 **local,
             )
-            self._owns_ray = True
-        first = [self._make() for _ in range(self.slots)]
-        try:
-            ray.get([self._actors[i].ready.remote() for i in first])
-        except RayTaskError as error:
-            raise _cause(error) from error
-        except RayError as error:
-            raise WorkerError(f"the workers died as they started: {str(error).splitlines()[0]}") from error
-        self._idle.extend(first)
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, term)  # Ray takes it, and would end us without a drain
+        self._placeable()
+        for _ in range(self.slots):
+            self._make()
+        while self._starting:
+            ready, _ = ray.wait(list(self._starting), num_returns=1)
+            self._started(ready[0])
 
     def submit(self, question: Question) -> None:
         self._queue.append(_Task(question))
@@ -112,13 +116,16 @@ class RayExecutor:
 
     def collect(self, timeout: float) -> list[Answer]:
         self._dispatch()
-        if not self._running:
+        if not self._running and not self._starting:
             return []
-        ready, rest = ray.wait(list(self._running), num_returns=1, timeout=self._patience(timeout))
+        awaited = [*self._running, *self._starting]
+        ready, rest = ray.wait(awaited, num_returns=1, timeout=self._patience(timeout))
         if ready and rest:
             ready += ray.wait(rest, num_returns=len(rest), timeout=0)[0]
         self._alive(bool(ready))
-        answers = [answer for ref in ready if (answer := self._finish(ref)) is not None]
+        for ref in [r for r in ready if r in self._starting]:
+            self._started(ref)
+        answers = [answer for ref in ready if ref in self._running and (answer := self._finish(ref)) is not None]
         answers += self._overdue()
         self._dispatch()
         return answers
@@ -133,12 +140,34 @@ class RayExecutor:
         if self._owns_ray:
             ray.shutdown()
 
-    def _make(self) -> int:
+    def _make(self) -> None:
+        """A new worker, which joins the idle ones when it is ready."""
         index, self._made = self._made, self._made + 1
         options = {"num_cpus": self._cpus, "num_gpus": self._gpus, "max_restarts": 0, "max_task_retries": 0}
         actor = ray.remote(_Remote).options(**options)
         self._actors[index] = actor.remote(self._target, self._spec, f"ray-{index}")
-        return index
+        self._starting[self._actors[index].ready.remote()] = index
+
+    def _started(self, ref: Any) -> None:
+        """A worker is ready for questions: only now may a question's deadline run."""
+        index = self._starting.pop(ref)
+        try:
+            ray.get(ref)
+        except RayTaskError as error:
+            raise _cause(error) from error
+        except RayError as error:
+            raise WorkerError(f"a worker died as it started: {str(error).splitlines()[0]}") from error
+        self._idle.append(index)
+
+    def _placeable(self) -> None:
+        """Raises WorkerError where the cluster as it is could never hold the workers: they would wait for ever."""
+        there = ray.cluster_resources()
+        for kind, each in (("CPU", self._cpus), ("GPU", self._gpus)):
+            if each * self.slots > there.get(kind, 0.0) + 1e-9:
+                raise WorkerError(
+                    f"{self.slots} workers of {each:g} {kind} each need {each * self.slots:g}, the cluster has "
+                    f"{there.get(kind, 0.0):g}; lower executor.workers, cpus or gpus, or name a larger cluster"
+                )
 
     def _dispatch(self) -> None:
         while self._idle and self._queue:
@@ -158,7 +187,7 @@ class RayExecutor:
 
     def _patience(self, timeout: float) -> float:
         """Wait no longer than the next deadline."""
-        if self._timeout is None:
+        if self._timeout is None or not self._running:
             return timeout
         first = min(task.started for task in self._running.values())
         return max(0.0, min(timeout, first + self._timeout - time.monotonic()))
@@ -201,7 +230,7 @@ class RayExecutor:
 
     def _replace(self, index: int) -> None:
         ray.kill(self._actors.pop(index))
-        self._idle.append(self._make())
+        self._make()
 
 
 def _failed(task: _Task, kind: FailureKind, reason: str) -> Answer:

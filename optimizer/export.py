@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import shutil
@@ -79,7 +80,9 @@ def export(
         partial.rename(target)
         shards.sync_folder(target.parent)
     except OSError as error:
-        raise DiskFull(f"cannot write {target}: {error.strerror}; nothing was left there") from error
+        if error.errno == errno.ENOSPC:
+            raise DiskFull(f"no room left for {target}; nothing was left there, free some and export again") from error
+        raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return target

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -99,7 +100,11 @@ class Ledger:
         if not path.is_file():
             raise RunError(f"no ledger at {path}; name a run's folder, such as runs/NAME")
         try:
-            ledger = cls(path, _connect(path, "ro" if readonly else "rw"))
+            # a folder that cannot be written to cannot hold SQLite's lock files: then nobody writes, and none is needed
+            frozen = (
+                readonly and not os.access(path.parent, os.W_OK) and not path.with_name(f"{path.name}-wal").exists()
+            )
+            ledger = cls(path, _connect(path, "ro&immutable=1" if frozen else "ro" if readonly else "rw"))
             version = ledger.meta("version")
         except (sqlite3.DatabaseError, KeyError) as error:
             raise RunError(f"{path} is not a ledger of mergeopt ({error}); restore it from a copy") from error

@@ -10,8 +10,8 @@ from pathlib import Path
 import evaluators
 from evaluators.evaluator import Evaluator, Metric
 from optimizer import objectives
-from optimizer.errors import JobError
-from optimizer.job import EvaluatorEntry, Job
+from optimizer.errors import JobError, RunError
+from optimizer.job import EvaluatorEntry, Hashes, Job
 from searchspaces import CoefficientSpace, Pool
 
 
@@ -81,6 +81,17 @@ class Problem:
             e.name: {"calibration": e.splits.calibration.tolist(), "heldout": e.splits.heldout.tolist()}
             for e in self.evaluators
         }
+
+    def unchanged(self, before: Hashes) -> None:
+        """Raises RunError naming the first model or data file whose content is not what `before` says."""
+        now = Hashes(models=self.pool.hashes(), data=self.data_hashes())
+        for what, old, new in (("model", before.models, now.models), ("data file", before.data, now.data)):
+            for name in sorted(old.keys() | new.keys()):
+                if old.get(name) != new.get(name):
+                    raise RunError(
+                        f"{what} {name!r} has changed since the run was made (sha256 {str(old.get(name))[:12]}, "
+                        f"now {str(new.get(name))[:12]}); restore it, or start another run"
+                    )
 
     def data_hashes(self, progress: Callable[[str], None] = lambda name: None) -> dict[str, str]:
         """sha256 of every data file, by its absolute path."""

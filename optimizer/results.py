@@ -67,6 +67,7 @@ class Results:
         self.space: dict[str, Any] = ledger.meta("space")
         self.times = ledger.times()
         heldout = {a.number: a for a in ledger.answers("heldout")}
+        self.heldout_answered = len(heldout)
         recipes = ledger.recipes()
         questions = {q.number: q for q in ledger.questions()}
         self.asked = len(questions)
@@ -137,8 +138,8 @@ class Results:
     def _best_of(self, metric: str, scored: list[Candidate]) -> Candidate:
         if metric not in self.goals:
             raise JobError(f"no metric {metric!r} in {self.folder}; there are: {', '.join(sorted(self.goals))}")
-        sign = -1.0 if self.goals[metric] == "max" else 1.0
-        return min(scored, key=lambda c: (sign * c.measures[metric].value, c.number))
+        objective = Objective(metric, "max" if self.goals[metric] == "max" else "min")
+        return min(scored, key=lambda c: (objective.sign * c.measures[metric].value, c.number))
 
     def coefficients(self, candidate: Candidate) -> tuple[list[str], list[str], NDArray[np.float64]]:
         """Groups, experts, and the coefficients `(groups, experts)` of a candidate."""

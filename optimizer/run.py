@@ -68,10 +68,11 @@ class Run:
         problem = _open(job, allow_code)
         hashes = Hashes(models=problem.pool.hashes(progress), data=problem.data_hashes(progress))
         if job.hashes is not None:
-            _unchanged(job.hashes, hashes)
+            problem.unchanged(job.hashes)
         job = job.model_copy(update={"hashes": hashes})
         space = problem.space(hashes.models)
-        build_driver(job, space, len(problem.objectives))  # its options are checked before anything is written
+        build_driver(job, space, len(problem.objectives))  # its options are checked before anything is written,
+        build_executor(job, allow_code)  # and those of the executor
         folder.parent.mkdir(parents=True, exist_ok=True)
         if shutil.disk_usage(folder.parent).free < SPARE_BYTES:
             raise RunError(f"less than {SPARE_BYTES // 10**6} MB free at {folder.parent}; free some room first")
@@ -99,6 +100,7 @@ class Run:
         from optimizer.search import Search
 
         with self._lock():
+            self._same_job()
             problem = self.open_problem(allow_code)
             space = problem.space(self._hashes().models)
             ledger = Ledger.open(self.folder / "ledger.db")
@@ -122,10 +124,21 @@ class Run:
                 ledger.close()
             return search
 
+    def _same_job(self) -> None:
+        """Raises RunError where job.yaml no longer says what the run was made with; budget and executor may change."""
+        ledger = Ledger.open(self.folder / "ledger.db", readonly=True)
+        made, now = ledger.meta("job"), _identity(self.job)
+        ledger.close()
+        for key in made:
+            if made[key] != now[key]:
+                raise RunError(
+                    f"{self.folder}/job.yaml: {key} is not what the run was made with; restore it, or start another run"
+                )
+
     def open_problem(self, allow_code: bool = False) -> Problem:
         """The job's models and items, checked to be those that the run was made with."""
         problem = _open(self.job, allow_code)
-        _unchanged(self._hashes(), Hashes(models=problem.pool.hashes(), data=problem.data_hashes()))
+        problem.unchanged(self._hashes())
         if problem.splits() != json.loads((self.folder / "splits.json").read_text()):
             raise RunError(
                 f"{self.folder}: the items no longer split as splits.json says; restore the data or start another run"
@@ -147,6 +160,15 @@ class Run:
             else self.folder / "exports" / chosen.label.replace(": ", "-").replace(" ", "-")
         )
         return export(self, chosen, target.absolute(), allow_code)
+
+    def discard(self) -> bool:
+        """Remove the folder of a run that has no answer yet; says whether it did."""
+        ledger = Ledger.open(self.folder / "ledger.db", readonly=True)
+        empty = not ledger.answers()
+        ledger.close()
+        if empty:
+            shutil.rmtree(self.folder)
+        return empty
 
     def report(self, path: str | Path | None = None) -> Path:
         """Write the standalone report, by default to `report.html` in the run's folder."""
@@ -170,11 +192,18 @@ class Run:
                 yield
                 owner.unlink(missing_ok=True)
         except Timeout as error:
-            who = json.loads(owner.read_text()) if owner.is_file() else {"host": "?", "pid": "?", "since": "?"}
+            who = _owner(owner)
             raise RunLocked(
                 f"{self.folder} is being driven by process {who['pid']} on {who['host']} since {who['since']}; "
                 "'mergeopt status' shows how it stands"
             ) from error
+
+
+def _owner(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError):  # the other process is just writing it
+        return {"host": "?", "pid": "?", "since": "?"}
 
 
 def build_driver(job: Job, space: CoefficientSpace, objectives: int) -> Driver:
@@ -213,12 +242,20 @@ def build_executor(job: Job, allow_code: bool) -> Executor:
 
     spec, entry = specification(job, allow_code), job.executor
     if entry.kind == "inline":
+        if entry.timeout is not None:
+            raise JobError("executor.timeout needs kind: ray, where a worker can be stopped; remove it, or use ray")
         from optimizer.executor import Inline
 
         return Inline(Worker.TARGET, spec)
     from optimizer.cluster import RayExecutor
 
     return RayExecutor(Worker.TARGET, spec, entry.workers, entry.cpus, entry.gpus, entry.timeout, entry.address)
+
+
+def _identity(job: Job) -> dict[str, Any]:
+    """What a run's answers depend on, as JSON values: all of the job but budget, executor, name and place."""
+    found = job.model_dump(mode="json", exclude={"budget", "executor", "name", "root", "hashes"})
+    return dict(json.loads(json.dumps(found)))
 
 
 def _open(job: Job, allow_code: bool) -> Problem:
@@ -236,15 +273,6 @@ def _write_run(folder: Path, job: Job, problem: Problem, space: CoefficientSpace
         "objectives": [[o.name, o.goal] for o in problem.objectives],
         "metrics": {name: metric.goal for name, metric in problem.metrics.items()},
         "space": space.describe(),
+        "job": _identity(job),
     }
     Ledger.create(folder / "ledger.db", meta).close()
-
-
-def _unchanged(before: Hashes, now: Hashes) -> None:
-    for what, old, new in (("model", before.models, now.models), ("data file", before.data, now.data)):
-        for name in sorted(old.keys() | new.keys()):
-            if old.get(name) != new.get(name):
-                raise RunError(
-                    f"{what} {name!r} has changed since the run was made (sha256 {str(old.get(name))[:12]}, "
-                    f"now {str(new.get(name))[:12]}); restore it, or start another run"
-                )

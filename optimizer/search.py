@@ -123,17 +123,14 @@ class Search:
             self._questions.update((q.number, q) for q in questions)
         return questions
 
-    def _unscored(self) -> Iterable[Question]:
-        """The reported candidates as questions on held-out items, those in flight at a crash first."""
-        done = {a.number for a in self._ledger.answers("heldout")}
+    def _unscored(self) -> Sequence[Question]:
+        """Questions on held-out items: those that were in flight at a crash, then the reported ones not asked yet."""
         asked = {q.number for q in self._ledger.questions("heldout")}
-        for number in self.reported():
-            if number in done:
-                continue
-            question = replace(self._questions[number], items=Items("heldout"))
-            if number not in asked:
-                self._ledger.asked(0, [question], [self._recipe_of(question.point)])
-            yield question
+        new = [replace(self._questions[n], items=Items("heldout")) for n in self.reported() if n not in asked]
+        waiting = self._ledger.pending("heldout")
+        if new:
+            self._ledger.asked(0, new, [self._recipe_of(q.point) for q in new])
+        return [*waiting, *new]
 
     def _submit(self, questions: Iterable[Question]) -> None:
         for question in questions:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import torch
 
-DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.float64: "F64", torch.int64: "I64",
-          torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL"}  # fmt: skip
+from searchspaces import headers
+
+DTYPES = {dtype: name for name, dtype in headers.DTYPES.items()}
 
 
 @dataclass(frozen=True)

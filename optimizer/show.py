@@ -35,7 +35,7 @@ def status(results: Results) -> dict[str, Any]:
         "epsilon": results.front.epsilon,
         "per_minute": (answered - 1) / minutes if minutes else None,
         "best": None if best is None else {"candidate": best.number, **_values(results, best.measures)},
-        "finished": answered >= results.evaluations and held >= results.heldout_asked > 0,
+        "finished": answered >= results.evaluations and results.heldout_answered >= results.heldout_asked > 0,
     }
 
 
@@ -73,7 +73,10 @@ def print_status(results: Results) -> None:
         f"{found['answered']} of {found['evaluations']}, {found['failed']} failed, {found['in_flight']} in flight",
     )
     table.add_row("front", f"{found['front']} candidates, {found['heldout']} candidates scored on held-out items")
-    table.add_row("hypervolume", f"{found['hypervolume']:.4f}   epsilon {found['epsilon']:.4f}")
+    table.add_row(
+        "hypervolume",
+        f"{'' if results.front.exact else 'about '}{found['hypervolume']:.4f}   epsilon {found['epsilon']:.4f}",
+    )
     if found["per_minute"]:
         table.add_row("rate", f"{found['per_minute']:.1f} candidates a minute")
     if found["best"]:

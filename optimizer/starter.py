@@ -60,7 +60,7 @@ def write_job(base: str, experts: Sequence[str], data: Sequence[str], out: Path)
     layers = len(group_tensors([t.name for t in pool.merged], "layer"))
     causal = any("CausalLM" in a for a in pool.base.config.get("architectures") or [])
     entries = {
-        name: _entry(name, path, causal, named)
+        name: _entry(name, path, causal, "num_channels" in pool.base.config, named)
         for name, path in (tasks or {n: f"data/{n}.jsonl" for n in named}).items()
     }
     metric = "loss" if causal else "accuracy"
@@ -69,9 +69,9 @@ def write_job(base: str, experts: Sequence[str], data: Sequence[str], out: Path)
     out.write_text(
         TEMPLATE.substitute(
             file=out.name,
-            name=re.sub(r"[^A-Za-z0-9._-]", "-", Path.cwd().name) or "run",
+            name=_quoted(re.sub(r"[^A-Za-z0-9._-]", "-", Path.cwd().name).lstrip("._-")[:64] or "run"),
             base=_quoted(base),
-            experts="\n".join(f"    {name}: {_quoted(path)}" for name, path in named.items()),
+            experts="\n".join(f"    {_quoted(name)}: {_quoted(path)}" for name, path in named.items()),
             heads="[" + ", ".join(_quoted(h) for h in heads) + "]",
             summary=summary,
             granularity="layer",
@@ -82,16 +82,21 @@ def write_job(base: str, experts: Sequence[str], data: Sequence[str], out: Path)
     )
 
 
-def _entry(name: str, path: str, causal: bool, experts: dict[str, str]) -> str:
+def _entry(name: str, path: str, causal: bool, images: bool, experts: dict[str, str]) -> str:
     lines = [
         f"  - kind: {'language' if causal else 'classification'}",
-        f"    name: {name}",
+        f"    name: {_quoted(name)}",
         f"    data: {_quoted(path)}   # .jsonl, .csv, .parquet, or {{calibration: FILE, heldout: FILE}}",
         "    calibration: 0.5             # the share that the search sees; the rest is held out",
     ]
     if not causal and name not in experts:
         lines.append(f"    head: {next(iter(experts))}   # the expert whose head reads this task")
-    lines.append("    text: text" if causal else "    text: text                   # or image: COLUMN")
+    reads = (
+        "image: image                 # or text: COLUMN"
+        if images
+        else "text: text                   # or image: COLUMN"
+    )
+    lines.append("    text: text" if causal else f"    {reads}")
     if not causal:
         lines.append("    label: label")
     return "\n".join(lines)

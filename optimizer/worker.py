@@ -41,7 +41,9 @@ class Worker:
         entry = self.job.executor
         torch.set_num_threads(entry.threads)
         self.problem = Problem.open(self.job, data["allow_code"])
-        hashes = self.job.hashes.models if self.job.hashes else self.problem.pool.hashes()
+        if self.job.hashes is not None:
+            self.problem.unchanged(self.job.hashes)  # this host's copies may be others than the driver's
+        hashes = self.problem.pool.hashes()
         self.space = self.problem.space(hashes)
         dtype = getattr(torch, self.job.models.dtype) if self.job.models.dtype else None
         self.resident = Resident(self.problem.pool, entry.device, dtype, entry.threads)

@@ -17,8 +17,8 @@ from optimizer.driver import Question
 class Bowl:
     """Scores `task.accuracy` = 1 - |point - target|^2 / dim at each of `targets`; `seconds` is how long it takes.
 
-    A point whose first coordinate lies above `fatal` kills the worker's process; above `hang` it never returns; above
-    `bad` the candidate fails.
+    A worker takes `start_seconds` to make. A point whose first coordinate lies above `fatal` kills the worker's process;
+    above `hang` it never returns; above `bad` the candidate fails.
     """
 
     TARGET = "simulated:Bowl"
@@ -27,6 +27,7 @@ class Bowl:
         data = json.loads(spec)
         if data.get("broken"):
             raise ValueError(f"a worker that cannot start: {data['broken']}")
+        time.sleep(data.get("start_seconds", 0.0))
         self.name = name
         self.targets: list[float] = data.get("targets", [0.25, 0.75])
         self.seconds: float = data.get("seconds", 0.0)

@@ -164,6 +164,28 @@ def test_inputs_that_changed_before_a_resume_are_refused_and_named(
         run.search()
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "key"),
+    [("method: task_arithmetic", "method: linear", "space"), ("- spam.accuracy", "- spam.macro_f1", "objectives"),
+     ("seed: 0", "seed: 5", "seed"), ("name: sobol", "name: random", "driver")],
+)  # fmt: skip
+def test_a_job_file_edited_under_a_run_is_refused_naming_the_key(tmp_path: Path, old: str, new: str, key: str) -> None:
+    run = Run.create(Job.load(worlds.classification(tmp_path)), tmp_path / "runs")
+    path = run.folder / "job.yaml"
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(RunError, match=f"{key} is not what the run was made with"):
+        Run(run.folder).search()
+
+
+def test_a_run_stopped_on_heldout_items_and_given_more_budget_leaves_none_unanswered(tmp_path: Path) -> None:
+    run = Run.create(Job.load(worlds.classification(tmp_path)), tmp_path / "runs")
+    run.search(lambda search, answer: search.stop() if search.phase == "heldout" else None)
+    run.search(evaluations=40)
+    results = run.results()
+    assert len(results.candidates) == 40 and results.heldout_answered == results.heldout_asked
+
+
 def test_a_language_model_runs_with_linear_and_exports(tmp_path: Path) -> None:
     run = Run.create(Job.load(worlds.language(tmp_path)), tmp_path / "runs")
     run.search()

@@ -13,6 +13,7 @@ from simulated import Bowl
 from optimizer.answer import Answer
 from optimizer.cluster import RayExecutor
 from optimizer.driver import Items, Question
+from optimizer.errors import WorkerError
 from optimizer.executor import Executor, Inline
 
 Make = Callable[..., Executor]
@@ -101,6 +102,18 @@ def test_a_question_that_hangs_is_stopped_at_its_deadline(ray_once: None) -> Non
     assert found[1].failure is not None and found[1].failure.kind == "timeout"
     assert found[1].attempts == 2
     assert all(found[i].failure is None for i in (0, 2))
+
+
+def test_a_replacement_that_starts_slowly_costs_no_other_question_its_deadline(ray_once: None) -> None:
+    found = answers(on_ray({"hang": 0.8, "start_seconds": 2.5}, timeout=1.5), ask(0.1, 0.9, 0.2, 0.3, 0.4))
+    assert [i for i, a in found.items() if a.failure is not None] == [1]
+    assert all(found[i].attempts == 1 for i in (0, 2, 3, 4))
+
+
+def test_workers_that_no_cluster_could_hold_are_refused_with_the_numbers(ray_once: None) -> None:
+    executor = RayExecutor(Bowl.TARGET, "{}", workers=2, cpus=0.5, gpus=8)
+    with pytest.raises(WorkerError, match="2 workers of 8 GPU each need 16, the cluster has"):
+        executor.start()
 
 
 def test_both_workers_take_part(ray_once: None) -> None:

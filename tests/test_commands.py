@@ -1,0 +1,97 @@
+"""What each command prints, and with which code it ends, from `init` to `report`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import worlds
+
+from optimizer import cli
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    worlds.classification(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+    return tmp_path
+
+
+def mergeopt(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["mergeopt", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return int(ended.value.code or 0)
+
+
+def test_from_models_to_an_export(
+    world: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(*arguments: str) -> str:
+        code = mergeopt(monkeypatch, *arguments)
+        said = capsys.readouterr()
+        assert code == 0, said.err
+        return said.out
+
+    pairs = ["--expert", "spam=experts/spam", "--expert", "mood=experts/mood", "--data", "spam=data/spam.jsonl"]
+    run("init", "--base", "base", *pairs, "--data", "mood=data/mood.jsonl", "--out", "mine.yaml")
+    text = Path("mine.yaml").read_text().replace("kind: ray, workers: 2, threads: 1", "kind: inline")
+    text = text.replace("evaluations: 200", "evaluations: 16").replace(
+        "label: label", "label: label\n    classes: [neg, pos]"
+    )
+    Path("mine.yaml").write_text(text)
+    found = json.loads(run("check", "mine.yaml", "--json"))
+    assert found["dimension"] == 8 and found["evaluations"] == 16 and found["candidate_seconds"] > 0
+    assert "8 coefficients in 4 groups" in run("check", "mine.yaml")
+    assert "16/16" in run("run", "mine.yaml", "--name", "first")
+    status = json.loads(run("status", "first", "--json"))
+    assert status["finished"] and status["answered"] == 16 and status["failed"] == 0
+    assert "16 of 16" in run("status", "first")
+    rows = json.loads(run("front", "first", "--json"))
+    assert any(r["front"] for r in rows) and all(r["heldout"]["spam.accuracy"]["count"] == 30 for r in rows)
+    assert "held-out" in run("front", "first", "--all")
+    shown = json.loads(run("show", "first", "expert: spam", "--json"))
+    assert set(shown["coefficients"]["embeddings"].items()) == {("spam", 1.0), ("mood", 0.0)}
+    assert "spam.accuracy" in run("show", "first")
+    assert "its scores on reload are those of the ledger" in run("export", "first", "best", "--out", "merged")
+    assert (world / "merged" / "model.safetensors").is_file()
+    assert "20/20" in run("resume", "first", "--evaluations", "20")
+    run("report", "first", "--out", "page.html")
+    assert (world / "page.html").stat().st_size > 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["check", "none.yaml"], "no job file at none.yaml"),
+        (["status", "nobody"], "no run at"),
+        (["run", "job.yaml", "--runs", "/proc/nowhere"], "cannot use /proc/nowhere"),
+        (["init", "--base", "base", "--expert", "spam", "--out", "x.yaml"], "expected NAME=PATH"),
+        (["init", "--base", "base", "--expert", "spam=experts/spam", "--out", "job.yaml"], "exists already"),
+        (["init", "--base", "base", "--expert", "spam=experts/none", "--out", "x.yaml"], "experts/none"),
+    ],
+)
+def test_a_users_mistake_is_one_message_and_code_2(
+    world: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    assert mergeopt(monkeypatch, *arguments) == 2
+    said = capsys.readouterr().err
+    assert message in said and "Traceback" not in said
+
+
+def test_a_run_that_cannot_start_leaves_its_name_free(
+    world: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = Path("job.yaml").read_text()
+    Path("job.yaml").write_text(text.replace("classes: [neg, pos]", "classes: [a, b]"))
+    assert mergeopt(monkeypatch, "run", "job.yaml") == 2
+    assert not (world / "runs" / "pico").exists()
+    Path("job.yaml").write_text(text)
+    assert mergeopt(monkeypatch, "run", "job.yaml") == 0
