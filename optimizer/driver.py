@@ -52,7 +52,7 @@ class Question:
     """One point, and what is wanted of it.
 
     `number` is unique within the driver that asked (0, 1, 2, ...); that of the outermost driver is the ledger's key.
-    `stage` says in words who asks and why: it is shown to people, and nothing reads it back.
+    `stage` says in words who asks and why. It is for people, but for one thing: what begins with `anchor: ` is one.
     """
 
     number: int

@@ -17,8 +17,8 @@ from optimizer.driver import Question
 class Bowl:
     """Scores `task.accuracy` = 1 - |point - target|^2 / dim at each of `targets`; `seconds` is how long it takes.
 
-    A worker takes `start_seconds` to make. A point whose first coordinate lies above `fatal` kills the worker's process;
-    above `hang` it never returns; above `bad` the candidate fails.
+    A worker takes `start_seconds` to make. A point whose first coordinate lies above `fatal` kills its worker; above
+    `hang` it never returns; above `bad` the candidate fails.
     """
 
     TARGET = "simulated:Bowl"

@@ -84,7 +84,8 @@ class CMAES:
         """Draws again. Raises DriverError where a question is not what it draws (by its first coordinates)."""
         for question in questions:
             number, genotype, _ = self._next()
-            # every coordinate of a draw comes of the whole history: a few tell as much as all, in a third of the time
+            # other versions or another history show in every coordinate, and another domain is refused before: the run
+            # holds its job against the ledger. A few coordinates do, in a third of the time
             point = self._point(genotype, COMPARED)
             recorded = question.point[:COMPARED]
             if number != question.number or not np.array_equal(point, recorded):
