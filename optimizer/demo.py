@@ -146,7 +146,7 @@ space:
   method: task_arithmetic
   granularity: layer
   bounds: [0.0, 1.0]
-evaluators:      # half of the items calibrate the search, the rest it never sees; in this draw they are about equally hard
+evaluators:      # half of the items calibrate the search, the rest it never sees; this draw is about even
 {entries}
 objectives: [{", ".join(f"{name}.accuracy" for name in TASKS)}]
 driver: {{name: cma}}
