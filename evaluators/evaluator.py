@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
@@ -102,5 +102,45 @@ class Evaluator(Protocol):
         `model` is the resident model, or another of its architecture. The same weights give the same bits, and an
         item's own results do not depend on which others are asked with it. Raises `NonFinite` where logits or losses
         are not finite.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What is differentiated: the weighted sum of these kinds of loss, each a mean over items."""
+
+    weights: Mapping[str, float]  # by kind
+    temperature: float = 1.0  # of kind `kl`: KL(softmax(teacher / T) || softmax(model / T)) * T^2
+
+
+class Differentiable(Evaluator, Protocol):
+    """An evaluator with losses that a gradient can be taken of.
+
+    Kinds `kl` and `hidden` follow a teacher: the expert of this task, whose outputs on every item are computed once and
+    kept in a file, so that no second model is ever in memory.
+    """
+
+    losses: Mapping[str, str]  # the kinds it offers, and what each is
+    teacher: str | None  # the expert that `kl` and `hidden` follow; None where it has none
+    learns: bool  # a metric needs the teacher, whatever the loss
+
+    def teach(self, model: Any, file: Path) -> None:
+        """Write the outputs of `model`, which now is the teacher, on the items of both splits to a safetensors file.
+
+        After `prepare`. Raises `NonFinite` where they are not finite.
+        """
+        ...
+
+    def learn(self, file: Path) -> None:
+        """Take the teacher's outputs from a file that `teach` wrote, by mmap. After `prepare`."""
+        ...
+
+    def loss(self, model: Any, items: Indices, loss: Loss) -> Iterator[torch.Tensor]:
+        """Scalars, one a microbatch, whose sum is the loss over these rows `(n,)`, with the graph to the weights.
+
+        Each is to be differentiated before the next is drawn: one microbatch's graph is in memory at a time. The model
+        is in eval mode: no dropout. Raises `NonFinite` where the loss is not finite, `OptionError` for a kind that is
+        not among `losses`.
         """
         ...

@@ -26,6 +26,7 @@ class Domain(Protocol):
     """All that a driver ever sees of a search space. Every array is float64 of shape `(dim,)`, in natural units.
 
     `shape` is the block shape `(groups, experts)`: coordinate `g * experts + k` belongs to group g and expert k.
+    `layers`, one name a group, says which groups lie in one layer of the model.
     """
 
     @property
@@ -38,18 +39,36 @@ class Domain(Protocol):
     def start(self) -> Point: ...
     @property
     def shape(self) -> tuple[int, int]: ...
+    @property
+    def layers(self) -> tuple[str, ...]: ...
+
+
+Wants: TypeAlias = Literal["scores", "gradient", "gradients", "cosines", "sizes"]
 
 
 @dataclass(frozen=True)
 class Items:
-    """Which items a question is answered on."""
+    """Which items a question is answered on: of each task `batch` items of the split, or all where that is 0.
 
-    split: Literal["calibration", "heldout"] = "calibration"
+    Where a job's driver asks for gradients, its calibration items are parted once: `train` is what gradients see, and
+    `calibration` what candidates are scored on. Minibatch number `draw` holds the same items whoever asks, and
+    successive draws go through the whole split before an item comes again.
+    """
+
+    split: Literal["calibration", "heldout", "train"] = "calibration"
+    batch: int = 0
+    draw: int = 0
 
 
 @dataclass(frozen=True, eq=False)
 class Question:
-    """One point, and what is wanted of it.
+    """One point, and what is wanted of it:
+
+    - `scores`: the objectives' losses.
+    - `gradient`: the mean over tasks of their training losses, and its derivative with respect to the point.
+    - `gradients`: the same for each task by itself.
+    - `cosines`: for coordinate (g, k), the sum over the tensors of group g of cos(dL/dW, theta_k); L is that mean.
+    - `sizes`: for coordinate (g, k), the sum of the magnitudes of expert k's task vector in group g. Runs no items.
 
     `number` is unique within the driver that asked (0, 1, 2, ...); that of the outermost driver is the ledger's key.
     `stage` says in words who asks and why. It is for people, but for one thing: what begins with `anchor: ` is one.
@@ -57,19 +76,23 @@ class Question:
 
     number: int
     point: Point  # (dim,)
-    wants: Literal["scores", "gradient"] = "scores"
+    wants: Wants = "scores"
     items: Items = field(default_factory=Items)
     stage: str = ""
 
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What came back. Losses are minimised, and always finite: a failed candidate carries a worst rank and why."""
+    """What came back. Losses are minimised, and always finite: a failed candidate carries a worst rank and why.
+
+    For `scores` these are the m objectives' losses, else the training losses of the T tasks, without standard errors
+    (none of either for `sizes`). `gradient` has T rows for `gradients`, and one for the other three.
+    """
 
     question: Question
-    losses: NDArray[np.float64]  # (m,)
-    stderr: NDArray[np.float64]  # (m,)
-    gradient: NDArray[np.float64] | None = None  # (m, dim)
+    losses: NDArray[np.float64]  # (m,) or (T,)
+    stderr: NDArray[np.float64]  # (m,), or zeros (T,)
+    gradient: NDArray[np.float64] | None = None  # (T, dim) or (1, dim)
     failure: str | None = None
 
 

@@ -35,6 +35,13 @@ class Method(Protocol):
         """
         ...
 
+    def pull(self, coefficients: NDArray[np.float64], scales: Mix) -> NDArray[np.float64]:
+        """The chain rule through `mix`: from a loss's derivative by the scales to that by the coefficients, `(G, K)`.
+
+        `scales` are the derivatives with respect to base scales `(G,)` and expert scales `(G, K)`.
+        """
+        ...
+
 
 def complete(name: str, defaults: Mapping[str, Option], options: Mapping[str, Option]) -> dict[str, Option]:
     """A method's options with its defaults filled in; raises RecipeError for unknown ones and for wrong types."""

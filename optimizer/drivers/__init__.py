@@ -10,7 +10,8 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.metadata
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from optimizer.driver import Domain, Driver, DriverError
@@ -25,11 +26,17 @@ GROUP = "mergeopt.drivers"
 
 @dataclass(frozen=True)
 class Entry:
-    """Where a driver's class is (`module:Class`), how many objectives it takes, and what it is in one line."""
+    """Where a driver's class is (`module:Class`), how many objectives it takes, and what it is in one line.
+
+    A driver that asks for gradients has a `loss`, by default: kinds that evaluators offer (see
+    `evaluators.evaluator.Differentiable`) and their weights; `temperature` is that of the kind `kl`.
+    """
 
     target: str
     objectives: Literal["one", "any"]
     summary: str
+    loss: Mapping[str, float] = field(default_factory=dict)
+    temperature: float = 1.0
 
     def load(self) -> DriverClass:
         """The class; its search library is imported now and not before. Raises DriverError where that fails."""
