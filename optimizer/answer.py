@@ -30,6 +30,8 @@ class Answer:
     """What came of question `number` on the items of `split`.
 
     `measures` and `per_item` are keyed by qualified metric name (`spam.accuracy`); per-item values are float32 `(n,)`.
+    Where a gradient was wanted, `measures` holds the training loss of each task (`spam.training_loss`, no standard
+    error) and `gradient` the derivatives, float64 `(1, dim)` or `(T, dim)`. `part` is that of the question.
     """
 
     number: int
@@ -40,12 +42,24 @@ class Answer:
     seconds: float = 0.0
     worker: str = ""
     attempts: int = 1
+    gradient: NDArray[np.float64] | None = None
+    part: tuple[int, int] = (0, 1)
 
     def agrees(self, other: Answer) -> bool:
         """True when both say the same of the same question; timings and workers may differ."""
-        return (self.number, self.split, dict(self.measures), self.failure) == (
+        return (self.number, self.split, dict(self.measures), self.failure, _bits(self.gradient)) == (
             other.number,
             other.split,
             dict(other.measures),
             other.failure,
+            _bits(other.gradient),
         )
+
+
+def training_loss(task: str) -> str:
+    """What an answer's measures call the training loss of a task."""
+    return f"{task}.training_loss"
+
+
+def _bits(gradient: NDArray[np.float64] | None) -> bytes | None:
+    return None if gradient is None else gradient.tobytes()

@@ -22,7 +22,7 @@ def check_job(job: Job, allow_code: bool = False) -> dict[str, Any]:
     Times are seconds for one candidate on this machine; memory is the private bytes that one worker holds.
     Raises what a run would raise; JobError where the starting point itself cannot be scored.
     """
-    from optimizer.run import build_driver
+    from optimizer.run import build_driver, driver_options
     from optimizer.worker import Worker, specification
 
     before = _private_bytes()
@@ -36,6 +36,7 @@ def check_job(job: Job, allow_code: bool = False) -> dict[str, Any]:
     seconds = _seconds(worker, "calibration")
     heldout = _seconds(worker, "heldout")
     evaluations, workers = job.budget.evaluations, 1 if job.executor.kind == "inline" else job.executor.workers
+    gradient, steps = _gradient(worker, driver_options(job)) if worker.problem.training else (None, 0)
     return {
         "name": job.name,
         "experts": list(pool.names),
@@ -54,7 +55,9 @@ def check_job(job: Job, allow_code: bool = False) -> dict[str, Any]:
         "empty_worker_private_bytes": before,
         "pool_bytes": pool.base.bytes + sum(e.bytes for e in pool.experts.values()),
         "available_bytes": psutil.virtual_memory().available,
-        "search_seconds": ready + evaluations * seconds / workers,
+        "gradient_seconds": gradient,
+        "gradients": steps,
+        "search_seconds": ready + (evaluations * seconds + steps * (gradient or 0.0)) / workers,
         "heldout_seconds_at_most": evaluations * heldout / workers,
         "warnings": _warnings(job, anchors),
     }
@@ -77,6 +80,9 @@ def print_check(found: dict[str, Any]) -> None:
         f"about {duration(found['search_seconds'])}",
         "held-out": f"at most {duration(found['heldout_seconds_at_most'])}, if every candidate were on the front",
     }
+    if found["gradient_seconds"] is not None:
+        many = f", {found['gradients']} of them at most" if found["gradients"] else ""
+        rows["one gradient"] = f"{found['gradient_seconds']:.3g} s (measured on one){many}"
     table = Table(show_header=False, box=None)
     for name, text in rows.items():
         table.add_row(name, escape(text))
@@ -84,6 +90,15 @@ def print_check(found: dict[str, Any]) -> None:
     console.print(table)
     for warning in found["warnings"]:
         console.print(f"warning: {escape(warning)}", style="yellow", highlight=False)
+
+
+def _gradient(worker: Any, options: Any) -> tuple[float, int]:
+    """Seconds of one gradient at the starting point, and how many the driver asks at most where it says so."""
+    items = Items("train", getattr(options, "batch", 0), 0)
+    answer = worker.answer(Question(0, worker.space.domain.start, "gradient", items))
+    if answer.failure is not None:
+        raise JobError(f"the starting point has no gradient: {answer.failure}")
+    return float(answer.seconds), int(getattr(options, "steps", 0))
 
 
 def _seconds(worker: Any, split: str) -> float:

@@ -236,7 +236,11 @@ class RayExecutor:
 def _failed(task: _Task, kind: FailureKind, reason: str) -> Answer:
     q = task.question
     return Answer(
-        q.number, q.items.split, failure=Failure(kind, reason), worker=f"ray-{task.worker}", attempts=task.attempts
+        *(q.number, q.items.split),
+        failure=Failure(kind, reason),
+        worker=f"ray-{task.worker}",
+        attempts=task.attempts,
+        part=q.part,
     )
 
 

@@ -43,6 +43,7 @@ class Domain(Protocol):
     def layers(self) -> tuple[str, ...]: ...
 
 
+Split: TypeAlias = Literal["calibration", "heldout", "train"]
 Wants: TypeAlias = Literal["scores", "gradient", "gradients", "cosines", "sizes"]
 
 
@@ -55,7 +56,7 @@ class Items:
     successive draws go through the whole split before an item comes again.
     """
 
-    split: Literal["calibration", "heldout", "train"] = "calibration"
+    split: Split = "calibration"
     batch: int = 0
     draw: int = 0
 
@@ -70,6 +71,7 @@ class Question:
     - `cosines`: for coordinate (g, k), the sum over the tensors of group g of cos(dL/dW, theta_k); L is that mean.
     - `sizes`: for coordinate (g, k), the sum of the magnitudes of expert k's task vector in group g. Runs no items.
 
+    `part` (i, n) is the share of it that a worker is given: a driver leaves it alone (see `optimizer.parts`).
     `number` is unique within the driver that asked (0, 1, 2, ...); that of the outermost driver is the ledger's key.
     `stage` says in words who asks and why. It is for people, but for one thing: what begins with `anchor: ` is one.
     """
@@ -79,6 +81,7 @@ class Question:
     wants: Wants = "scores"
     items: Items = field(default_factory=Items)
     stage: str = ""
+    part: tuple[int, int] = (0, 1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,9 +15,11 @@ import torch
 
 from evaluators.evaluator import Head, Measure, Setting
 from optimizer import shards
+from optimizer.driver import Items, Split
 from optimizer.errors import DiskFull, ExportError, ScoreMismatch
 from optimizer.results import Candidate
-from searchspaces import Recipe
+from optimizer.teachers import teach
+from searchspaces import Recipe, Resident, processed
 from searchspaces.errors import Inexpressible
 from searchspaces.loading import load_model
 from searchspaces.materialise import merged_tensors
@@ -88,7 +90,7 @@ def export(
     return target
 
 
-def verify(folder: Path, problem: Problem, candidate: Candidate) -> dict[str, dict[str, Measure]]:
+def verify(folder: Path, problem: Problem, candidate: Candidate) -> dict[Split, dict[str, Measure]]:
     """Load an exported folder with transformers and score it anew: measures by split and qualified metric.
 
     Raises ScoreMismatch where a score differs from the ledger's.
@@ -97,13 +99,16 @@ def verify(folder: Path, problem: Problem, candidate: Candidate) -> dict[str, di
     torch.set_num_threads(entry.threads)
     model = load_model(folder, torch.device(entry.device))
     setting = Setting(model, folder, torch.device(entry.device), _exported_heads(folder, problem))
-    found: dict[str, dict[str, Measure]] = {"calibration": {}, "heldout": {}}
+    found: dict[Split, dict[str, Measure]] = {"calibration": {}, "heldout": {}}
     for evaluator in problem.evaluators:
         evaluator.prepare(setting)
+    teach(problem, problem.pool.hashes(), lambda: Resident(problem.pool, entry.device, model.dtype, entry.threads))
+    for evaluator in problem.evaluators:
         for split, measures in found.items():
-            scores = evaluator.score(model, getattr(evaluator.splits, split))
+            scores = evaluator.score(model, problem.rows(evaluator, Items(split)))
             measures.update({f"{evaluator.name}.{metric}": m for metric, m in scores.measures.items()})
-    for split, ledger in (("calibration", candidate.measures), ("heldout", candidate.heldout)):
+    ledgers: dict[Split, Mapping[str, Measure]] = {"calibration": candidate.measures, "heldout": candidate.heldout}
+    for split, ledger in ledgers.items():
         for name, was in ledger.items():
             now = found[split][name]
             if not abs(now.value - was.value) <= TOLERANCE * (1 + abs(was.value)):
@@ -126,7 +131,8 @@ def _room(folder: Path, problem: Problem) -> None:
 def _write_model(folder: Path, problem: Problem, recipe: Recipe, shard_bytes: int) -> None:
     dtype = getattr(torch, problem.job.models.dtype) if problem.job.models.dtype else None
     specs = [shards.Spec(n, s, d) for n, s, d in problem.pool.layout(dtype)]
-    shards.write(folder, specs, merged_tensors(problem.pool, recipe, dtype), shard_bytes)
+    pool = processed(problem.pool, recipe.method, recipe.options, recipe.models)
+    shards.write(folder, specs, merged_tensors(pool, recipe, dtype), shard_bytes)
     for name in KEPT:
         source = Path(problem.pool.base.folder) / name
         if source.is_file():
@@ -171,7 +177,7 @@ def _write_card(
     problem: Problem,
     candidate: Candidate,
     recipe: Recipe,
-    scores: Mapping[str, Mapping[str, Measure]],
+    scores: Mapping[Split, Mapping[str, Measure]],
     name: str,
     note: str,
 ) -> None:
@@ -200,7 +206,7 @@ def _write_card(
     shards.write_text(folder / "README.md", text)
 
 
-def _score_rows(scores: Mapping[str, Mapping[str, Measure]]) -> Iterator[dict[str, str]]:
+def _score_rows(scores: Mapping[Split, Mapping[str, Measure]]) -> Iterator[dict[str, str]]:
     for metric, m in scores["calibration"].items():
         unseen = scores["heldout"][metric]
         yield {"metric": metric, "calibration": _measure(m), "heldout": _measure(unseen)}

@@ -56,13 +56,33 @@ class EvaluatorEntry(BaseModel):
         return dict(self.model_extra or {})
 
 
+class Gradients(_Strict):
+    """What gradients are taken of, and on which items.
+
+    `loss`: one kind, or weights by kind; by default the driver's. `temperature` is that of the kind `kl`. `tasks`: the
+    evaluators that take part; by default all. `train`: the share of the calibration items that gradients see;
+    candidates are scored on the rest. `parts`: in how many parts a gradient is computed, side by side where there are
+    workers; another number rounds differently, so it is the run's and not the cluster's.
+    """
+
+    loss: str | dict[str, float] | None = None
+    temperature: float | None = Field(None, gt=0)
+    tasks: list[str] | None = Field(None, min_length=1)
+    train: float = Field(0.75, gt=0, lt=1)
+    parts: int | None = Field(None, ge=1, le=1024)
+
+
 class DriverEntry(BaseModel):
-    """The search driver. What is beside the named keys are its own options, checked by itself."""
+    """The search driver. What is beside the named keys are its own options, checked by itself.
+
+    `gradients` is for drivers that ask for them.
+    """
 
     model_config = ConfigDict(extra="allow", frozen=True)
     name: str = "cma"
     anchors: bool = True
     preferences: list[list[float]] | None = None
+    gradients: Gradients = Field(default_factory=lambda: Gradients())
 
     @property
     def options(self) -> dict[str, Any]:

@@ -22,15 +22,17 @@ from optimizer.errors import DiskFull, LedgerBusy, RunError
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
+SEEN = ("calibration", "train")  # splits that a driver learns from
 SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE questions (
-    number INTEGER NOT NULL, split TEXT NOT NULL,   -- a candidate, and the items it is scored on
+    number INTEGER NOT NULL, split TEXT NOT NULL,   -- a question, and the items it is answered on
     event INTEGER NOT NULL,                         -- place in the order of asks and tells
     requested INTEGER NOT NULL,                     -- the n of the driver's ask(n); 0 where no driver asked
     point BLOB NOT NULL,                            -- (dim,) little-endian float64
     wants TEXT NOT NULL, stage TEXT NOT NULL, recipe TEXT NOT NULL, at REAL NOT NULL,
+    batch INTEGER NOT NULL, draw INTEGER NOT NULL,  -- which minibatch; 0, 0 for all items
     PRIMARY KEY (number, split)
 );
 CREATE TABLE answers (
@@ -45,6 +47,11 @@ CREATE TABLE measures (
     value REAL NOT NULL, stderr REAL NOT NULL, count INTEGER NOT NULL,
     PRIMARY KEY (number, split, metric)
 ) WITHOUT ROWID;
+CREATE TABLE gradients (
+    number INTEGER NOT NULL, split TEXT NOT NULL,
+    rows INTEGER NOT NULL, data BLOB NOT NULL,      -- (rows, dim) little-endian float64
+    PRIMARY KEY (number, split)
+);
 CREATE TABLE item_values (
     number INTEGER NOT NULL, split TEXT NOT NULL, metric TEXT NOT NULL,
     data BLOB NOT NULL,                             -- (n,) little-endian float32
@@ -132,11 +139,14 @@ class Ledger:
         event = self._event + 1
         now = time.time()
         rows = [
-            (q.number, q.items.split, event, requested, _bytes(q.point), q.wants, q.stage, recipe, now)
+            (
+                *(q.number, q.items.split, event, requested, _bytes(q.point), q.wants, q.stage, recipe, now),
+                *(q.items.batch, q.items.draw),
+            )
             for q, recipe in zip(questions, recipes, strict=True)
         ]
         with self._transaction():
-            self._db.executemany("INSERT INTO questions VALUES (?,?,?,?,?,?,?,?,?)", rows)
+            self._db.executemany("INSERT INTO questions VALUES (?,?,?,?,?,?,?,?,?,?,?)", rows)
         self._event = event
 
     def answered(self, answers: Sequence[Answer]) -> list[Answer]:
@@ -155,12 +165,14 @@ class Ledger:
         return new
 
     def history(self) -> Iterator[Ask | Tell]:
-        """Asks and tells of the driver on calibration items, in the order they happened."""
-        answers = {a.number: a for a in self.answers("calibration")}
+        """Asks and tells of the driver in the order they happened: all but what was asked on held-out items."""
+        answers = {a.number: a for split in SEEN for a in self.answers(split)}
         asks: dict[int, tuple[int, list[Question]]] = {}
-        for event, requested, question in self._questions("calibration"):
+        for event, requested, question in sorted(
+            (row for split in SEEN for row in self._questions(split)), key=lambda row: (row[0], row[2].number)
+        ):
             asks.setdefault(event, (requested, []))[1].append(question)
-        tells = dict(self._db.execute("SELECT event, number FROM answers WHERE split = 'calibration'").fetchall())
+        tells = dict(self._db.execute("SELECT event, number FROM answers WHERE split != 'heldout'").fetchall())
         for event in sorted(asks.keys() | tells.keys()):
             if event in asks:
                 yield Ask(asks[event][0], tuple(asks[event][1]))
@@ -177,15 +189,22 @@ class Ledger:
         rows = self._db.execute("SELECT number, metric, value, stderr, count FROM measures WHERE split = ?", (split,))
         for number, metric, value, stderr, count in rows:
             measures.setdefault(number, {})[metric] = Measure(value, stderr, count)
+        gradients = {
+            number: np.frombuffer(data, dtype="<f8").reshape(rows, -1)
+            for number, rows, data in self._db.execute(
+                "SELECT number, rows, data FROM gradients WHERE split = ?", (split,)
+            )
+        }
         found = self._db.execute(
             "SELECT number, kind, reason, seconds, worker, attempts FROM answers WHERE split = ? ORDER BY event",
             (split,),
         )
         return [
             Answer(
-                n, split, measures.get(n, {}), {}, None if kind is None else Failure(kind, reason), sec, worker, tries
+                *(n, split, measures.get(n, {}), {}, None if kind is None else Failure(kind, reason)),
+                *(seconds, worker, attempts, gradients.get(n)),
             )
-            for n, kind, reason, sec, worker, tries in found
+            for n, kind, reason, seconds, worker, attempts in found
         ]
 
     def item_values(self, number: int, split: str) -> dict[str, np.ndarray]:
@@ -196,26 +215,29 @@ class Ledger:
         return {metric: np.frombuffer(data, dtype="<f4") for metric, data in rows}
 
     def recipes(self) -> dict[int, str]:
-        """Recipe hash by candidate."""
+        """Recipe hash by candidate: what was scored on calibration items."""
         return dict(self._db.execute("SELECT number, recipe FROM questions WHERE split = 'calibration'").fetchall())
 
     def times(self, split: str = "calibration") -> list[tuple[int, float]]:
         """(candidate, wall-clock time of its answer in seconds since the epoch), for display only."""
         return self._db.execute("SELECT number, at FROM answers WHERE split = ? ORDER BY event", (split,)).fetchall()
 
-    def pending(self, split: str = "calibration") -> list[Question]:
-        """What was asked and has no answer yet, in the order asked."""
-        done = {n for (n,) in self._db.execute("SELECT number FROM answers WHERE split = ?", (split,))}
-        return [q for q in self.questions(split) if q.number not in done]
+    def pending(self, *splits: str) -> list[Question]:
+        """What was asked on these splits (those that a driver learns from) and has no answer yet, by number."""
+        found: list[Question] = []
+        for split in splits or SEEN:
+            done = {n for (n,) in self._db.execute("SELECT number FROM answers WHERE split = ?", (split,))}
+            found += [q for q in self.questions(split) if q.number not in done]
+        return sorted(found, key=lambda q: q.number)
 
     def _questions(self, split: str) -> Iterator[tuple[int, int, Question]]:
         rows = self._db.execute(
-            "SELECT event, requested, number, point, wants, stage FROM questions"
+            "SELECT event, requested, number, point, wants, stage, batch, draw FROM questions"
             " WHERE split = ? ORDER BY event, number",
             (split,),
         )
-        for event, requested, number, point, wants, stage in rows:
-            items = Items(split)  # type: ignore[arg-type]
+        for event, requested, number, point, wants, stage, batch, draw in rows:
+            items = Items(split, batch, draw)  # type: ignore[arg-type]
             yield event, requested, Question(number, np.frombuffer(point, dtype="<f8"), wants, items, stage)
 
     def _known(self, answer: Answer) -> bool:
@@ -229,7 +251,9 @@ class Ledger:
                 "SELECT metric, value, stderr, count FROM measures WHERE number = ? AND split = ?", key
             )
         }
-        first = Answer(*key, measures, failure=None if row[0] is None else Failure(*row))
+        kept = self._one("SELECT rows, data FROM gradients WHERE number = ? AND split = ?", *key)
+        gradient = None if kept is None else np.frombuffer(kept[1], dtype="<f8").reshape(kept[0], -1)
+        first = Answer(*key, measures, failure=None if row[0] is None else Failure(*row), gradient=gradient)
         if not first.agrees(answer):
             log.warning("candidate %d was answered twice and differently; the first answer is kept", answer.number)
         return True
@@ -243,6 +267,9 @@ class Ledger:
             "INSERT INTO measures VALUES (?,?,?,?,?,?)",
             [(*key, metric, m.value, m.stderr, m.count) for metric, m in answer.measures.items()],
         )
+        if answer.gradient is not None:
+            kept = (*key, len(answer.gradient), _bytes(answer.gradient))
+            self._db.execute("INSERT INTO gradients VALUES (?,?,?,?)", kept)
         self._db.executemany(
             "INSERT INTO item_values VALUES (?,?,?,?)",
             [(*key, metric, np.asarray(v, dtype="<f4").tobytes()) for metric, v in answer.per_item.items()],

@@ -6,12 +6,15 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import evaluators
-from evaluators.evaluator import Evaluator, Metric
+from evaluators.evaluator import Differentiable, Evaluator, Indices, Metric
 from optimizer import objectives
+from optimizer.driver import Items, Split
 from optimizer.errors import JobError, RunError
 from optimizer.job import EvaluatorEntry, Hashes, Job
+from optimizer.training import Training, minibatch
 from searchspaces import CoefficientSpace, Pool
 
 
@@ -23,6 +26,7 @@ class Problem:
     pool: Pool
     evaluators: tuple[Evaluator, ...]
     objectives: tuple[objectives.Objective, ...]
+    training: Training | None = None  # of drivers that ask for gradients
 
     @classmethod
     def open(cls, job: Job, allow_code: bool = False) -> Problem:
@@ -39,7 +43,20 @@ class Problem:
         )
         made = tuple(_evaluator(entry, job, allow_code) for entry in job.evaluators)
         offered = {f"{e.name}.{metric.name}": metric for e in made for metric in e.metrics}
-        return cls(job, pool, made, objectives.resolve(job.objectives, offered))
+        problem = cls(job, pool, made, objectives.resolve(job.objectives, offered), Training.of(job, made))
+        for evaluator in problem.pupils:
+            if evaluator.teacher not in pool.names:
+                raise JobError(
+                    f"evaluator {evaluator.name!r}: its teacher {evaluator.teacher!r} is no expert; there are: "
+                    f"{', '.join(pool.names)}"
+                )
+        return problem
+
+    @property
+    def pupils(self) -> list[Differentiable]:
+        """The evaluators that follow an expert's outputs, in a loss or in a metric."""
+        followed = self.training.tasks if self.training is not None and self.training.follows else ()
+        return [cast(Differentiable, e) for e in self.evaluators if e in followed or getattr(e, "learns", False)]
 
     @property
     def metrics(self) -> dict[str, Metric]:
@@ -75,12 +92,19 @@ class Problem:
         low, high = space.bounds
         return min(max(0.3, low), high)
 
+    def rows(self, evaluator: Evaluator, items: Items) -> Indices:
+        """The rows of an evaluator that a question is answered on."""
+        if items.split == "heldout":
+            return evaluator.splits.heldout
+        if self.training is None:
+            return evaluator.splits.calibration
+        train, rest = self.training.part(evaluator)
+        return rest if items.split == "calibration" else minibatch(train, items, self.job.seed, evaluator.name)
+
     def splits(self) -> dict[str, dict[str, list[int]]]:
-        """Row numbers of calibration and held-out items by evaluator, as `splits.json` keeps them."""
-        return {
-            e.name: {"calibration": e.splits.calibration.tolist(), "heldout": e.splits.heldout.tolist()}
-            for e in self.evaluators
-        }
+        """Row numbers by evaluator and split, as `splits.json` keeps them."""
+        names: list[Split] = ["calibration", "heldout", *(["train"] if self.training else [])]  # type: ignore[list-item]
+        return {e.name: {split: self.rows(e, Items(split)).tolist() for split in names} for e in self.evaluators}
 
     def unchanged(self, before: Hashes) -> None:
         """Raises RunError naming the first model or data file whose content is not what `before` says."""

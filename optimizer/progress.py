@@ -85,6 +85,8 @@ class SearchProgress:
             parts.append(
                 "best " + " ".join(f"{o.name} {v:.3f}" for o, v in list(shown)[:4]) + (" …" if len(best) > 4 else "")
             )
+        if search.gradients:
+            parts.append(f"{search.gradients} gradients")
         if search.failed:
             parts.append(f"{search.failed} failed")
         parts.append(f"{duration(left)} left")

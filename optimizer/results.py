@@ -66,6 +66,8 @@ class Results:
         self.goals: dict[str, str] = ledger.meta("metrics")
         self.space: dict[str, Any] = ledger.meta("space")
         self.times = ledger.times()
+        self.done: bool = ledger.meta("done")
+        self.gradients = len(ledger.times("train"))
         heldout = {a.number: a for a in ledger.answers("heldout")}
         self.heldout_answered = len(heldout)
         recipes = ledger.recipes()

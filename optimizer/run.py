@@ -92,8 +92,11 @@ class Run:
         on_start: Callable[[Search], None] = lambda search: None,
         evaluations: int | None = None,
         allow_code: bool = False,
+        heldout: bool = True,
     ) -> Search:
         """Run, or resume, to the budget (or to `evaluations`); the front is then scored on held-out items.
+
+        Without `heldout` that waits for another call.
 
         Raises RunLocked where another process drives this run, RunError where models or data have changed.
         """
@@ -115,10 +118,11 @@ class Run:
                 ledger.meta("evaluations"),
                 lambda point: space.decode(point).hash,
                 on_answer,
+                problem.training.names if problem.training else (),
             )
             try:
                 on_start(search)
-                search.run()
+                search.run(heldout)
             finally:
                 executor.close()
                 ledger.close()
@@ -213,13 +217,7 @@ def build_driver(job: Job, space: CoefficientSpace, objectives: int) -> Driver:
     from optimizer.drivers.scalarised import Scalarised
 
     entry = drivers.find(job.driver.name)
-    kind = entry.load()
-    try:
-        options = kind.Options.model_validate(job.driver.options)
-    except ValidationError as error:
-        known = ", ".join(kind.Options.model_fields) or "none"
-        found = "; ".join(f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']}" for e in error.errors(include_url=False))
-        raise JobError(f"driver {job.driver.name!r}: {found}; its options are: {known}") from error
+    kind, options = entry.load(), driver_options(job)
     inner: Driver
     if entry.objectives == "one" and objectives > 1:
         inner = Scalarised(
@@ -236,20 +234,38 @@ def build_driver(job: Job, space: CoefficientSpace, objectives: int) -> Driver:
     return Anchored(space.domain, space.anchors(), inner, job.seed) if job.driver.anchors else inner
 
 
+def driver_options(job: Job) -> Any:
+    """The options of the job's driver, checked. Raises JobError naming those that do not fit, and those there are."""
+    from optimizer import drivers
+
+    kind = drivers.find(job.driver.name).load()
+    try:
+        return kind.Options.model_validate(job.driver.options)
+    except ValidationError as error:
+        known = ", ".join(kind.Options.model_fields) or "none"
+        found = "; ".join(f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']}" for e in error.errors(include_url=False))
+        raise JobError(f"driver {job.driver.name!r}: {found}; its options are: {known}") from error
+
+
 def build_executor(job: Job, allow_code: bool) -> Executor:
     """The job's executor, its workers not started."""
+    from optimizer.parts import Parts
+    from optimizer.training import PARTS
     from optimizer.worker import Worker, specification
 
     spec, entry = specification(job, allow_code), job.executor
+    made: Executor
     if entry.kind == "inline":
         if entry.timeout is not None:
             raise JobError("executor.timeout needs kind: ray, where a worker can be stopped; remove it, or use ray")
         from optimizer.executor import Inline
 
-        return Inline(Worker.TARGET, spec)
-    from optimizer.cluster import RayExecutor
+        made = Inline(Worker.TARGET, spec)
+    else:
+        from optimizer.cluster import RayExecutor
 
-    return RayExecutor(Worker.TARGET, spec, entry.workers, entry.cpus, entry.gpus, entry.timeout, entry.address)
+        made = RayExecutor(Worker.TARGET, spec, entry.workers, entry.cpus, entry.gpus, entry.timeout, entry.address)
+    return Parts(made, job.driver.gradients.parts or PARTS)
 
 
 def _identity(job: Job) -> dict[str, Any]:
@@ -274,5 +290,6 @@ def _write_run(folder: Path, job: Job, problem: Problem, space: CoefficientSpace
         "metrics": {name: metric.goal for name, metric in problem.metrics.items()},
         "space": space.describe(),
         "job": _identity(job),
+        "done": False,  # whether the driver has nothing left to ask
     }
     Ledger.create(folder / "ledger.db", meta).close()

@@ -10,12 +10,12 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from optimizer.answer import Answer
+from optimizer.answer import Answer, training_loss
 from optimizer.driver import Driver, Items, Outcome, Point, Question
 from optimizer.errors import RunError, TooManyFailures
 from optimizer.executor import Executor
 from optimizer.front import Front
-from optimizer.ledger import Ask, Ledger
+from optimizer.ledger import SEEN, Ask, Ledger
 from optimizer.objectives import Objective, losses
 
 DRAIN_SECONDS = 30.0
@@ -26,8 +26,10 @@ UNSEEN_WORST = 1e6  # loss told of a failure before anything has succeeded
 class Search:
     """One run of a driver against an executor, recorded in a ledger.
 
+    `evaluations` bounds the candidates scored on calibration items; gradients are not counted, drivers bound those.
     `recipe_of` names the recipe (its hash) that a point decodes to; `on_answer` is called after each committed answer.
-    `front` holds the calibration losses of all that did not fail, `heldout` those of the front on unseen items.
+    `tasks` are the evaluators whose losses gradients are taken of. `front` holds the calibration losses of all that did
+    not fail; `answered` and `gradients` count answers, `failed` the candidates without scores.
     """
 
     def __init__(
@@ -39,16 +41,19 @@ class Search:
         evaluations: int,
         recipe_of: Callable[[Point], str],
         on_answer: Callable[[Search, Answer], None] = lambda search, answer: None,
+        tasks: Sequence[str] = (),
     ) -> None:
         self.objectives = tuple(objectives)
         self.evaluations = evaluations
         self.front = Front(len(self.objectives))
         self.answered = 0
         self.failed = 0
+        self.gradients = 0
         self.phase = "calibration"
         self._driver, self._executor, self._ledger = driver, executor, ledger
-        self._recipe_of, self._on_answer = recipe_of, on_answer
+        self._recipe_of, self._on_answer, self._tasks = recipe_of, on_answer, tuple(tasks)
         self._questions: dict[int, Question] = {}
+        self._asked = 0  # candidates
         self._in_flight: dict[tuple[int, str], Question] = {}
         self._waiting: deque[Question] = deque()  # for a worker, to be scored on held-out items
         self._recent: deque[bool] = deque(maxlen=FAILURE_WINDOW)
@@ -71,16 +76,20 @@ class Search:
         if self._stop_at is None:
             self._stop_at = time.monotonic() + DRAIN_SECONDS
 
-    def run(self) -> None:
+    def run(self, heldout: bool = True) -> None:
         """Run to the budget, or until `stop`; what was answered before is replayed, what was in flight is asked again.
+
+        With `heldout` the front and the anchors are then scored on held-out items.
 
         Raises TooManyFailures when more than half of the last 20 candidates failed.
         """
         self.replay()
         self._executor.start()
-        self._submit(self._ledger.pending("calibration"))
+        self._submit(self._ledger.pending())
         self._loop(self._ask)
         if not self.stopped:
+            self._ledger.set_meta("done", self._driver.done)
+        if heldout and not self.stopped:
             self.phase = "heldout"
             waiting = self._waiting
             waiting.extend(self._unscored())
@@ -91,7 +100,7 @@ class Search:
         for event in self._ledger.history():
             if isinstance(event, Ask):
                 self._driver.replay(event.requested, event.questions)
-                self._questions.update((q.number, q) for q in event.questions)
+                self._remember(event.questions)
             else:
                 self._learn(event.answer)
         self._recent.clear()
@@ -112,7 +121,7 @@ class Search:
             self._absorb(self._executor.collect(timeout=0.5))
 
     def _ask(self, room: int) -> Sequence[Question]:
-        room = min(room, self.evaluations - len(self._questions))
+        room = min(room, self.evaluations - self._asked)
         if room <= 0 or self._driver.done:
             return ()
         questions = self._driver.ask(room)
@@ -120,8 +129,12 @@ class Search:
             raise RunError("the driver waits for answers though nothing is in flight; this is a defect of the driver")
         if questions:
             self._ledger.asked(room, questions, [self._recipe_of(q.point) for q in questions])
-            self._questions.update((q.number, q) for q in questions)
+            self._remember(questions)
         return questions
+
+    def _remember(self, questions: Sequence[Question]) -> None:
+        self._questions.update((q.number, q) for q in questions)
+        self._asked += sum(q.wants == "scores" for q in questions)
 
     def _unscored(self) -> Sequence[Question]:
         """Questions on held-out items: those that were in flight at a crash, then the reported ones not asked yet."""
@@ -142,14 +155,17 @@ class Search:
             return
         for answer in self._ledger.answered(answers):
             self._in_flight.pop((answer.number, answer.split), None)
-            if answer.split == "calibration":
+            if answer.split in SEEN:
                 self._learn(answer)
                 self._watch(answer)
             self._on_answer(self, answer)
 
     def _learn(self, answer: Answer) -> None:
-        """Tell the driver and the front of one calibration answer; the same in a search and in its replay."""
+        """Tell the driver and the front of one answer; the same in a search and in its replay."""
         question = self._questions[answer.number]
+        if question.wants != "scores":
+            self._learn_gradient(question, answer)
+            return
         self.answered += 1
         if answer.failure is None:
             loss, stderr = losses(self.objectives, answer.measures)
@@ -162,6 +178,13 @@ class Search:
             self._driver.tell(
                 [Outcome(question, self._penalty(), np.zeros(len(self.objectives)), failure=str(answer.failure))]
             )
+
+    def _learn_gradient(self, question: Question, answer: Answer) -> None:
+        self.gradients += 1
+        failure = None if answer.failure is None else str(answer.failure)
+        names = [training_loss(task) for task in self._tasks]
+        found = np.array([answer.measures[n].value for n in names if n in answer.measures], dtype=np.float64)
+        self._driver.tell([Outcome(question, found, np.zeros(len(found)), answer.gradient, failure)])
 
     def _penalty(self) -> NDArray[np.float64]:
         """A finite loss worse than all seen, so that a driver ranks failures last without breaking on infinity."""

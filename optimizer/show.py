@@ -35,7 +35,9 @@ def status(results: Results) -> dict[str, Any]:
         "epsilon": results.front.epsilon,
         "per_minute": (answered - 1) / minutes if minutes else None,
         "best": None if best is None else {"candidate": best.number, **_values(results, best.measures)},
-        "finished": answered >= results.evaluations and results.heldout_answered >= results.heldout_asked > 0,
+        "gradients": results.gradients,
+        "finished": (results.done or answered >= results.evaluations)
+        and results.heldout_answered >= results.heldout_asked > 0,
     }
 
 
@@ -72,6 +74,8 @@ def print_status(results: Results) -> None:
         "candidates",
         f"{found['answered']} of {found['evaluations']}, {found['failed']} failed, {found['in_flight']} in flight",
     )
+    if found["gradients"]:
+        table.add_row("gradients", f"{found['gradients']}")
     table.add_row("front", f"{found['front']} candidates, {found['heldout']} candidates scored on held-out items")
     table.add_row(
         "hypervolume",

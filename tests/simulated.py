@@ -10,8 +10,9 @@ import time
 import numpy as np
 
 from evaluators.evaluator import Measure
-from optimizer.answer import Answer, Failure
+from optimizer.answer import Answer, Failure, training_loss
 from optimizer.driver import Question
+from optimizer.parts import shares
 
 
 class Bowl:
@@ -19,6 +20,9 @@ class Bowl:
 
     A worker takes `start_seconds` to make. A point whose first coordinate lies above `fatal` kills its worker; above
     `hang` it never returns; above `bad` the candidate fails.
+
+    Where gradients are wanted, the tasks' training losses are those squared distances, to targets that move a little
+    from minibatch to minibatch and from one share of it to the next.
     """
 
     TARGET = "simulated:Bowl"
@@ -44,8 +48,23 @@ class Bowl:
         split = question.items.split
         if first > self.bad:
             failure = Failure("nonfinite", "loss is nan")
-            return Answer(question.number, split, failure=failure, worker=self.name)
+            return Answer(question.number, split, failure=failure, worker=self.name, part=question.part)
+        if question.wants != "scores":
+            return self._gradient(question)
         values = [1.0 - float(np.mean((question.point - t) ** 2)) for t in self.targets]
         measures = {f"task{i}.accuracy": Measure(v, 0.01, 100) for i, v in enumerate(values)}
         per_item = {k: np.full(4, m.value, dtype=np.float32) for k, m in measures.items()}
         return Answer(question.number, split, measures, per_item, seconds=self.seconds, worker=self.name)
+
+    def _gradient(self, question: Question) -> Answer:
+        one, count, dim = question.wants != "gradients", len(self.targets), len(question.point)
+        gradient = np.zeros((1 if one else count, dim))
+        measures: dict[str, Measure] = {}
+        for task, share, of in shares(count, question.part):
+            target = self.targets[task] + 0.01 * np.sin(question.items.draw + task + share)
+            gradient[0 if one else task] += 2 * (question.point - target) / dim / of / (count if one else 1)
+            loss = Measure(float(np.mean((question.point - target) ** 2)) / of, 0.0, 1)
+            before = measures.get(name := training_loss(f"task{task}"), Measure(0.0, 0.0, 0))
+            measures[name] = Measure(before.value + loss.value, 0.0, before.count + 1)
+        number, split = question.number, question.items.split
+        return Answer(number, split, measures, worker=self.name, gradient=gradient, part=question.part)

@@ -14,7 +14,7 @@ from optimizer.driver import Question
 from optimizer.errors import RunError
 from optimizer.job import Job
 from optimizer.run import Run
-from optimizer.worker import Worker, pack, specification
+from optimizer.worker import Found, Worker, pack, specification
 
 QUESTION = Question(7, np.zeros(1))
 
@@ -23,7 +23,7 @@ QUESTION = Question(7, np.zeros(1))
 @pytest.mark.parametrize("where", ["value", "stderr"])
 def test_a_number_that_is_not_finite_fails_the_candidate_whoever_reports_it(bad: float, where: str) -> None:
     measure = Measure(**{"value": 0.5, "stderr": 0.1, "count": 9, where: bad})
-    answer = pack(QUESTION, {"mine": Scores({"m": measure}, {})}, None, 1.0, "w")
+    answer = pack(QUESTION, Found({"mine": Scores({"m": measure}, {})}), None, 1.0, "w")
     assert answer.failure is not None and answer.failure.kind == "nonfinite" and "mine.m" in answer.failure.reason
     assert not answer.measures
 

@@ -12,9 +12,10 @@ from simulated import Bowl
 
 from optimizer.answer import Answer
 from optimizer.cluster import RayExecutor
-from optimizer.driver import Items, Question
+from optimizer.driver import Items, Question, Wants
 from optimizer.errors import WorkerError
 from optimizer.executor import Executor, Inline
+from optimizer.parts import Parts
 
 Make = Callable[..., Executor]
 
@@ -119,3 +120,34 @@ def test_workers_that_no_cluster_could_hold_are_refused_with_the_numbers(ray_onc
 def test_both_workers_take_part(ray_once: None) -> None:
     found = answers(on_ray({"seconds": 0.1}), ask(*np.linspace(0, 1, 8)))
     assert len({a.worker for a in found.values()}) == 2
+
+
+def differentiate(*firsts: float, wants: Wants = "gradient") -> list[Question]:
+    return [Question(i, np.array([x, 0.5]), wants, Items("train", batch=8, draw=i)) for i, x in enumerate(firsts)]
+
+
+@pytest.mark.parametrize("wants", ["gradient", "gradients"])
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+def test_a_gradient_in_parts_is_the_same_to_the_bit_wherever_it_is_computed(
+    make: Make, wants: Wants, count: int
+) -> None:
+    spec = {"targets": [0.1, 0.4, 0.9]}
+    here = answers(Parts(inline(spec), count), differentiate(0.1, 0.7, wants=wants))
+    there = answers(Parts(make(spec), count), differentiate(0.1, 0.7, wants=wants))
+    for number, answer in here.items():
+        assert answer.agrees(there[number]) and there[number].part == (0, 1)
+        assert answer.gradient is not None and answer.gradient.shape == (1 if wants == "gradient" else 3, 2)
+        assert [m.count for m in answer.measures.values()] == [max(1, -(-count // 3))] * 3
+    if count <= 3:  # no minibatch is cut: the parts' sum is the whole
+        whole = answers(make(spec), differentiate(0.1, 0.7, wants=wants))
+        for number, answer in whole.items():
+            assert here[number].gradient == pytest.approx(answer.gradient, rel=1e-12)
+            assert {k: m.value for k, m in here[number].measures.items()} == pytest.approx(
+                {k: m.value for k, m in answer.measures.items()}
+            )
+
+
+def test_a_gradient_of_which_one_part_fails_has_failed_once(make: Make) -> None:
+    found = answers(Parts(make({"bad": 0.8}), 4), differentiate(0.1, 0.9, 0.2))
+    assert found[1].failure is not None and found[1].gradient is None and found[1].part == (0, 1)
+    assert found[0].failure is None and found[2].failure is None

@@ -139,3 +139,30 @@ def test_a_missing_a_foreign_and_an_existing_ledger_are_refused(ledger: Ledger, 
         Ledger.open(tmp_path / "text.db")
     with pytest.raises(RunError, match="exists already"):
         Ledger.create(tmp_path / "ledger.db", {})
+
+
+def test_gradients_are_kept_to_the_bit_in_the_order_of_asks_and_tells(ledger: Ledger) -> None:
+    asked = Question(1, np.zeros(5), "gradients", Items("train", batch=16, draw=3), "step 3")
+    derivatives = np.random.default_rng(0).normal(size=(2, 5))
+    told = Answer(1, "train", {"a.training_loss": Measure(0.7, 0.0, 16)}, gradient=derivatives)
+    ledger.asked(2, [question(0), asked], ["r0", "r1"])
+    assert [q.number for q in ledger.pending("calibration", "train")] == [0, 1]
+    ledger.answered([told])
+    ledger.answered([answer(0)])
+    asks, first, second = ledger.history()
+    assert isinstance(asks, Ask) and isinstance(first, Tell) and isinstance(second, Tell)
+    kept = asks.questions[1]
+    assert (kept.wants, kept.items, kept.stage) == ("gradients", Items("train", 16, 3), "step 3")
+    assert first.answer.gradient is not None and first.answer.gradient.tobytes() == derivatives.tobytes()
+    assert first.answer.agrees(told) and second.answer.gradient is None
+    assert not ledger.pending("calibration", "train")
+    assert [q.number for q in ledger.questions()] == [0], "a gradient is no candidate"
+
+
+def test_another_gradient_for_an_answered_question_is_refused(ledger: Ledger, caplog: pytest.LogCaptureFixture) -> None:
+    ledger.asked(1, [Question(0, np.zeros(2), "gradient", Items("train"))], ["r0"])
+    told = Answer(0, "train", {}, gradient=np.ones((1, 2)))
+    assert ledger.answered([told]) and not ledger.answered([told])
+    assert not caplog.records
+    ledger.answered([Answer(0, "train", {}, gradient=np.zeros((1, 2)))])
+    assert "answered twice and differently" in caplog.text

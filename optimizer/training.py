@@ -1,0 +1,122 @@
+"""What are gradients taken of? The losses of a job's tasks, on items that no candidate is scored on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import cast
+
+import numpy as np
+
+from evaluators.evaluator import Differentiable, Evaluator, Indices, Loss
+from optimizer import drivers
+from optimizer.driver import Items, random_stream
+from optimizer.errors import JobError
+from optimizer.job import Job
+from searchspaces import methods
+
+TAUGHT = {"kl", "hidden"}  # kinds of loss that follow an expert's outputs
+PARTS = (
+    4  # of a gradient, unless the job says: enough for a small cluster, and a few passes over the pool for one worker
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Training:
+    """The tasks whose losses are differentiated, the loss, and how a gradient is cut in parts."""
+
+    tasks: tuple[Differentiable, ...]
+    loss: Loss
+    share: float  # of the calibration items
+    seed: int
+    parts: int
+
+    @classmethod
+    def of(cls, job: Job, made: Sequence[Evaluator]) -> Training | None:
+        """A job's training, or None where its driver asks for no gradients.
+
+        Raises JobError where method, evaluators or items lack what gradients need, naming which lacks what.
+        """
+        entry, asked = drivers.find(job.driver.name), job.driver.gradients
+        if not entry.loss:
+            if asked.model_fields_set:
+                raise JobError(f"driver {job.driver.name!r} asks for no gradients; remove driver.gradients")
+            return None
+        who = f"driver {job.driver.name!r} asks for gradients"
+        if not methods.load(job.space.method).linear:
+            raise JobError(
+                f"{who}, and the method {job.space.method!r} is not linear in its coefficients: it has none; take "
+                "another method, or a driver that asks for scores (cma, tpe)"
+            )
+        weights: Mapping[str, float] = {asked.loss: 1.0} if isinstance(asked.loss, str) else asked.loss or entry.loss
+        loss = Loss(dict(weights), asked.temperature or entry.temperature)
+        training = cls(_tasks(who, asked.tasks, made, loss), loss, asked.train, job.seed, asked.parts or PARTS)
+        for evaluator in made:
+            training.part(evaluator)
+        return training
+
+    def part(self, evaluator: Evaluator) -> tuple[Indices, Indices]:
+        """An evaluator's calibration rows, parted in those that gradients see and those that candidates are scored on.
+
+        Both are sorted. Raises JobError where either is left without items.
+        """
+        rows = evaluator.splits.calibration
+        order = random_stream(self.seed, "train", evaluator.name).permutation(len(rows))
+        cut = round(self.share * len(rows))
+        if not 0 < cut < len(rows):
+            raise JobError(
+                f"evaluator {evaluator.name!r}: of {len(rows)} calibration items, driver.gradients.train: {self.share} "
+                f"leaves {cut} for gradients and {len(rows) - cut} to score on; both need one at least: give more items"
+            )
+        return np.sort(rows[order[:cut]]), np.sort(rows[order[cut:]])
+
+    @property
+    def follows(self) -> bool:
+        """Whether the loss follows experts' outputs."""
+        return not TAUGHT.isdisjoint(self.loss.weights)
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        return tuple(task.name for task in self.tasks)
+
+
+def minibatch(rows: Indices, items: Items, seed: int, name: str) -> Indices:
+    """Minibatch number `items.draw` of `items.batch` rows; all rows where that is 0, or no less than there are.
+
+    Minibatches follow each other through a shuffled list of all rows, then through a list shuffled anew.
+    """
+    n = len(rows)
+    if items.batch == 0 or items.batch >= n:
+        return rows
+    places = np.arange(items.draw * items.batch, (items.draw + 1) * items.batch)
+    found = np.empty(items.batch, dtype=np.int64)
+    for epoch in np.unique(places // n):
+        shuffled = random_stream(seed, "minibatch", name, int(epoch)).permutation(n)
+        here = places // n == epoch
+        found[here] = rows[shuffled[places[here] % n]]
+    return found
+
+
+def _tasks(who: str, names: Sequence[str] | None, made: Sequence[Evaluator], loss: Loss) -> tuple[Differentiable, ...]:
+    by_name = {e.name: e for e in made}
+    for name in names or ():
+        if name not in by_name:
+            raise JobError(f"driver.gradients.tasks: no evaluator {name!r}; there are: {', '.join(by_name)}")
+    for kind, weight in loss.weights.items():
+        if not (np.isfinite(weight) and weight > 0):
+            raise JobError(f"driver.gradients.loss: the weight of {kind!r} is {weight}; expected a positive number")
+    tasks = [cast(Differentiable, by_name[name]) for name in names or by_name]
+    for task in tasks:
+        for kind in loss.weights:
+            if kind not in task.losses:
+                offered = ", ".join(task.losses) or "none: it can only score"
+                raise JobError(
+                    f"{who} of the loss {kind!r}, which evaluator {task.name!r} does not offer (its losses: {offered}); "
+                    "name another under driver.gradients.loss, or leave the evaluator out of driver.gradients.tasks"
+                )
+        if not TAUGHT.isdisjoint(loss.weights) and task.teacher is None:
+            raise JobError(
+                f"evaluator {task.name!r}: the losses kl and hidden follow an expert, and it names none; give it `teacher`"
+            )
+    return tuple(tasks)

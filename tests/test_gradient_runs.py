@@ -1,0 +1,212 @@
+"""What does a gradient search promise? The same trajectory whatever the workers and the kills, and honest items."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import worlds
+
+from optimizer import Job, Run
+from optimizer.driver import Items, Question
+from optimizer.errors import JobError
+from optimizer.ledger import Ledger
+from optimizer.training import minibatch
+from optimizer.worker import Worker, specification
+
+DRIVER = "supervised, steps: 12, every: 4, batch: 8, lr: 0.05"
+
+
+def job(folder: Path, driver: str = DRIVER, executor: str = "inline", **changes: Any) -> Job:
+    """The two-task world with a gradient driver; changes replace whole entries of the job."""
+    made = Job.load(worlds.classification(folder, evaluations=60, executor=executor))
+    name, _, rest = driver.partition(", ")
+    options = {k: json.loads(v) for k, _, v in (pair.partition(": ") for pair in rest.split(", ") if pair)}
+    data = made.model_dump(mode="json", exclude_none=True) | {"driver": {"name": name, **options}} | changes
+    return Job.parse(data, folder)
+
+
+def trajectory(run: Run) -> list[tuple[int, bytes, str, bytes]]:
+    """Questions and answers of the gradients, to the bit."""
+    ledger = Ledger.open(run.folder / "ledger.db", readonly=True)
+    answers = {a.number: a for a in ledger.answers("train")}
+    found = []
+    for q in ledger.questions("train"):
+        gradient = answers[q.number].gradient
+        assert gradient is not None, answers[q.number].failure
+        found.append((q.items.draw, q.point.tobytes(), q.stage, gradient.tobytes()))
+    ledger.close()
+    return found
+
+
+class Killed(Exception):
+    """Stands for a process that is gone: nothing after it is run."""
+
+
+def test_a_search_killed_at_any_gradient_goes_on_to_the_bit(tmp_path: Path) -> None:
+    whole = Run.create(job(tmp_path), tmp_path / "whole")
+    whole.search()
+    expected = trajectory(whole)
+    assert len(expected) == 12
+    for kill in (0, 1, 5, 11):
+        run = Run.create(job(tmp_path), tmp_path / f"killed-{kill}")
+
+        def stop(search: Any, answer: Any, at: int = kill) -> None:
+            if search.gradients > at:
+                raise Killed
+
+        with pytest.raises(Killed):
+            run.search(stop)
+        run.search()
+        assert trajectory(run) == expected
+        assert {n: c.measures for n, c in run.results().candidates.items()} == {
+            n: c.measures for n, c in whole.results().candidates.items()
+        }
+
+
+@pytest.mark.slow
+def test_one_worker_and_four_walk_the_same_way_to_the_bit(tmp_path: Path) -> None:
+    found = []
+    for workers in (1, 4):
+        executor = {"kind": "ray", "workers": workers, "cpus": 0.25}
+        run = Run.create(job(tmp_path, executor=executor), tmp_path / f"with-{workers}")
+        run.search()
+        found.append(trajectory(run))
+    assert found[0] == found[1] and len(found[0]) == 12
+
+
+def test_gradients_see_no_item_that_candidates_are_scored_on(tmp_path: Path) -> None:
+    run = Run.create(job(tmp_path), tmp_path / "runs")
+    splits = json.loads((run.folder / "splits.json").read_text())
+    for rows in splits.values():
+        parts = [set(rows[k]) for k in ("train", "calibration", "heldout")]
+        assert all(parts) and len(set.union(*parts)) == sum(map(len, parts)) == 60
+    problem = run.open_problem()
+    for evaluator in problem.evaluators:
+        train = set(splits[evaluator.name]["train"])
+        epoch = [r for d in range(3) for r in problem.rows(evaluator, Items("train", 8, d)).tolist()]
+        assert set(epoch[: len(train)]) == train, "successive minibatches go through all items first"
+    run.search()
+    counts = {k: m.count for k, m in run.results().candidates[0].measures.items()}
+    assert counts["spam.accuracy"] == len(splits["spam"]["calibration"])
+
+
+def test_a_minibatch_is_a_function_of_its_number() -> None:
+    rows = np.arange(100, 110)
+    drawn = [minibatch(rows, Items("train", 4, d), 0, "spam") for d in range(5)]
+    assert sorted(np.concatenate(drawn).tolist()) == sorted([*rows.tolist()] * 2)
+    assert np.array_equal(minibatch(rows, Items("train", 4, 3), 0, "spam"), drawn[3])
+    assert not np.array_equal(minibatch(rows, Items("train", 4, 3), 1, "spam"), drawn[3])
+    assert np.array_equal(minibatch(rows, Items("train", 99, 3), 0, "spam"), rows)
+
+
+@pytest.mark.parametrize("driver", ["supervised", "adamerging"])
+def test_a_search_lowers_its_loss_on_unseen_items(tmp_path: Path, driver: str) -> None:
+    loss = "cross_entropy" if driver == "supervised" else "entropy"
+    made = job(
+        tmp_path,
+        f"{driver}, steps: 30, every: 10, batch: 16, lr: 0.05, anchors: false",
+        objectives=[f"spam.{loss}", f"mood.{loss}"],
+    )
+    run = Run.create(made, tmp_path / "runs")
+    run.search()
+    found = list(run.results().candidates.values())
+    means = [np.mean([c.measures[f"{t}.{loss}"].value for t in ("spam", "mood")]) for c in found]
+    assert len(means) == 4 and min(means[1:]) < means[0] - 0.01
+    assert run.results().done
+
+
+def test_the_gradient_of_a_question_is_the_slope_of_its_loss(tmp_path: Path) -> None:
+    worker = Worker(specification(job(tmp_path), False), "w")
+    start = worker.space.domain.start
+    items = Items("train")
+
+    def ask(point: np.ndarray, wants: Any, part: tuple[int, int] = (0, 1)) -> Any:
+        answer = worker.answer(Question(0, point, wants, items, part=part))
+        assert answer.failure is None, answer.failure
+        return answer
+
+    each, whole = ask(start, "gradients"), ask(start, "gradient")
+    assert each.gradient.shape == (2, len(start))
+    np.testing.assert_allclose(each.gradient.mean(axis=0), whole.gradient[0], rtol=1e-4, atol=1e-7)
+    cut = [ask(start, "gradient", (i, 5)) for i in range(5)]
+    np.testing.assert_allclose(sum(a.gradient for a in cut), whole.gradient, rtol=1e-4, atol=1e-7)
+    step = np.random.default_rng(0).normal(size=len(start)) * 1e-2
+    losses = [
+        np.mean([m.value for m in ask(start + sign * step, "gradient").measures.values()]) for sign in (1.0, -1.0)
+    ]
+    assert (losses[0] - losses[1]) / 2 == pytest.approx(float(whole.gradient[0] @ step), rel=0.02)
+    sizes, cosines = ask(start, "sizes").gradient, ask(start, "cosines").gradient
+    assert sizes.shape == cosines.shape == (1, len(start)) and (sizes > 0).all()
+    assert (np.abs(cosines) > 0).any()
+
+
+def test_teachers_are_asked_once_and_alignment_needs_no_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    evaluators = [
+        {
+            **{"kind": "classification", "name": name, "data": f"data/{name}.jsonl", "text": "text"},
+            **{"label": None, "classes": ["neg", "pos"], "pooling": "mean", "teacher": name},
+        }
+        for name in ("spam", "mood")
+    ]
+    made = job(
+        tmp_path,
+        "supervised, steps: 4, every: 2, batch: 8, anchors: false",
+        evaluators=evaluators,
+        objectives=["spam.kl", "mood.kl"],
+    )
+    data = made.model_dump(mode="json", exclude_none=True)
+    data["evaluators"] = evaluators
+    data["driver"]["gradients"] = {"loss": {"kl": 1.0, "hidden": 0.1}}
+    run = Run.create(Job.parse(data, tmp_path), tmp_path / "runs")
+    run.search()
+    kept = sorted((tmp_path / "cache" / "mergeopt" / "teachers").glob("*.safetensors"))
+    assert len(kept) == 2
+    times = [file.stat().st_mtime_ns for file in kept]
+    exported = run.export("best", tmp_path / "merged")
+    assert (exported / "model.safetensors").is_file()
+    assert [file.stat().st_mtime_ns for file in kept] == times
+    assert all(set(c.measures) == {f"{t}.{m}" for t in ("spam", "mood") for m in ("entropy", "kl")}
+               for c in run.results().candidates.values())  # fmt: skip
+
+
+def refused(tmp_path: Path, match: str, driver: str = DRIVER, **changes: Any) -> None:
+    with pytest.raises(ValueError, match=match) as caught:
+        Run.create(job(tmp_path, driver, **changes), tmp_path / "runs")
+    assert getattr(caught.value, "exit_code", None) == 2
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_learning_rate_of_zero_is_refused(tmp_path: Path) -> None:
+    refused(tmp_path, "lr: Input should be greater than 0", "supervised, lr: 0")
+
+
+def test_a_frozen_space_is_refused(tmp_path: Path) -> None:
+    refused(tmp_path, "nothing is left to search", space={"frozen": ["*"]})
+
+
+def test_an_evaluator_without_the_loss_is_named(tmp_path: Path) -> None:
+    changed = {"name": "supervised", "gradients": {"loss": "hinge"}}
+    with pytest.raises(JobError, match=r"loss 'hinge', which evaluator 'spam' does not offer \(its losses: .*entropy"):
+        Run.create(
+            Job.parse(job(tmp_path).model_dump(exclude_none=True) | {"driver": changed}, tmp_path), tmp_path / "r"
+        )
+
+
+def test_gradients_for_a_driver_that_asks_for_none_are_refused(tmp_path: Path) -> None:
+    refused(tmp_path, "'cma' asks for no gradients; remove", driver='cma, gradients: {"train": 0.5}')
+
+
+def test_too_few_items_to_part_are_refused(tmp_path: Path) -> None:
+    refused(tmp_path, "leaves 30 for gradients and 0 to score on", driver=DRIVER + ', gradients: {"train": 0.99}')
+
+
+def test_a_loss_that_is_not_finite_at_the_start_is_told_as_such(tmp_path: Path) -> None:
+    made = job(tmp_path, "supervised, steps: 5, lr: 0.1, anchors: false", space={"start": 1e30, "bounds": [0, 1e31]})
+    with pytest.raises(ValueError, match="nonfinite") as caught:
+        Run.create(made, tmp_path / "runs").search()
+    assert getattr(caught.value, "exit_code", None) is not None
