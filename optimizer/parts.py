@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
-
 from evaluators.evaluator import Measure
 from optimizer.answer import Answer
 from optimizer.driver import Question

@@ -112,11 +112,12 @@ def _tasks(who: str, names: Sequence[str] | None, made: Sequence[Evaluator], los
             if kind not in task.losses:
                 offered = ", ".join(task.losses) or "none: it can only score"
                 raise JobError(
-                    f"{who} of the loss {kind!r}, which evaluator {task.name!r} does not offer (its losses: {offered}); "
-                    "name another under driver.gradients.loss, or leave the evaluator out of driver.gradients.tasks"
+                    f"{who} of the loss {kind!r}, which evaluator {task.name!r} does not offer (its losses: {offered});"
+                    " name another under driver.gradients.loss, or leave the evaluator out of driver.gradients.tasks"
                 )
         if not TAUGHT.isdisjoint(loss.weights) and task.teacher is None:
             raise JobError(
-                f"evaluator {task.name!r}: the losses kl and hidden follow an expert, and it names none; give it `teacher`"
+                f"evaluator {task.name!r}: the losses kl and hidden follow an expert, and it names none; "
+                "give it a `teacher`"
             )
     return tuple(tasks)

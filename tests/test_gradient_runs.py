@@ -12,7 +12,6 @@ import worlds
 
 from optimizer import Job, Run
 from optimizer.driver import Items, Question
-from optimizer.errors import JobError
 from optimizer.ledger import Ledger
 from optimizer.training import minibatch
 from optimizer.worker import Worker, specification
@@ -190,11 +189,8 @@ def test_a_frozen_space_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_evaluator_without_the_loss_is_named(tmp_path: Path) -> None:
-    changed = {"name": "supervised", "gradients": {"loss": "hinge"}}
-    with pytest.raises(JobError, match=r"loss 'hinge', which evaluator 'spam' does not offer \(its losses: .*entropy"):
-        Run.create(
-            Job.parse(job(tmp_path).model_dump(exclude_none=True) | {"driver": changed}, tmp_path), tmp_path / "r"
-        )
+    match = r"loss 'hinge', which evaluator 'spam' does not offer \(its losses: .*entropy"
+    refused(tmp_path, match, driver='supervised, gradients: {"loss": "hinge"}')
 
 
 def test_gradients_for_a_driver_that_asks_for_none_are_refused(tmp_path: Path) -> None:

@@ -5,8 +5,8 @@
     python benchmarks/minilm/gradients.py --rows global adamerging supervised --seeds 0 1 2
 
 A seed decides which calibration items gradients see, which decide when to stop, and the minibatches. The candidate that
-is best on the latter is scored on the 400 held-out items of each task; printed are the mean accuracy over tasks, averaged
-over seeds, the standard error over seeds, and that of the items. What a folder of --out has is not computed again.
+is best on those that decide is scored on the 400 held-out items of each task. Printed are the mean accuracy over tasks,
+averaged over seeds, its standard error over seeds, and that of the items. What --out has is not computed again.
 """
 
 from __future__ import annotations
