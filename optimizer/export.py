@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from evaluators.evaluator import Head, Measure, Setting
-from optimizer import shards
 from optimizer.driver import Items, Split
 from optimizer.errors import DiskFull, ExportError, ScoreMismatch
 from optimizer.results import Candidate
 from optimizer.teachers import teach
-from searchspaces import Recipe, Resident, processed
+from searchspaces import Recipe, Resident, processed, shards
 from searchspaces.errors import Inexpressible
 from searchspaces.loading import load_model
 from searchspaces.materialise import merged_tensors

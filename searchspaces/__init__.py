@@ -9,10 +9,11 @@ if TYPE_CHECKING:
     from searchspaces.materialise import Resident
     from searchspaces.methods import METHODS
     from searchspaces.pool import Pool
+    from searchspaces.process import processed
     from searchspaces.recipe import Recipe
     from searchspaces.space import CoefficientSpace
 
-__all__ = ["METHODS", "CoefficientSpace", "Pool", "Recipe", "Resident"]
+__all__ = ["METHODS", "CoefficientSpace", "Pool", "Recipe", "Resident", "processed"]
 
 _HOMES = {
     "METHODS": "searchspaces.methods",
@@ -20,6 +21,7 @@ _HOMES = {
     "Pool": "searchspaces.pool",
     "Recipe": "searchspaces.recipe",
     "Resident": "searchspaces.materialise",
+    "processed": "searchspaces.process",
 }
 
 

@@ -15,7 +15,8 @@ Point: TypeAlias = NDArray[np.float64]
 class Domain:
     """A box in natural units. Every array is read-only float64 of shape `(dim,)`; `shape` is `(groups, experts)`.
 
-    Coordinate `g * experts + k` belongs to free group g and expert k, and is called `group|expert`.
+    Coordinate `g * experts + k` belongs to free group g and expert k, and is called `group|expert`. `layers` names, for
+    each free group, the group of granularity `layer` that its tensors belong to (`model` where all are one group).
     """
 
     names: tuple[str, ...]
@@ -23,6 +24,7 @@ class Domain:
     high: Point
     start: Point
     shape: tuple[int, int]
+    layers: tuple[str, ...]
 
     def __post_init__(self) -> None:
         for array in (self.low, self.high, self.start):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -64,15 +64,12 @@ def _quiet() -> Iterator[None]:
 
 def targets(pool: Pool, model: Any) -> dict[str, torch.Tensor]:
     """Merged tensor name -> the model's own storage for it, flat. Raises PoolError where there is no such storage."""
-    state: dict[str, torch.Tensor] = model.state_dict()
-    renamed = _renamed(model, state)
-    prefix = f"{model.base_model_prefix}."
+    find = _finder(model)
     found: dict[str, torch.Tensor] = {}
     taken: dict[int, str] = {}
     for info in pool.merged:
         name = info.name
-        near = (name, prefix + name, name.removeprefix(prefix))
-        target = next((state[n] for m in near for n in (m, renamed.get(m, "")) if n in state), None)
+        target = find(name)
         if target is None or tuple(target.shape) != info.shape or not target.is_contiguous():
             raise PoolError(
                 f"base: transformers loads {type(model).__name__} with no parameter for tensor {name!r} {info.shape}: "
@@ -86,6 +83,26 @@ def targets(pool: Pool, model: Any) -> dict[str, torch.Tensor]:
         found[name] = target.view(-1)
     _verify(pool, found)
     return found
+
+
+def copied_targets(pool: Pool, model: Any) -> dict[str, torch.Tensor]:
+    """Name -> the model's own storage, in its shape, of the float tensors that merges take from the base."""
+    find = _finder(model)
+    places = {info.name: (info, find(info.name)) for info in pool.copied if info.dtype.is_floating_point}
+    return {name: place for name, (info, place) in places.items() if place is not None and place.shape == info.shape}
+
+
+def _finder(model: Any) -> Callable[[str], torch.Tensor | None]:
+    """From a checkpoint's tensor name to the model's own storage for it, if there is any."""
+    state: dict[str, torch.Tensor] = model.state_dict()
+    renamed = _renamed(model, state)
+    prefix = f"{model.base_model_prefix}."
+
+    def find(name: str) -> torch.Tensor | None:
+        near = (name, prefix + name, name.removeprefix(prefix))
+        return next((state[n] for m in near for n in (m, renamed.get(m, "")) if n in state), None)
+
+    return find
 
 
 def _renamed(model: Any, state: dict[str, torch.Tensor]) -> dict[str, str]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -13,13 +14,17 @@ from numpy.typing import NDArray
 
 from searchspaces import kernel, methods, reference
 from searchspaces.errors import NonFinite, RecipeError
+from searchspaces.gradient import SLICE, Slope, cosines, products
 from searchspaces.groups import group_tensors
+from searchspaces.loading import copied_targets, targets
 from searchspaces.loading import load_model as load_model
-from searchspaces.loading import targets
+from searchspaces.method import Method
 from searchspaces.pool import Pool
+from searchspaces.process import processing
 from searchspaces.recipe import Recipe
 
-SLICE = 1 << 21  # elements: what one thread takes at a time, so that a large embedding does not keep the others waiting
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,11 +76,16 @@ class _Scales:
     def of(cls, pool: Pool, recipe: Recipe) -> _Scales:
         if set(recipe.experts) != set(pool.names) or len(recipe.experts) != len(pool.names):
             raise RecipeError(f"the recipe's experts are {list(recipe.experts)}, the pool's {list(pool.names)}")
+        if pool.processing != (wanted := processing(recipe.method, recipe.options)):
+            raise RecipeError(
+                f"the recipe merges task vectors processed by {wanted or 'nothing'}, this pool's are processed by "
+                f"{pool.processing or 'nothing'}; make the pool that it needs with searchspaces.processed"
+            )
         groups = group_tensors([t.name for t in pool.merged], recipe.granularity)
         if tuple(groups) != recipe.groups:
             odd = min(set(groups) ^ set(recipe.groups), default=recipe.granularity)
             raise RecipeError(f"the recipe's groups are not this pool's ({odd!r}); it is of another pool")
-        rule = methods.load(recipe.method)(recipe.options)
+        rule = rule_of(recipe)
         columns = [recipe.experts.index(name) for name in pool.names]
         with np.errstate(over="ignore"):  # beyond fp32: the weights become infinite, and are refused as such
             base, experts = (s.astype(np.float32) for s in rule.mix(recipe.coefficients))
@@ -87,8 +97,20 @@ class _Scales:
         return job.run(float(self.base[g]), self.experts[g], start, stop)
 
 
+def rule_of(recipe: Recipe) -> Method:
+    """The recipe's method, made from its options."""
+    return methods.load(recipe.method)(recipe.options)
+
+
 class Resident:
     """The base's transformers model, loaded once, whose weights `write` makes those of a recipe.
+
+    Its derivative by the recipe's coefficients:
+
+        resident.write(recipe)
+        with resident.tracking():
+            loss(resident.model).backward()  # any number of them: gradients add up
+            slope = resident.gradient(recipe)
 
     `dtype` None keeps the base's. On the CPU the same recipe gives the same bits whatever the number of threads. The
     experts' pages belong to the system's cache and are shared by every process of the host.
@@ -107,6 +129,14 @@ class Resident:
             (job, at, min(at + SLICE, len(job.out))) for job in self._jobs for at in range(0, len(job.out), SLICE)
         ]
         self._threads = ThreadPoolExecutor(threads, "merge") if threads > 1 and device == "cpu" else None
+        self._kept = copied_targets(pool, self.model)
+        self._expert = False  # the weights are an expert's
+        parameters = {p.data_ptr(): p for p in self.model.parameters() if p.numel()}
+        self._slopes = [
+            Slope(job.name, job.base, job.experts, parameters[job.out.data_ptr()])
+            for job in self._jobs
+            if job.out.data_ptr() in parameters  # and is no buffer
+        ]
 
     @torch.no_grad()
     def write(self, recipe: Recipe) -> None:
@@ -116,15 +146,92 @@ class Resident:
         out NaN or infinite: the model then is no candidate until the next `write`.
         """
         scales = _Scales.of(self._pool, recipe)
+        self._restore()
 
         def one(part: tuple[_Job, int, int]) -> str | None:
             return None if scales.run(*part) else part[0].name
 
-        found = self._threads.map(one, self._slices) if self._threads else map(one, self._slices)
+        found = self._map(one, self._slices)
         # the whole map is drained before anything is raised: no thread writes on after we return
         bad = [name for name in found if name is not None]
         if bad:
             raise _not_finite(bad[0])
+
+    @torch.no_grad()
+    def write_expert(self, name: str) -> None:
+        """Make the model that expert, with the tensors too that merges take from the base; the next `write` undoes it.
+
+        Raises KeyError for a name that is no expert's.
+        """
+        expert = self._pool.original.experts[name]
+        for job in self._jobs:
+            job.out.copy_(expert.tensor(job.name).reshape(-1))
+        for tensor, out in self._kept.items():
+            if tensor in expert.tensors and expert.tensors[tensor].shape == tuple(out.shape):
+                out.copy_(expert.tensor(tensor))
+        self._expert = True
+
+    @contextmanager
+    def tracking(self) -> Iterator[None]:
+        """Inside, merged parameters require gradients; none of it is left afterwards. No dropout: eval mode stays."""
+        try:
+            for slope in self._slopes:
+                slope.parameter.requires_grad_(True)
+            yield
+        finally:
+            self.forget()
+            for slope in self._slopes:
+                slope.parameter.requires_grad_(False)
+
+    def forget(self) -> None:
+        """Drop the gradients that backward passes have added up."""
+        for slope in self._slopes:
+            slope.parameter.grad = None
+
+    def gradient(self, recipe: Recipe) -> NDArray[np.float64]:
+        """dL/dc, `(G, K)` in the recipe's groups and experts; L is what was differentiated inside `tracking`.
+
+        For a group's scales it is `<dL/dW, theta_k - theta_0>` (and `<dL/dW, theta_0>` for the base's), then the chain
+        rule through the method. The same bits whatever the number of threads. Raises NonFinite, naming the tensor.
+        """
+        scales = _Scales.of(self._pool, recipe)
+        by_tensor = products(self._slopes, self._map)
+        found = self._by_group(scales, by_tensor[:, :-1])
+        pulled = rule_of(recipe).pull(recipe.coefficients, (found[:, -1], self._ordered(recipe, found[:, :-1])))
+        return np.ascontiguousarray(pulled)
+
+    def cosines(self, recipe: Recipe) -> NDArray[np.float64]:
+        """The sum over each group's tensors of `cos(dL/dW_t, theta_kt)`, `(G, K)`, otherwise as `gradient`."""
+        scales = _Scales.of(self._pool, recipe)
+        by_tensor = cosines(self._slopes, products(self._slopes, self._map))
+        return self._ordered(recipe, self._by_group(scales, by_tensor))
+
+    def sizes(self, recipe: Recipe) -> NDArray[np.float64]:
+        """The sum over each group's elements of `|theta_k - theta_0|`, `(G, K)` as in `gradient`."""
+        scales = _Scales.of(self._pool, recipe)
+        by_tensor = np.array(list(self._map(Slope.size, self._slopes)))
+        return self._ordered(recipe, self._by_group(scales, by_tensor))
+
+    def _map(self, function: Callable[[T], R], over: Iterable[T]) -> Iterator[R]:
+        """In the order of `over`, side by side where there are threads."""
+        return self._threads.map(function, over) if self._threads else map(function, over)
+
+    def _by_group(self, scales: _Scales, by_tensor: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Sums over the tensors of each group, in the tensors' order: from `(tensors, n)` to `(G, n)`."""
+        found = np.zeros((len(scales.base), by_tensor.shape[1]))
+        np.add.at(found, [scales.row[slope.name] for slope in self._slopes], by_tensor)
+        return found
+
+    def _ordered(self, recipe: Recipe, found: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Columns from the pool's order of experts to the recipe's."""
+        return found[:, [self._pool.names.index(name) for name in recipe.experts]]
+
+    def _restore(self) -> None:
+        """What `write_expert` changed beside the merged tensors."""
+        if self._expert:
+            for name, out in self._kept.items():
+                out.copy_(self._pool.base.tensor(name))
+            self._expert = False
 
 
 def merged_tensors(pool: Pool, recipe: Recipe, dtype: torch.dtype | None = None) -> Iterator[tuple[str, torch.Tensor]]:

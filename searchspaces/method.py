@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import ClassVar, Protocol, TypeAlias
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from searchspaces.errors import RecipeError
@@ -22,6 +23,7 @@ class Method(Protocol):
     defaults: ClassVar[Mapping[str, Option]]
     linear: ClassVar[bool]  # merged weights are `mix` applied to base and task vectors
     random: ClassVar[bool]  # draws from the run's seed, which then is part of the recipe
+    processes: ClassVar[bool]  # task vectors are changed before they are merged: the method is `Processing` too
 
     unit: float  # the coefficient at which one expert alone, all others 0, gives that expert
     sweep: tuple[float, ...]  # global coefficients worth asking before any search
@@ -40,6 +42,22 @@ class Method(Protocol):
 
         `scales` are the derivatives with respect to base scales `(G,)` and expert scales `(G, K)`.
         """
+        ...
+
+
+Tensors: TypeAlias = Callable[[], Iterator[tuple[str, torch.Tensor, list[torch.Tensor]]]]
+"""Name, base and experts of each merged tensor, one after the other, from the start with every call."""
+
+
+class Processing(Method, Protocol):
+    """A method that merges processed task vectors. What it does depends on models and options alone, not on recipes."""
+
+    def survey(self, tensors: Tensors) -> None:
+        """Look at all tensors, as often as needed, before any is processed: thresholds over a whole model, say."""
+        ...
+
+    def process(self, name: str, base: torch.Tensor, experts: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """The experts' tensors, base + processed task vector, in their own shape and dtype. Changes no argument."""
         ...
 
 

@@ -45,6 +45,8 @@ class Pool:
     merged: tuple[TensorInfo, ...]
     copied: tuple[TensorInfo, ...]
     _head_names: Mapping[str, tuple[str, ...]] = field(repr=False)
+    processing: str = ""  # what was done to the task vectors (see `searchspaces.process`); nothing where empty
+    _original: Pool | None = field(default=None, repr=False)
 
     @classmethod
     def open(
@@ -86,6 +88,11 @@ class Pool:
         return cls(first, MappingProxyType(others), tuple(merged), tuple(copied), MappingProxyType(head_names))
 
     @property
+    def original(self) -> Pool:
+        """The pool as it was opened, its task vectors unprocessed."""
+        return self._original or self
+
+    @property
     def names(self) -> tuple[str, ...]:
         """The experts' names, in the order in which they were given."""
         return tuple(self.experts)
@@ -105,7 +112,7 @@ class Pool:
         """Each expert's head tensors by name, mapped, read-only by agreement; an expert without one is left out."""
         return MappingProxyType(
             {
-                name: MappingProxyType({t: self.experts[name].tensor(t) for t in names})
+                name: MappingProxyType({t: self.original.experts[name].tensor(t) for t in names})
                 for name, names in self._head_names.items()
                 if names
             }
@@ -124,7 +131,7 @@ class Pool:
         weights that are NaN or infinite.
         """
         found = {}
-        for name, checkpoint in {"base": self.base, **self.experts}.items():
+        for name, checkpoint in {"base": self.base, **self.original.experts}.items():
             if progress is not None:
                 progress(name)
             found[name] = content_hash(checkpoint)

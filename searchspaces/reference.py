@@ -1,7 +1,8 @@
-"""What is one merged tensor, in plain torch? What the kernel must match, and the path for other devices."""
+"""What is one merged tensor, and its derivative, in plain torch? What the kernels must match, for other devices too."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -33,3 +34,36 @@ def merge(
         out[part] = total.to(out.dtype)
         finite = finite and bool(torch.isfinite(out[part]).all())
     return finite
+
+
+def products(grad: torch.Tensor, base: torch.Tensor, experts: Sequence[torch.Tensor]) -> list[float]:
+    """`<grad, expert_k - base>` for each k, then `<grad, base>` and `<grad, grad>`.
+
+    1-D tensors of equal length, of any floating dtype, base and experts on any device; products are fp32, their sums
+    float64.
+    """
+    out = [0.0] * (len(experts) + 2)
+    for at in range(0, len(grad), CHUNK):
+        part = slice(at, at + CHUNK)
+        slope = grad[part].float()
+        wide = base[part].to(grad.device, torch.float32)
+        for k, expert in enumerate(experts):
+            out[k] += float((slope * (expert[part].to(grad.device, torch.float32) - wide)).sum(dtype=torch.float64))
+        out[-2] += float((slope * wide).sum(dtype=torch.float64))
+        out[-1] += float((slope * slope).sum(dtype=torch.float64))
+    return out
+
+
+def size(expert: torch.Tensor, base: torch.Tensor) -> float:
+    """`sum |expert - base|` of two 1-D tensors, the differences fp32, their sum float64."""
+    chunks = range(0, len(base), CHUNK)
+    return sum(
+        float((expert[at : at + CHUNK].float() - base[at : at + CHUNK].float()).abs().sum(dtype=torch.float64))
+        for at in chunks
+    )
+
+
+def norm(tensor: torch.Tensor) -> float:
+    """The Euclidean norm of a 1-D tensor, its squares fp32, their sum float64."""
+    chunks = range(0, len(tensor), CHUNK)
+    return math.sqrt(sum(float(tensor[at : at + CHUNK].float().square().sum(dtype=torch.float64)) for at in chunks))

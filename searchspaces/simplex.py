@@ -27,3 +27,21 @@ def encode(c: NDArray[np.float64]) -> NDArray[np.float64]:
     share = np.clip(np.divide(c, rest, out=np.zeros_like(c), where=rest > 0), 0.0, 1.0)
     with np.errstate(divide="ignore"):
         return np.asarray(-np.expm1(np.log1p(-share) * np.arange(count, 0, -1)), dtype=np.float64)
+
+
+def pull(u: NDArray[np.float64], gradient: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The chain rule through `decode`: from a derivative by c to one by u, both `(G, K)`; finite on the faces.
+
+    With `v_i = 1 - (1 - u_i)^(1 / n_i)`, `c_i = v_i prod_{j<i} (1 - v_j)`: `dc_i/dv_i = rem_i`, and for j > i
+    `dc_j/dv_i = -c_j / (1 - v_i)`; where u_i is 1 its own derivative is that at 1 - 1e-12.
+    """
+    count = u.shape[1]
+    inner = np.minimum(u, 1.0 - 1e-12)
+    n = np.arange(count, 0, -1)
+    kept = np.exp(np.log1p(-inner) / n)  # 1 - v
+    rest = np.cumprod(kept, axis=1)
+    before = np.concatenate([np.ones((len(u), 1)), rest[:, :-1]], axis=1)
+    weighed = gradient * before * (1.0 - kept)  # g_j c_j
+    later = weighed.sum(axis=1, keepdims=True) - np.cumsum(weighed, axis=1)
+    by_share = gradient * before - later / kept
+    return np.asarray(by_share * kept / (n * (1.0 - inner)))

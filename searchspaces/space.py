@@ -126,6 +126,22 @@ class CoefficientSpace:
         self.decode(point)  # refuses what lies outside the bounds
         return point
 
+    @property
+    def linear(self) -> bool:
+        """Whether merged weights are linear in the coefficients, so that a gradient costs one pass over the pool."""
+        return self._rule.linear
+
+    def select(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Of one number a group and expert, `(groups, experts)`, those that a point has: `(dim,)`."""
+        return values[self._free].ravel()
+
+    def pull(self, point: Point, gradient: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The chain rule through `decode`: from a derivative by coefficients `(groups, experts)` to one `(dim,)`."""
+        if not self.simplex:
+            return self.select(gradient)
+        block = np.clip(np.asarray(point, dtype=np.float64).reshape(self.domain.shape), 0.0, 1.0)
+        return simplex.pull(block, gradient[self._free]).ravel()
+
     def describe(self) -> dict[str, object]:
         """What `CoefficientSpace(**described)` makes this space from again, as JSON values; no models are needed."""
         return json.loads(json.dumps(self._made_from))  # type: ignore[no-any-return]
@@ -162,7 +178,16 @@ class CoefficientSpace:
         begin = self._template[self._free]
         if self.simplex:
             low, high, begin = np.zeros_like(low), np.ones_like(high), simplex.encode(begin)
-        return Domain(names, np.tile(low, count), np.tile(high, count), begin.ravel(), (count, len(self.experts)))
+        box = (np.tile(low, count), np.tile(high, count), begin.ravel())
+        return Domain(names, *box, (count, len(self.experts)), self._layers())
+
+    def _layers(self) -> tuple[str, ...]:
+        """Each free group's layer."""
+        if self.granularity == "model":
+            return ("model",)
+        every = [t for tensors in self.groups.values() for t in tensors]
+        layer = {t: name for name, tensors in group_tensors(every, "layer").items() for t in tensors}
+        return tuple(layer[self.groups[self._names[g]][0]] for g in self._free)
 
     def _bounds(self, bounds: Bounds | Mapping[str, Bounds]) -> tuple[Point, Point]:
         table = self._by_expert("bounds", bounds, (0.0, 1.0))

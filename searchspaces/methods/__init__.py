@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 METHODS: dict[str, str] = {
     "linear": "searchspaces.methods.linear:Linear",
     "task_arithmetic": "searchspaces.methods.task_arithmetic:TaskArithmetic",
+    "ties_once": "searchspaces.methods.ties_once:TiesOnce",
 }
 """Name -> `module:Class`. Other people's come in through entry points of the group `mergeopt.methods`."""
 

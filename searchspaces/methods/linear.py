@@ -22,6 +22,7 @@ class Linear:
     defaults: ClassVar[Mapping[str, Option]] = {"normalize": True}
     linear: ClassVar[bool] = True
     random: ClassVar[bool] = False
+    processes: ClassVar[bool] = False
 
     def __init__(self, options: Mapping[str, Option]) -> None:
         self._normalize = bool(options["normalize"])
@@ -40,3 +41,13 @@ class Linear:
         with np.errstate(over="ignore"):  # a sum near 0 may overflow: the merged weights then are refused as not finite
             scaled = np.divide(coefficients, total[:, None], out=np.zeros_like(coefficients), where=total[:, None] != 0)
         return np.ones(len(coefficients)), scaled
+
+    def pull(self, coefficients: NDArray[np.float64], scales: Mix) -> NDArray[np.float64]:
+        """`d_k + d_base`; normalised, `(d_k - sum_j s_j d_j) / sum c` with s = c / sum c, and 0 where that sum is."""
+        base, experts = scales
+        if not self._normalize:
+            return np.asarray(experts + base[:, None])
+        total = coefficients.sum(axis=1, keepdims=True)
+        share = np.divide(coefficients, total, out=np.zeros_like(coefficients), where=total != 0)
+        centred = experts - (share * experts).sum(axis=1, keepdims=True)
+        return np.asarray(np.divide(centred, total, out=np.zeros_like(centred), where=total != 0))

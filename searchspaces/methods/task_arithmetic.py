@@ -22,6 +22,7 @@ class TaskArithmetic:
     defaults: ClassVar[Mapping[str, Option]] = {"lambda": 1.0}
     linear: ClassVar[bool] = True
     random: ClassVar[bool] = False
+    processes: ClassVar[bool] = False
 
     def __init__(self, options: Mapping[str, Option]) -> None:
         self._scale = float(options["lambda"])
@@ -33,3 +34,7 @@ class TaskArithmetic:
     def mix(self, coefficients: NDArray[np.float64]) -> Mix:
         """Scales of the base, all 1, and of the task vectors, `lambda * c`."""
         return np.ones(len(coefficients)), self._scale * coefficients
+
+    def pull(self, coefficients: NDArray[np.float64], scales: Mix) -> NDArray[np.float64]:
+        """`lambda * d_k`; the base's scale does not depend on the coefficients."""
+        return self._scale * scales[1]
