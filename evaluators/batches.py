@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,9 +27,10 @@ class Batches:
     batches that hold one of its items, and gives what a full run gives, to the bit.
     """
 
-    def __init__(self, batches: Sequence[Batch]) -> None:
-        self._batches = batches
+    def __init__(self, batches: Sequence[Batch], pad_id: int = 0) -> None:
+        self._batches, self._pad_id = batches, pad_id
         self._at = {row: number for number, batch in enumerate(batches) for row in batch.rows.tolist()}
+        self._place = {row: place for batch in batches for place, row in enumerate(batch.rows.tolist())}
 
     def run(self, items: Indices, step: Callable[[Mapping[str, Tensor]], Tensor]) -> Tensor:
         """`step`'s results, one row an item, in the order of `items` (n,), which are rows of the batches."""
@@ -39,6 +40,33 @@ class Batches:
         place[rows] = np.arange(len(rows))
         out = torch.cat([step(self._batches[number].inputs) for number in chosen])
         return out[torch.from_numpy(place[items]).to(out.device)]
+
+    def take(self, rows: Indices) -> dict[str, Tensor]:
+        """What goes in for these rows, in their order, as one batch: texts padded to the longest of them."""
+        found = [self._one(row) for row in rows.tolist()]
+        columns = found[0].keys()
+        if "attention_mask" not in columns:
+            return {column: torch.stack([inputs[column] for inputs in found]) for column in columns}
+        return {
+            column: torch.nn.utils.rnn.pad_sequence(
+                [inputs[column] for inputs in found],
+                batch_first=True,
+                padding_value=self._pad_id if column == "input_ids" else 0,
+            )
+            for column in columns
+        }
+
+    def _one(self, row: int) -> dict[str, Tensor]:
+        """One row's inputs, without padding."""
+        inputs, place = self._batches[self._at[row]].inputs, self._place[row]
+        mask = inputs.get("attention_mask")
+        length = None if mask is None else int(mask[place].sum())
+        return {
+            column: values[place] if length is None else values[place, :length] for column, values in inputs.items()
+        }
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(self._batches)
 
 
 def by_length(splits: Splits, lengths: Mapping[int, int], size: int) -> list[Indices]:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from evaluators import heads, images, labels, metrics, texts
+from evaluators import heads, images, labels, losses, metrics, teacher, texts
 from evaluators.batches import Batch, Batches, by_length, in_order, pad
 from evaluators.errors import DataError, NonFinite, OptionError
-from evaluators.evaluator import Head, Indices, Metric, Scores, Setting
+from evaluators.evaluator import TAUGHT, Head, Indices, Loss, Metric, Scores, Setting
 from evaluators.options import Count, ItemOptions, parse
 from evaluators.splits import load_items
 
@@ -28,8 +29,8 @@ class ClassificationOptions(ItemOptions):
     """The column with the text, or the two columns of a pair."""
     image: Column | None = None
     """The column with the image: nested numbers (H, W) or (C, H, W), a path beside the data file, or bytes."""
-    label: Column = "label"
-    """The column with the class: its name, or its place in `classes`."""
+    label: Column | None = "label"
+    """The column with the class: its name, or its place in `classes`. `null`: the items have no labels."""
     classes: Annotated[list[str | int], Field(min_length=2)] | None = None
     """The class of each row of the head. Default: the expert's id2label, else the labels, sorted."""
     head: str | None = None
@@ -41,6 +42,10 @@ class ClassificationOptions(ItemOptions):
     """
     normalize: bool = False
     """Scale pooled vectors to length 1 before the linear head."""
+    teacher: Column | None = None
+    """The expert that the losses `kl` and `hidden` follow, by default the head's; naming it adds the metric `kl`."""
+    hidden_layers: Annotated[list[int], Field(min_length=1)] = [-1]
+    """The hidden states that the loss `hidden` compares: 0 are the embeddings, -1 is the last layer."""
     max_length: Count | None = None
     """Texts are cut after so many tokens. Default: what tokenizer and model can take."""
     scale: float = 1.0
@@ -65,17 +70,20 @@ class ClassificationOptions(ItemOptions):
         return self
 
 
+LABELLED = (
+    Metric("accuracy", "max", "share of items whose most likely class is the true one"),
+    Metric("macro_f1", "max", "unweighted mean of the classes' F1"),
+    Metric("cross_entropy", "min", "mean negative log likelihood of the true class, in nats"),
+)
+ENTROPY = Metric("entropy", "min", "mean softmax entropy, in nats: needs no labels")
+KL = Metric("kl", "min", "mean KL divergence from the teacher's predictions, in nats: needs no labels")
+
+
 class Classification:
-    """Accuracy, macro F1 and cross-entropy of a task's head on the resident trunk."""
+    """Accuracy, macro F1 and cross-entropy of a task's head on the resident trunk; entropy, and KL from a teacher."""
 
     runs_code: ClassVar[bool] = False
     Options: ClassVar[type[ClassificationOptions]] = ClassificationOptions
-
-    metrics = (
-        Metric("accuracy", "max", "share of items whose most likely class is the true one"),
-        Metric("macro_f1", "max", "unweighted mean of the classes' F1"),
-        Metric("cross_entropy", "min", "mean negative log likelihood of the true class, in nats"),
-    )
 
     def __init__(self, name: str, options: ClassificationOptions | Mapping[str, Any], root: Path) -> None:
         self.name = name
@@ -83,9 +91,15 @@ class Classification:
         self._columns = (
             [asked.image] if asked.image else [asked.text] if isinstance(asked.text, str) else asked.text or []
         )
-        self._items = load_items(asked, root, [*self._columns, asked.label])
+        labelled = asked.label is not None
+        self._items = load_items(asked, root, [*self._columns, *([asked.label] if asked.label is not None else [])])
         self.splits, self.files = self._items.splits, self._items.files
-        self._labels = labels.check_labels(self._items, asked.label)
+        self._labels = labels.check_labels(self._items, asked.label) if asked.label is not None else {}
+        self.teacher: str | None = asked.teacher or asked.head or name
+        self.learns = asked.teacher is not None
+        self.metrics = (*(LABELLED if labelled else ()), ENTROPY, *((KL,) if self.learns else ()))
+        self.losses = {kind: what for kind, what in losses.KINDS.items() if labelled or kind != "cross_entropy"}
+        self._outputs: teacher.Outputs | None = None
         self._images: images.Images | None = None
         if asked.image:
             self._images = images.read_images(self._items, asked.image)
@@ -119,33 +133,116 @@ class Classification:
         self.head_use = heads.HeadUse.of(asked.head or self.name, head, pooling, asked.normalize, reads)
         classes = labels.class_list(self.name, asked.classes, config, self._labels, rows)
         self._classes = len(classes)
-        self._truth = labels.numbers(self._items, asked.label, self._labels, classes)
-        size = asked.batch_size or setting.batch_size
+        self._truth = labels.numbers(self._items, asked.label or "", self._labels, classes)
+        self._size = size = asked.batch_size or setting.batch_size
         batches = self._text(setting, tokenizer, size) if tokenizer is not None else self._image(setting, size)
-        self._batches = Batches(batches)
+        self._batches = Batches(batches, pad_id)
+        self._outputs = None
 
     @torch.inference_mode()
     def score(self, model: Any, items: Indices) -> Scores:
         """Scores of the model as it is now on these rows; raises `NonFinite` where logits are not finite."""
         self._items.check(self.name, items)
         model.eval()
-        logits = self._batches.run(items, lambda inputs: self._forward(model, inputs))
+        logits = self._batches.run(items, lambda inputs: self._forward(model, inputs, ())[0])
         finite = torch.isfinite(logits).all(dim=1)
         if not finite.all():
             raise NonFinite(
                 f"evaluator {self.name!r}: {int((~finite).sum())} of {len(items)} items have logits that are NaN or "
                 "infinite; the candidate has failed"
             )
+        per_item = {"entropy": losses.entropy(logits).cpu().numpy()}
+        if self.learns:
+            per_item["kl"] = losses.kl(logits, self._taught("logits", items, logits.device), 1.0).cpu().numpy()
+        if not self._labels:
+            return Scores({name: metrics.mean(values) for name, values in per_item.items()}, per_item)
         truth = torch.from_numpy(self._truth[items]).to(logits.device)
         predicted = logits.argmax(dim=1)
-        nll = torch.nn.functional.cross_entropy(logits, truth, reduction="none").cpu().numpy()
-        correct = (predicted == truth).float().cpu().numpy()
-        measures = {
-            "accuracy": metrics.mean(correct),
-            "macro_f1": metrics.macro_f1(self._truth[items], predicted.cpu().numpy(), self._classes),
-            "cross_entropy": metrics.mean(nll),
-        }
-        return Scores(measures, {"accuracy": correct, "cross_entropy": nll})
+        per_item["cross_entropy"] = torch.nn.functional.cross_entropy(logits, truth, reduction="none").cpu().numpy()
+        per_item["accuracy"] = (predicted == truth).float().cpu().numpy()
+        measures = {name: metrics.mean(values) for name, values in per_item.items()}
+        measures["macro_f1"] = metrics.macro_f1(self._truth[items], predicted.cpu().numpy(), self._classes)
+        return Scores({metric.name: measures[metric.name] for metric in self.metrics}, per_item)
+
+    def loss(self, model: Any, items: Indices, loss: Loss) -> Iterator[Tensor]:
+        """The loss over these rows `(n,)`, a share of it for each microbatch; raises `NonFinite`, `OptionError`."""
+        self._items.check(self.name, items)
+        losses.check_kinds(self.name, self.losses, loss)
+        model.eval()
+        for start in range(0, len(items), self._size):
+            rows = items[start : start + self._size]
+            with torch.enable_grad():
+                value = self._loss(model, rows, loss) * (len(rows) / len(items))
+            if not torch.isfinite(value):
+                raise NonFinite(f"evaluator {self.name!r}: the loss is {float(value)}; the candidate has failed")
+            yield value
+
+    def _loss(self, model: Any, rows: Indices, loss: Loss) -> Tensor:
+        inputs = self._batches.take(rows)
+        layers = self._options.hidden_layers if "hidden" in loss.weights else ()
+        logits, states = self._forward(model, inputs, layers)
+        found: dict[str, Tensor] = {}
+        if "entropy" in loss.weights:
+            found["entropy"] = losses.entropy(logits).mean()
+        if "cross_entropy" in loss.weights:
+            truth = torch.from_numpy(self._truth[rows]).to(logits.device)
+            found["cross_entropy"] = torch.nn.functional.cross_entropy(logits, truth)
+        if "kl" in loss.weights:
+            wanted = self._taught("logits", rows, logits.device)
+            found["kl"] = losses.kl(logits, wanted, loss.temperature).mean()
+        if "hidden" in loss.weights:
+            found["hidden"] = torch.stack(
+                [self._distance(inputs, rows, layer, state) for layer, state in zip(layers, states, strict=True)]
+            ).mean()
+        return torch.stack([weight * found[kind] for kind, weight in loss.weights.items()]).sum()
+
+    def _distance(self, inputs: Mapping[str, Tensor], rows: Indices, layer: int, states: Tensor) -> Tensor:
+        """The mean over items of the distance between hidden states `(b, t, d)` and the teacher's."""
+        wanted = self._learned(f"hidden.{layer}").of(f"hidden.{layer}", rows.tolist())
+        own = _positions(states, inputs)
+        return torch.stack([losses.hidden(h, w.to(h.device)) for h, w in zip(own, wanted, strict=True)]).mean()
+
+    @torch.inference_mode()
+    def teach(self, model: Any, file: Path, hidden: bool) -> None:
+        """Keep the logits of `model`, and its hidden states, on all items; raises `NonFinite`, `DataError`."""
+        model.eval()
+        layers = tuple(self._options.hidden_layers) if hidden else ()
+
+        def step(inputs: Mapping[str, Tensor]) -> dict[str, list[Tensor]]:
+            logits, states = self._forward(model, inputs, layers)
+            found = {"logits": list(logits.unsqueeze(1))}
+            found |= {f"hidden.{n}": _positions(s, inputs) for n, s in zip(layers, states, strict=True)}
+            if not all(torch.isfinite(value).all() for values in found.values() for value in values):
+                raise NonFinite(f"evaluator {self.name!r}: the outputs of its teacher {self.teacher!r} are not finite")
+            return found
+
+        counts = self._counts()
+        teacher.write(file, self._batches, counts, {name: np.dtype("<f4") for name in counts}, step)
+
+    def learn(self, file: Path) -> None:
+        """Take the teacher's outputs from a file that `teach` wrote; raises `DataError` where it is of other items."""
+        self._outputs = teacher.Outputs(file, np.array(self._items.used, dtype=np.int64), self._counts())
+
+    def _counts(self) -> dict[str, Indices]:
+        """How many rows each item has among the teacher's outputs, by row number: see `_positions`."""
+        positions = np.zeros(len(self._items.rows), dtype=np.int64)
+        ones = np.zeros(len(self._items.rows), dtype=np.int64)
+        for batch in self._batches:
+            mask = batch.inputs.get("attention_mask")
+            ones[batch.rows] = 1
+            positions[batch.rows] = 1 if mask is None else mask.sum(dim=1).cpu().numpy()
+        return {"logits": ones, **{f"hidden.{layer}": positions for layer in self._options.hidden_layers}}
+
+    def _learned(self, table: str) -> teacher.Outputs:
+        if self._outputs is None or table not in self._outputs:
+            raise OptionError(
+                f"evaluator {self.name!r}: {' and '.join(TAUGHT)} need the outputs of the expert {self.teacher!r}, which "
+                "are not there; `teach` computes them"
+            )
+        return self._outputs
+
+    def _taught(self, table: str, rows: Indices, device: torch.device) -> Tensor:
+        return torch.cat(self._learned(table).of(table, rows.tolist())).to(device)
 
     def _head(self, setting: Setting) -> Head:
         wanted = self._options.head or self.name
@@ -196,3 +293,11 @@ class Classification:
                     f"evaluator {self.name!r}: option {key!r} has {len(given)} numbers for {channels} channels; "
                     "give one a channel"
                 )
+
+
+def _positions(states: Tensor, inputs: Mapping[str, Tensor]) -> list[Tensor]:
+    """Hidden states `(b, t, d)` of each item, `(n, d)`: padding left out. Those of an image are one row, `(1, t * d)`."""
+    mask = inputs.get("attention_mask")
+    if mask is None:
+        return list(states.flatten(1).unsqueeze(1))
+    return [state[:n] for state, n in zip(states, mask.sum(dim=1).tolist(), strict=True)]

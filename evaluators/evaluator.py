@@ -87,6 +87,7 @@ class Evaluator(Protocol):
 
     name: str
     metrics: tuple[Metric, ...]
+    losses: Mapping[str, str]  # kinds of loss that can be differentiated, and what each is: see `Differentiable`
     splits: Splits
     files: tuple[Path, ...]  # the data files that were read, for content hashes
 
@@ -106,6 +107,10 @@ class Evaluator(Protocol):
         ...
 
 
+TAUGHT = ("kl", "hidden")
+"""Kinds of loss that follow a teacher."""
+
+
 @dataclass(frozen=True)
 class Loss:
     """What is differentiated: the weighted sum of these kinds of loss, each a mean over items."""
@@ -121,19 +126,22 @@ class Differentiable(Evaluator, Protocol):
     kept in a file, so that no second model is ever in memory.
     """
 
-    losses: Mapping[str, str]  # the kinds it offers, and what each is
     teacher: str | None  # the expert that `kl` and `hidden` follow; None where it has none
     learns: bool  # a metric needs the teacher, whatever the loss
 
-    def teach(self, model: Any, file: Path) -> None:
+    def teach(self, model: Any, file: Path, hidden: bool) -> None:
         """Write the outputs of `model`, which now is the teacher, on the items of both splits to a safetensors file.
 
-        After `prepare`. Raises `NonFinite` where they are not finite.
+        After `prepare`; with `hidden`, hidden states too. Raises `NonFinite` where they are not finite, and `DataError`
+        where the disk has no room.
         """
         ...
 
     def learn(self, file: Path) -> None:
-        """Take the teacher's outputs from a file that `teach` wrote, by mmap. After `prepare`."""
+        """Take the teacher's outputs from a file that `teach` wrote, by mmap. After `prepare`.
+
+        Raises `DataError` where the file is of other items.
+        """
         ...
 
     def loss(self, model: Any, items: Indices, loss: Loss) -> Iterator[torch.Tensor]:

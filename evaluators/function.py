@@ -45,6 +45,7 @@ class Function:
 
     runs_code: ClassVar[bool] = True
     Options: ClassVar[type[FunctionOptions]] = FunctionOptions
+    losses: ClassVar[Mapping[str, str]] = {}  # what a user's function computes is a number, not a graph
 
     def __init__(self, name: str, options: FunctionOptions | Mapping[str, Any], root: Path) -> None:
         self.name = name

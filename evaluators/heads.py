@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,8 +17,9 @@ from evaluators.errors import OptionError
 from evaluators.evaluator import Head
 
 Pooling = Literal["model", "cls", "mean"]
-Forward = Callable[[Any, Mapping[str, Tensor]], Tensor]
-"""`forward(model, inputs)` -> logits float32 `(b, classes)` of the resident model as it is now."""
+Forward = Callable[[Any, Mapping[str, Tensor], Sequence[int]], tuple[Tensor, list[Tensor]]]
+"""`forward(model, inputs, layers)` -> logits float32 `(b, classes)` of the resident model as it is now, and its hidden
+states `(b, t, d)` at these layers, counted as transformers does: 0 are the embeddings, -1 is the last."""
 
 
 @dataclass(frozen=True)
@@ -91,8 +92,9 @@ def linear_head(
     weight = by_part["weight"].to(device, torch.float32)
     bias = by_part["bias"].to(device, torch.float32) if "bias" in by_part else None
 
-    def forward(model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
-        hidden = trunk_of(model)(**inputs).last_hidden_state.float()
+    def forward(model: Any, inputs: Mapping[str, Tensor], layers: Sequence[int] = ()) -> tuple[Tensor, list[Tensor]]:
+        output = trunk_of(model)(**inputs, **_wanting(layers))
+        hidden = output.last_hidden_state.float()
         mask = inputs.get("attention_mask")
         if hidden.dim() != 3 or hidden.shape[2] != weight.shape[1]:
             raise OptionError(
@@ -107,7 +109,7 @@ def linear_head(
             # Padding is left out by `where` and not by a product: 0 * NaN would be NaN.
             kept = mask[..., None].bool()
             pooled = hidden.where(kept, hidden.new_zeros(())).sum(1) / kept.sum(1)
-        return linear(normalize(pooled, dim=-1) if unit else pooled, weight, bias)
+        return linear(normalize(pooled, dim=-1) if unit else pooled, weight, bias), _states(name, output, layers)
 
     return forward, int(weight.shape[0])
 
@@ -140,12 +142,27 @@ def model_head(
         classifier.config.pad_token_id = pad_id  # classifiers that read the last token look for it
     inner = _assign(name, head, classifier, set(trunk_of(model).state_dict()), parameter.device)
 
-    def forward(model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
+    def forward(model: Any, inputs: Mapping[str, Tensor], layers: Sequence[int] = ()) -> tuple[Tensor, list[Tensor]]:
         setattr(classifier, prefix, _with(trunk_of(model), inner))
-        logits: Tensor = classifier(**inputs).logits
-        return logits.float()
+        output = classifier(**inputs, **_wanting(layers))
+        return output.logits.float(), _states(name, output, layers)
 
     return forward, int(config.num_labels)
+
+
+def _wanting(layers: Sequence[int]) -> dict[str, bool]:
+    return {"output_hidden_states": True} if layers else {}
+
+
+def _states(name: str, output: Any, layers: Sequence[int]) -> list[Tensor]:
+    """The hidden states of these layers; raises `OptionError` for one that the model does not have."""
+    if not layers:
+        return []
+    found = output.hidden_states
+    for layer in layers:
+        if not -len(found) <= layer < len(found):
+            raise OptionError(f"evaluator {name!r}: hidden_layers has {layer}; the model's are 0 to {len(found) - 1}")
+    return [found[layer] for layer in layers]
 
 
 def _assign(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -11,16 +11,20 @@ import torch
 from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+from torch.utils.checkpoint import checkpoint
 
-from evaluators import metrics, texts
+from evaluators import losses, metrics, teacher, texts
 from evaluators.batches import Batch, Batches, by_length, pad
 from evaluators.errors import DataError, NonFinite, OptionError
-from evaluators.evaluator import Indices, Metric, Scores, Setting
+from evaluators.evaluator import TAUGHT, Indices, Loss, Metric, Scores, Setting
 from evaluators.options import Count, ItemOptions, parse
 from evaluators.splits import load_items
 
 CHUNK = 2**24
 """Logits made at once: 64 MB in float32, and about two such copies more while the loss is computed."""
+
+LEAST = -60_000.0
+"""The least logit below the maximum that is kept: float16 goes down to -65,504."""
 
 
 class LanguageOptions(ItemOptions):
@@ -30,8 +34,17 @@ class LanguageOptions(ItemOptions):
     """The column with the text."""
     max_length: Annotated[int, Field(ge=2)] | None = None
     """Texts are cut after so many tokens. Default: what tokenizer and model can take."""
+    teacher: Annotated[str, Field(min_length=1)] | None = None
+    """The expert that the losses `kl` and `hidden` follow; naming it adds the metric `kl`."""
+    hidden_layers: Annotated[list[int], Field(min_length=1)] = [-1]
+    """The hidden states that the loss `hidden` compares: 0 are the embeddings, -1 is the last layer."""
     batch_size: Count | None = None
     """Texts that go through the model together. Default: the worker's."""
+
+
+LOSS = Metric("loss", "min", "negative log likelihood per token, in nats")
+PERPLEXITY = Metric("perplexity", "min", "exponential of the loss per token")
+KL = Metric("kl", "min", "KL divergence from the teacher's predictions per token, in nats")
 
 
 class Language:
@@ -44,10 +57,7 @@ class Language:
     runs_code: ClassVar[bool] = False
     Options: ClassVar[type[LanguageOptions]] = LanguageOptions
 
-    metrics = (
-        Metric("loss", "min", "negative log likelihood per token, in nats"),
-        Metric("perplexity", "min", "exponential of the loss per token"),
-    )
+    losses: ClassVar[Mapping[str, str]] = losses.KINDS
 
     def __init__(self, name: str, options: LanguageOptions | Mapping[str, Any], root: Path) -> None:
         self.name = name
@@ -55,6 +65,10 @@ class Language:
         self._items = load_items(self._options, root, [self._options.text])
         self.splits, self.files = self._items.splits, self._items.files
         texts.check_texts(self._items, [self._options.text])
+        self.teacher = self._options.teacher
+        self.learns = self.teacher is not None
+        self.metrics = (LOSS, PERPLEXITY, *((KL,) if self.learns else ()))
+        self._outputs: teacher.Outputs | None = None
 
     def prepare(self, setting: Setting) -> None:
         """Tokenise, collate and move the texts.
@@ -76,10 +90,12 @@ class Language:
         self._tokens[list(lengths)] = np.array(list(lengths.values())) - 1
         # token_type_ids mean nothing to a causal model, and most refuse them
         plain = {row: {key: fields[key] for key in ("input_ids", "attention_mask")} for row, fields in encoded.items()}
-        chunks = by_length(self.splits, lengths, self._options.batch_size or setting.batch_size)
+        self._size = self._options.batch_size or setting.batch_size
+        chunks = by_length(self.splits, lengths, self._size)
         pad_id = texts.pad_token(tokenizer)
         batches = [Batch(rows, pad(rows, plain, pad_id, setting.device)) for rows in chunks]
-        self._batches = Batches(batches)
+        self._batches = Batches(batches, pad_id)
+        self._outputs = None
         self._split_head = bool(_head_is_linear(setting.model, batches[0].inputs))
 
     @torch.inference_mode()
@@ -102,8 +118,111 @@ class Language:
                 f"evaluator {self.name!r}: a loss of {loss.value:.3g} nats per token over {len(items)} items has no "
                 "finite perplexity; the candidate has failed"
             )
-        per_item = (nll / tokens).astype(np.float32)
-        return Scores({"loss": loss, "perplexity": perplexity}, {"loss": per_item})
+        measures, per_item = {"loss": loss, "perplexity": perplexity}, {"loss": (nll / tokens).astype(np.float32)}
+        if self.learns:
+            found = np.array([self._divergence(model, int(row)) for row in items])
+            measures["kl"], per_item["kl"] = metrics.token_loss(found, tokens), (found / tokens).astype(np.float32)
+        return Scores(measures, per_item)
+
+    def _divergence(self, model: Any, row: int) -> float:
+        """The summed KL of one text: by itself, so that it does not depend on what else is asked."""
+        rows = np.array([row])
+        states, head, _ = self._predicted(model, self._batches.take(rows), ())
+        return float(losses.kl(head(states), self._taught(rows, states.device), 1.0).double().sum())
+
+    def loss(self, model: Any, items: Indices, loss: Loss) -> Iterator[Tensor]:
+        """The loss per token over these texts `(n,)` (`hidden`: a text), a share of it for each microbatch."""
+        self._items.check(self.name, items)
+        losses.check_kinds(self.name, self.losses, loss)
+        model.eval()
+        total = int(self._tokens[items].sum())
+        for start in range(0, len(items), self._size):
+            rows = items[start : start + self._size]
+            with torch.enable_grad():
+                value = self._loss(model, rows, loss, total, len(items))
+            if not torch.isfinite(value):
+                raise NonFinite(f"evaluator {self.name!r}: the loss is {float(value)}; the candidate has failed")
+            yield value
+
+    def _loss(self, model: Any, rows: Indices, loss: Loss, total: int, count: int) -> Tensor:
+        """Sums over these texts, divided by the tokens (texts) of all that were asked."""
+        inputs = self._batches.take(rows)
+        layers = self._options.hidden_layers if "hidden" in loss.weights else ()
+        states, head, hidden = self._predicted(model, inputs, layers)
+        targets = inputs["input_ids"][:, 1:][inputs["attention_mask"][:, 1:].bool()]
+        wanted = self._taught(rows, states.device) if "kl" in loss.weights else None
+        step = max(1, CHUNK // model.config.get_text_config().vocab_size)
+        parts = []
+        for start in range(0, len(targets), step):
+            cut = slice(start, start + step)
+            part = (head, states[cut], targets[cut], None if wanted is None else wanted[cut], loss)
+            # logits are made again on the way back, and not kept: they are far larger than the states
+            parts.append(checkpoint(_token_losses, *part, use_reentrant=False))
+        value: Tensor = torch.stack(parts).sum() / total
+        for layer, found in zip(layers, hidden, strict=True):
+            own = _texts(found, inputs)
+            kept = self._learned(f"hidden.{layer}").of(f"hidden.{layer}", rows.tolist())
+            apart = torch.stack([losses.hidden(h, w.to(h.device)) for h, w in zip(own, kept, strict=True)])
+            value = value + loss.weights["hidden"] * apart.sum() / (count * len(layers))
+        return value
+
+    def _predicted(
+        self, model: Any, inputs: Mapping[str, Tensor], layers: Sequence[int]
+    ) -> tuple[Tensor, Any, list[Tensor]]:
+        """What the head reads at the predicted positions, `(n, d)`; the head; hidden states `(b, t, d)` of layers."""
+        kept = inputs["attention_mask"][:, 1:].bool()
+        whole = model.base_model if self._split_head else model
+        output = whole(**inputs, **({"output_hidden_states": True} if layers else {}))
+        read = output.last_hidden_state if self._split_head else output.logits
+        for layer in layers:
+            if not -len(output.hidden_states) <= layer < len(output.hidden_states):
+                raise OptionError(
+                    f"evaluator {self.name!r}: hidden_layers has {layer}; the model's are 0 to "
+                    f"{len(output.hidden_states) - 1}"
+                )
+        head = model.get_output_embeddings() if self._split_head else torch.nn.Identity()
+        return read[:, :-1][kept], head, [output.hidden_states[layer] for layer in layers]
+
+    @torch.inference_mode()
+    def teach(self, model: Any, file: Path, hidden: bool) -> None:
+        """Keep the logits of `model` (float16, below their maximum), and its hidden states, on all texts."""
+        model.eval()
+        layers = tuple(self._options.hidden_layers) if hidden else ()
+
+        def step(inputs: Mapping[str, Tensor]) -> dict[str, list[Tensor]]:
+            states, head, kept = self._predicted(model, inputs, layers)
+            logits = head(states).float()
+            logits = logits - logits.amax(dim=1, keepdim=True)
+            if not torch.isfinite(logits).all() or not all(torch.isfinite(s).all() for s in kept):
+                raise NonFinite(f"evaluator {self.name!r}: the outputs of its teacher {self.teacher!r} are not finite")
+            # what lies so far below the maximum has no probability that float16 could lose
+            parts = logits.clamp_min(LEAST).split((inputs["attention_mask"].sum(dim=1) - 1).tolist())
+            found = {"logits": list(parts)}
+            return found | {f"hidden.{n}": _texts(s, inputs) for n, s in zip(layers, kept, strict=True)}
+
+        counts = self._counts()
+        dtypes = {name: np.dtype("<f2" if name == "logits" else "<f4") for name in counts}
+        teacher.write(file, self._batches, counts, dtypes, step)
+
+    def learn(self, file: Path) -> None:
+        """Take the teacher's outputs from a file that `teach` wrote; raises `DataError` where it is of other items."""
+        self._outputs = teacher.Outputs(file, np.array(self._items.used, dtype=np.int64), self._counts())
+
+    def _counts(self) -> dict[str, Indices]:
+        """How many rows each text has among the teacher's outputs: a prediction less than it has tokens."""
+        tokens = np.where(self._tokens > 0, self._tokens + 1, 0)
+        return {"logits": self._tokens, **{f"hidden.{layer}": tokens for layer in self._options.hidden_layers}}
+
+    def _learned(self, table: str) -> teacher.Outputs:
+        if self._outputs is None or table not in self._outputs:
+            raise OptionError(
+                f"evaluator {self.name!r}: {' and '.join(TAUGHT)} need the outputs of an expert, which are not there; "
+                "name one under `teacher`"
+            )
+        return self._outputs
+
+    def _taught(self, rows: Indices, device: torch.device) -> Tensor:
+        return torch.cat(self._learned("logits").of("logits", rows.tolist())).to(device)
 
     def _check_model(self, model: Any) -> None:
         from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
@@ -114,6 +233,25 @@ class Language:
                 f"evaluator {self.name!r}: language-model loss needs a causal language model, the base is a {found}; "
                 "use a base saved as ...ForCausalLM, or another kind of evaluator"
             )
+
+
+def _texts(states: Tensor, inputs: Mapping[str, Tensor]) -> list[Tensor]:
+    """Hidden states `(b, t, d)` of each text, `(n, d)`: padding left out."""
+    lengths = inputs["attention_mask"].sum(dim=1).tolist()
+    return [state[:n] for state, n in zip(states, lengths, strict=True)]
+
+
+def _token_losses(head: Any, states: Tensor, targets: Tensor, wanted: Tensor | None, loss: Loss) -> Tensor:
+    """The weighted sum of the kinds that read logits, summed over positions."""
+    logits = head(states).float()
+    value = logits.new_zeros(())
+    if "cross_entropy" in loss.weights:
+        value = value + loss.weights["cross_entropy"] * cross_entropy(logits, targets, reduction="sum")
+    if "entropy" in loss.weights:
+        value = value + loss.weights["entropy"] * losses.entropy(logits).sum()
+    if wanted is not None:
+        value = value + loss.weights["kl"] * losses.kl(logits, wanted, loss.temperature).sum()
+    return value
 
 
 def text_losses(model: Any, inputs: Mapping[str, Tensor], split_head: bool) -> Tensor:

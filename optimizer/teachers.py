@@ -24,8 +24,9 @@ def teach(problem: Problem, hashes: Mapping[str, str], resident: Callable[[], Re
     Where no run on this host has computed them, `resident()` becomes one expert after the other, whatever its weights
     were: `write` comes after this. `hashes` are the models' content hashes.
     """
+    hidden = problem.training is not None and "hidden" in problem.training.loss.weights
     for evaluator in problem.pupils:
-        file = folder() / f"{_key(problem, evaluator, hashes)}.safetensors"
+        file = folder() / f"{_key(problem, evaluator, hashes, hidden)}.safetensors"
         if not file.exists():
             file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             with FileLock(file.with_suffix(".lock")):
@@ -33,7 +34,7 @@ def teach(problem: Problem, hashes: Mapping[str, str], resident: Callable[[], Re
                     model = resident()
                     assert evaluator.teacher is not None  # or the job would have been refused
                     model.write_expert(evaluator.teacher)
-                    evaluator.teach(model.model, file)
+                    evaluator.teach(model.model, file, hidden)
         evaluator.learn(file)
 
 
@@ -43,14 +44,13 @@ def folder() -> Path:
     return Path(home) / "mergeopt" / "teachers"
 
 
-def _key(problem: Problem, evaluator: Differentiable, hashes: Mapping[str, str]) -> str:
+def _key(problem: Problem, evaluator: Differentiable, hashes: Mapping[str, str], hidden: bool) -> str:
     """A hash of all that the outputs depend on: weights, items, how they are read, dtype and device."""
     job = problem.job
     entry = next(e for e in job.evaluators if e.name == evaluator.name)
     data = problem.data_hashes()
-    loss = problem.training.loss.weights if problem.training else {}
     said = [
-        *(VERSION, hashes["base"], hashes[str(evaluator.teacher)], entry.model_dump(mode="json"), sorted(loss)),
+        *(VERSION, hashes["base"], hashes[str(evaluator.teacher)], entry.model_dump(mode="json"), hidden),
         *(
             [data[str(file)] for file in evaluator.files],
             job.models.dtype,

@@ -9,14 +9,13 @@ from typing import cast
 
 import numpy as np
 
-from evaluators.evaluator import Differentiable, Evaluator, Indices, Loss
+from evaluators.evaluator import TAUGHT, Differentiable, Evaluator, Indices, Loss
 from optimizer import drivers
 from optimizer.driver import Items, random_stream
 from optimizer.errors import JobError
 from optimizer.job import Job
 from searchspaces import methods
 
-TAUGHT = {"kl", "hidden"}  # kinds of loss that follow an expert's outputs
 PARTS = (
     4  # of a gradient, unless the job says: enough for a small cluster, and a few passes over the pool for one worker
 )
@@ -74,7 +73,7 @@ class Training:
     @property
     def follows(self) -> bool:
         """Whether the loss follows experts' outputs."""
-        return not TAUGHT.isdisjoint(self.loss.weights)
+        return not set(TAUGHT).isdisjoint(self.loss.weights)
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -115,7 +114,7 @@ def _tasks(who: str, names: Sequence[str] | None, made: Sequence[Evaluator], los
                     f"{who} of the loss {kind!r}, which evaluator {task.name!r} does not offer (its losses: {offered});"
                     " name another under driver.gradients.loss, or leave the evaluator out of driver.gradients.tasks"
                 )
-        if not TAUGHT.isdisjoint(loss.weights) and task.teacher is None:
+        if not set(TAUGHT).isdisjoint(loss.weights) and task.teacher is None:
             raise JobError(
                 f"evaluator {task.name!r}: the losses kl and hidden follow an expert, and it names none; "
                 "give it a `teacher`"

@@ -1,0 +1,48 @@
+"""Which losses can be differentiated? Each kind in a few lines, one value an item or a position."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.nn.functional import log_softmax, softmax
+
+from evaluators.errors import OptionError
+from evaluators.evaluator import Loss
+
+KINDS = {
+    "entropy": "mean softmax entropy: how undecided the model is; needs no labels",
+    "cross_entropy": "mean negative log likelihood of what is true, in nats",
+    "kl": "mean KL divergence from the teacher's predictions",
+    "hidden": "mean squared distance to the teacher's hidden states, relative to their mean square",
+}
+
+
+def check_kinds(name: str, offered: Mapping[str, str], loss: Loss) -> None:
+    """Raise `OptionError` where evaluator `name` is asked for a kind of loss that it does not offer."""
+    for kind in loss.weights:
+        if kind not in offered:
+            raise OptionError(f"evaluator {name!r} offers no loss {kind!r}; its losses are: {', '.join(offered)}")
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """`-sum p log p` of p = softmax(logits), in nats: `(n, classes)` to `(n,)`."""
+    log = log_softmax(logits.float(), dim=-1)
+    return -(log.exp() * log).sum(dim=-1)
+
+
+def kl(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """`T^2 KL(softmax(teacher / T) || softmax(logits / T))`, both `(n, classes)`, to `(n,)` (Hinton et al. 2015)."""
+    wanted = log_softmax(teacher.float() / temperature, dim=-1)
+    found = log_softmax(logits.float() / temperature, dim=-1)
+    return (softmax(teacher.float() / temperature, dim=-1) * (wanted - found)).sum(dim=-1) * temperature**2
+
+
+def hidden(states: Tensor, teacher: Tensor) -> Tensor:
+    """`|h - h'|^2 / |h'|^2` of one item's hidden states h and its teacher's h', both `(t, d)`, to a scalar.
+
+    Relative, so that layers and architectures of any scale weigh alike.
+    """
+    wanted = teacher.float()
+    return (states.float() - wanted).square().sum() / wanted.square().sum().clamp_min(torch.finfo(torch.float32).tiny)
