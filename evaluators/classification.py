@@ -44,7 +44,7 @@ class ClassificationOptions(ItemOptions):
     """Scale pooled vectors to length 1 before the linear head."""
     teacher: Column | None = None
     """The expert that the losses `kl` and `hidden` follow, by default the head's; naming it adds the metric `kl`."""
-    hidden_layers: Annotated[list[int], Field(min_length=1)] = [-1]
+    hidden_layers: list[int] = Field([-1], min_length=1)
     """The hidden states that the loss `hidden` compares: 0 are the embeddings, -1 is the last layer."""
     max_length: Count | None = None
     """Texts are cut after so many tokens. Default: what tokenizer and model can take."""
@@ -236,8 +236,8 @@ class Classification:
     def _learned(self, table: str) -> teacher.Outputs:
         if self._outputs is None or table not in self._outputs:
             raise OptionError(
-                f"evaluator {self.name!r}: {' and '.join(TAUGHT)} need the outputs of the expert {self.teacher!r}, which "
-                "are not there; `teach` computes them"
+                f"evaluator {self.name!r}: {' and '.join(TAUGHT)} need the outputs of the expert {self.teacher!r}, "
+                "which are not there; `teach` computes them"
             )
         return self._outputs
 
@@ -296,7 +296,7 @@ class Classification:
 
 
 def _positions(states: Tensor, inputs: Mapping[str, Tensor]) -> list[Tensor]:
-    """Hidden states `(b, t, d)` of each item, `(n, d)`: padding left out. Those of an image are one row, `(1, t * d)`."""
+    """Hidden states `(b, t, d)` of each item, `(n, d)`, without padding; those of an image in one row, `(1, t * d)`."""
     mask = inputs.get("attention_mask")
     if mask is None:
         return list(states.flatten(1).unsqueeze(1))

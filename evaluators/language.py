@@ -36,7 +36,7 @@ class LanguageOptions(ItemOptions):
     """Texts are cut after so many tokens. Default: what tokenizer and model can take."""
     teacher: Annotated[str, Field(min_length=1)] | None = None
     """The expert that the losses `kl` and `hidden` follow; naming it adds the metric `kl`."""
-    hidden_layers: Annotated[list[int], Field(min_length=1)] = [-1]
+    hidden_layers: list[int] = Field([-1], min_length=1)
     """The hidden states that the loss `hidden` compares: 0 are the embeddings, -1 is the last layer."""
     batch_size: Count | None = None
     """Texts that go through the model together. Default: the worker's."""
@@ -158,13 +158,13 @@ class Language:
             part = (head, states[cut], targets[cut], None if wanted is None else wanted[cut], loss)
             # logits are made again on the way back, and not kept: they are far larger than the states
             parts.append(checkpoint(_token_losses, *part, use_reentrant=False))
-        value: Tensor = torch.stack(parts).sum() / total
+        value = torch.stack(parts).sum() / total
         for layer, found in zip(layers, hidden, strict=True):
             own = _texts(found, inputs)
             kept = self._learned(f"hidden.{layer}").of(f"hidden.{layer}", rows.tolist())
             apart = torch.stack([losses.hidden(h, w.to(h.device)) for h, w in zip(own, kept, strict=True)])
             value = value + loss.weights["hidden"] * apart.sum() / (count * len(layers))
-        return value
+        return torch.as_tensor(value)
 
     def _predicted(
         self, model: Any, inputs: Mapping[str, Tensor], layers: Sequence[int]
@@ -251,7 +251,7 @@ def _token_losses(head: Any, states: Tensor, targets: Tensor, wanted: Tensor | N
         value = value + loss.weights["entropy"] * losses.entropy(logits).sum()
     if wanted is not None:
         value = value + loss.weights["kl"] * losses.kl(logits, wanted, loss.temperature).sum()
-    return value
+    return torch.as_tensor(value)
 
 
 def text_losses(model: Any, inputs: Mapping[str, Tensor], split_head: bool) -> Tensor:

@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -115,7 +116,7 @@ class Outputs:
         self._starts = {name: starts(rows, count) for name, count in counts.items()}
         self._counts = counts
         try:
-            self._tensors = safe_open(file, "pt")
+            self._tensors = cast(Any, safe_open)(file, "pt")
             names = set(self._tensors.keys())
             self._slices = {name: self._tensors.get_slice(name) for name in names & set(counts)}
             same = np.array_equal(self._tensors.get_tensor("rows").numpy(), rows) and all(

@@ -125,7 +125,7 @@ class Search:
         if room <= 0 or self._driver.done:
             return ()
         questions = self._driver.ask(room)
-        if not questions and not self._in_flight:
+        if not questions and not self._in_flight and not self._driver.done:
             raise RunError("the driver waits for answers though nothing is in flight; this is a defect of the driver")
         if questions:
             self._ledger.asked(room, questions, [self._recipe_of(q.point) for q in questions])

@@ -60,6 +60,54 @@ DRIVERS: dict[str, Entry] = {
     "sobol": Entry("optimizer.drivers.sampling:Sobol", "any", "a scrambled Sobol sequence: fills the space evenly"),
     "cma": Entry("optimizer.drivers.cma:CMAES", "one", "CMA-ES; sep-CMA-ES above 100 dimensions"),
     "tpe": Entry("optimizer.drivers.tpe:TPE", "any", "tree-structured Parzen estimator"),
+    "adamerging": Entry(
+        "optimizer.drivers.adamerging:AdaMerging",
+        "any",
+        "Adam on the coefficients; entropy, no labels",
+        {"entropy": 1.0},
+    ),
+    "supervised": Entry(
+        "optimizer.drivers.adamerging:Supervised", "any", "Adam on the coefficients; labels", {"cross_entropy": 1.0}
+    ),
+    "expert_merging": Entry(
+        "optimizer.drivers.expert_merging:ExpertMerging",
+        "any",
+        "Adam on bounded coefficients that stay near their start; aligned to the experts, no labels",
+        {"kl": 1.0, "hidden": 1.0},
+    ),
+    "expert_merging_pp": Entry(
+        "optimizer.drivers.expert_merging:ExpertMergingPlus",
+        "any",
+        "the same, by layer, then in more pieces where a layer matters",
+        {"kl": 1.0, "hidden": 1.0},
+    ),
+    "dam": Entry(
+        "optimizer.drivers.dam:DAM", "any", "Adam on an average of experts, kept unlike each other", {"kl": 1.0}, 2.0
+    ),
+    "frank_wolfe": Entry(
+        "optimizer.drivers.frank_wolfe:FrankWolfe",
+        "any",
+        "steps towards the expert that lowers the loss most",
+        {"cross_entropy": 1.0},
+    ),
+    "frank_wolfe_soft": Entry(
+        "optimizer.drivers.frank_wolfe:SoftFrankWolfe",
+        "any",
+        "adds the best expert of each task, round by round, and learns the coefficients of those added",
+        {"cross_entropy": 1.0},
+    ),
+    "mgda": Entry(
+        "optimizer.drivers.pareto:MGDA",
+        "any",
+        "Adam along the direction that lowers every loss",
+        {"cross_entropy": 1.0},
+    ),
+    "pareto": Entry(
+        "optimizer.drivers.pareto:ParetoPath",
+        "any",
+        "traces the front: preferences move step by step, each search begins where its neighbour ended",
+        {"cross_entropy": 1.0},
+    ),
 }
 
 

@@ -1,0 +1,330 @@
+"""How does a driver walk downhill? One Adam, and one loop of gradients, scores on unseen items, and a stop in time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from optimizer.driver import (
+    FOREIGN,
+    Domain,
+    DriverError,
+    Items,
+    Outcome,
+    Point,
+    Question,
+    Wants,
+    checked_losses,
+)
+
+Bounds = Literal["clamp", "project", "sigmoid"]
+Start = Literal["space", "best", "base", "average"]
+FAILURES = 3  # in a row, after which a walk ends
+
+
+class Options(BaseModel):
+    """What every walk has.
+
+    `steps` at most, each on `batch` items of every task (0: all); the point is scored after every `every` of them, and
+    the walk ends when `patience` scores in a row were no better than the best before (null: never). `start` is the
+    space's own, the best of what was asked before (an anchor), the base (all coefficients 0), or the average (all 1/K).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    lr: float = Field(1e-3, gt=0)
+    steps: int = Field(500, ge=1)
+    batch: int = Field(16, ge=0)
+    every: int = Field(10, ge=1)
+    patience: int | None = Field(5, ge=1)
+    start: Start = "space"
+
+
+class Rule(Protocol):
+    """One way to go down: where the next gradient is wanted, and what is made of it."""
+
+    @property
+    def point(self) -> Point:
+        """Where the walk is, inside the domain."""
+        ...
+
+    @property
+    def wants(self) -> Wants: ...
+
+    @property
+    def done(self) -> bool:
+        """True when the rule has nowhere to go."""
+        ...
+
+    def update(self, outcome: Outcome) -> None:
+        """Go on from what was wanted at `point`."""
+        ...
+
+    def back(self) -> None:
+        """What was wanted at `point` has failed: return to where it last did not, and take smaller steps."""
+        ...
+
+
+class Descent:
+    """The loop: asks a gradient, updates, asks for scores after every so many steps, and stops in time.
+
+    A walk is a function of the gradients alone, but for its end. That is decided where the next score is due, from the
+    scores before, all of which are awaited there: so one worker and many walk alike. Scores are on items that gradients
+    never see; their criterion is the mean of the objectives, each in units of its range among the foreign answers told
+    before the first ask (the anchors), where there is one.
+
+    `begin(start)` makes the rule. Raises DriverError where the starting point lies outside the bounds, and from `tell`
+    where the very first gradient fails because something in it is not finite, or raises.
+    """
+
+    def __init__(
+        self, name: str, domain: Domain, objectives: int, options: Options, begin: Callable[[Point], Rule]
+    ) -> None:
+        self._name, self._domain, self._objectives, self._options = name, domain, objectives, options
+        self._begin = begin
+        self._rule: Rule | None = None
+        self._foreign: list[Outcome] = []
+        self._ideal, self._span = np.zeros(objectives), np.ones(objectives)
+        if options.start in ("base", "average"):
+            self._start()  # refused now rather than at the first ask
+        self._step = 0  # updates made
+        self._number = 0
+        self._draw = 0  # gradients asked
+        self._gradient: int | None = None  # the question on its way
+        self._pending: dict[int, int] = {}  # score questions on their way -> step
+        self._scored = -1  # the last step whose score was asked
+        self._criteria: list[tuple[int, float]] = []  # of scored steps
+        self._failures = 0
+        self._ended = False
+
+    @property
+    def done(self) -> bool:
+        """True when the walk has ended and its last point has been asked."""
+        return self._ended and self._scored == self._step
+
+    def ask(self, n: int) -> list[Question]:
+        """The scores that are due, then a gradient, if none is on its way."""
+        questions: list[Question] = []
+        while len(questions) < n and (question := self._next()) is not None:
+            self._take(question)
+            questions.append(question)
+        return questions
+
+    def replay(self, n: int, questions: Sequence[Question]) -> None:
+        """Arithmetic alone. Raises DriverError where a question is not what would be asked."""
+        for recorded in questions:
+            question = self._next()
+            same = question is not None and question.wants == recorded.wants
+            if question is None or not same or not np.array_equal(question.point, recorded.point):
+                raise DriverError(
+                    f"the recorded question {recorded.number} is not what {self._name} asks there; resume with the job "
+                    "file and the version that the run began with, or start a new run"
+                )
+            self._take(question)
+
+    def tell(self, outcomes: Sequence[Outcome]) -> None:
+        """Update, or note a score. Raises DriverError for what was not asked, and for a first gradient that fails."""
+        for outcome in outcomes:
+            number = outcome.question.number
+            if number == FOREIGN:
+                if self._rule is None:
+                    self._foreign.append(outcome)
+            elif number in self._pending:
+                self._note(self._pending.pop(number), outcome)
+            elif number == self._gradient:
+                self._gradient = None
+                self._learn(outcome)
+            else:
+                raise DriverError(f"told of question {number}, which was not asked, or was told of before")
+
+    def _next(self) -> Question | None:
+        """The question that is due now, if any; changes nothing but the decision to stop."""
+        rule = self._rule or self._started()
+        if not self._ended:
+            self._ended = self._step >= self._options.steps or rule.done or self._failures >= FAILURES
+        at_checkpoint = self._step % self._options.every == 0
+        if self._gradient is None and self._scored < self._step and (at_checkpoint or self._ended):
+            stage = f"{self._name} after {self._step} steps" if self._step else f"{self._name}: start"
+            return Question(self._number, rule.point.copy(), stage=stage)
+        if self._ended or self._gradient is not None:
+            return None
+        if at_checkpoint:
+            if any(step < self._step for step in self._pending.values()):
+                return None
+            if self._stale():
+                self._ended = True
+                return None
+        items = Items("train", self._options.batch, self._draw)
+        return Question(self._number, rule.point.copy(), rule.wants, items, f"{self._name} step {self._step}")
+
+    def _take(self, question: Question) -> None:
+        self._number += 1
+        if question.wants == "scores":
+            self._pending[question.number] = self._scored = self._step
+        else:
+            self._gradient = question.number
+            self._draw += 1
+
+    def _stale(self) -> bool:
+        """Whether the last `patience` scores of earlier steps were no better than the best before them."""
+        known = [value for step, value in sorted(self._criteria) if step < self._step]
+        patience = self._options.patience
+        if patience is None or len(known) <= patience:
+            return False
+        return min(known[-patience:]) >= min(known[:-patience])
+
+    def _note(self, step: int, outcome: Outcome) -> None:
+        value = np.inf
+        if outcome.failure is None:
+            value = float(np.mean((checked_losses(outcome, self._objectives) - self._ideal) / self._span))
+        self._criteria.append((step, value))
+
+    def _learn(self, outcome: Outcome) -> None:
+        assert self._rule is not None  # it asked
+        if outcome.failure is None:
+            self._check(outcome)
+            self._rule.update(outcome)
+            self._step += 1
+            self._failures = 0
+            return
+        if self._step == 0 and outcome.failure.startswith(("nonfinite", "error")):
+            raise DriverError(
+                f"{self._name} cannot start: at its first point there is no gradient ({outcome.failure}); lower "
+                "space.start, or see what is wrong with that evaluator's items"
+            )
+        self._rule.back()
+        self._failures += 1
+
+    def _check(self, outcome: Outcome) -> None:
+        rows = max(1, len(outcome.losses)) if outcome.question.wants == "gradients" else 1
+        found, wanted = outcome.gradient, (rows, len(self._domain.low))
+        if found is None or found.shape != wanted:
+            shape = None if found is None else found.shape
+            raise DriverError(f"expected {outcome.question.wants} of shape {wanted}, got {shape}")
+
+    def _started(self) -> Rule:
+        known = [checked_losses(o, self._objectives) for o in self._foreign if o.failure is None]
+        if known:
+            low, high = np.min(known, axis=0), np.max(known, axis=0)
+            self._ideal, self._span = low, np.where(high > low, high - low, 1.0)
+        self._rule = self._begin(self._start())
+        return self._rule
+
+    def _start(self) -> Point:
+        domain, kind = self._domain, self._options.start
+        if kind == "base":
+            point = np.zeros_like(domain.low)
+        elif kind == "average":
+            point = np.full_like(domain.low, 1.0 / domain.shape[1])
+        else:
+            point = np.array(domain.start)
+            scored = [o for o in self._foreign if o.failure is None]
+            if kind == "best" and scored:
+                best = min(scored, key=lambda o: float(np.mean((o.losses - self._ideal) / self._span)))
+                point = np.array(best.question.point)
+        if (point < domain.low).any() or (point > domain.high).any():
+            raise DriverError(f"driver.start: {kind!r} lies outside space.bounds; widen them, or take start: space")
+        return point
+
+
+@dataclass
+class Adam:
+    """Adam (Kingma & Ba 2015, algorithm 1): `step` gives the update for a gradient of the same shape."""
+
+    lr: float
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    count: int = 0
+    mean: NDArray[np.float64] | float = 0.0  # of gradients
+    square: NDArray[np.float64] | float = 0.0  # of their squares
+
+    def step(self, gradient: NDArray[np.float64]) -> NDArray[np.float64]:
+        self.count += 1
+        self.mean = self.beta1 * self.mean + (1 - self.beta1) * gradient
+        self.square = self.beta2 * self.square + (1 - self.beta2) * gradient**2
+        mean = self.mean / (1 - self.beta1**self.count)
+        square = self.square / (1 - self.beta2**self.count)
+        return np.asarray(-self.lr * mean / (np.sqrt(square) + self.eps))
+
+
+class AdamRule:
+    """Adam on the coefficients.
+
+    `bounds`: `clamp` moves freely, asks at the nearest point of the box, and a coordinate outside has no gradient;
+    `project` stays in the box; `sigmoid` moves a, where c = low + (high - low) sigmoid(a). `direction(outcome)` is the
+    gradient `(dim,)` of what is minimised, the only row unless said; `penalty(point)` is added to it. Coordinates with
+    the same number in `ties` (dim,) move as one; those where `free` (dim,) is false stay.
+    """
+
+    done = False
+
+    def __init__(
+        self,
+        domain: Domain,
+        start: Point,
+        lr: float,
+        bounds: Bounds = "project",
+        wants: Wants = "gradient",
+        direction: Callable[[Outcome], NDArray[np.float64]] | None = None,
+        penalty: Callable[[Point], NDArray[np.float64]] | None = None,
+        ties: NDArray[np.int64] | None = None,
+        free: NDArray[np.bool_] | None = None,
+    ) -> None:
+        self.wants: Wants = wants
+        self._low, self._high, self._bounds = domain.low, domain.high, bounds
+        self._direction, self._penalty = direction, penalty
+        self._ties = np.arange(len(start)) if ties is None else ties
+        self._first = np.unique(self._ties, return_index=True)[1]  # of each tie, a coordinate that stands for it
+        self._free = np.ones(len(start), dtype=bool) if free is None else free
+        self._adam = Adam(lr)
+        self._latent = self._into(np.array(start))
+        self._good = self._latent.copy()
+
+    @property
+    def point(self) -> Point:
+        if self._bounds == "sigmoid":
+            return self._low + (self._high - self._low) * _sigmoid(self._latent)
+        return np.clip(self._latent, self._low, self._high)
+
+    def update(self, outcome: Outcome) -> None:
+        assert outcome.gradient is not None
+        point = self.point
+        slope = outcome.gradient[0] if self._direction is None else self._direction(outcome)
+        if self._penalty is not None:
+            slope = slope + self._penalty(point)
+        slope = np.where(self._free, slope * self._inner(point), 0.0)
+        step = self._adam.step(np.bincount(self._ties, slope).astype(np.float64))[self._ties]
+        self._good = self._latent.copy()
+        self._latent = self._latent + np.where(self._free, step, 0.0)
+        if self._bounds == "project":
+            self._latent = np.clip(self._latent, self._low, self._high)
+
+    def back(self) -> None:
+        self._latent = self._good.copy()
+        self._adam = Adam(self._adam.lr / 2)
+
+    def _inner(self, point: Point) -> NDArray[np.float64] | float:
+        """d point / d latent."""
+        if self._bounds == "sigmoid":
+            unit = (point - self._low) / (self._high - self._low)
+            return np.asarray((self._high - self._low) * unit * (1 - unit))
+        if self._bounds == "clamp":
+            return np.asarray((self._latent >= self._low) & (self._latent <= self._high), dtype=np.float64)
+        return 1.0
+
+    def _into(self, start: Point) -> NDArray[np.float64]:
+        tied = start[self._first][self._ties] if len(self._first) < len(start) else start
+        if self._bounds != "sigmoid":
+            return tied
+        # on a bound the sigmoid has no slope left: begin a little inside
+        unit = np.clip((tied - self._low) / (self._high - self._low), 0.01, 0.99)
+        return np.asarray(np.log(unit / (1 - unit)))
+
+
+def _sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(0.5 * (1.0 + np.tanh(0.5 * x)))

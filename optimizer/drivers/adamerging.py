@@ -1,0 +1,46 @@
+"""How far does Adam take the coefficients themselves? AdaMerging without labels, and the same with them."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from optimizer import descent
+from optimizer.descent import AdamRule, Bounds, Descent
+from optimizer.driver import Domain
+
+
+class AdaMerging(Descent):
+    """Adam on the coefficients, on the entropy of predictions (Yang et al., ICLR 2024, arXiv:2310.02575, eq. 5 and 6).
+
+    Their task-wise merging is granularity `model`, what they call layer-wise is granularity `tensor`; AdaMerging++ is
+    the same on a space of method `ties_once`. `bounds: clamp` is the authors' clamp inside the graph: a coefficient that
+    has left the bounds has no gradient until it is back.
+    """
+
+    class Options(descent.Options):
+        """Published: lr 1e-3, 500 steps of 16 items a task."""
+
+        bounds: Bounds = "clamp"
+
+    def __init__(self, domain: Domain, objectives: int, seed: int, options: Options) -> None:
+        super().__init__(
+            *("adamerging", domain, objectives, options),
+            lambda start: AdamRule(domain, start, options.lr, options.bounds),
+        )
+
+
+class Supervised(Descent):
+    """Adam on the coefficients, on the loss of labelled items, or on whatever loss the job names."""
+
+    class Options(descent.Options):
+        """Labels overfit in tens of steps: the scores on unseen items decide which is the last."""
+
+        lr: float = Field(1e-2, gt=0)
+        steps: int = Field(150, ge=1)
+        bounds: Bounds = "project"
+
+    def __init__(self, domain: Domain, objectives: int, seed: int, options: Options) -> None:
+        super().__init__(
+            *("supervised", domain, objectives, options),
+            lambda start: AdamRule(domain, start, options.lr, options.bounds),
+        )

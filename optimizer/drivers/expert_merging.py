@@ -1,0 +1,132 @@
+"""How do coefficients make the merge answer as each expert does? Expert Merging, by layer, and in pieces of layers."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from optimizer import descent
+from optimizer.descent import AdamRule, Bounds, Descent
+from optimizer.driver import Domain, Outcome, Point, Wants
+
+
+class ExpertMerging(Descent):
+    """Adam on `c = sigmoid(a)` between the bounds, aligned to the experts' logits and hidden states (arXiv:2509.25712).
+
+    To the loss comes `stay` times the mean of `|c - start|`.
+    """
+
+    class Options(descent.Options):
+        """`stay`: the weight of staying near the start. Few items are needed: the authors take 5 to 10 a task."""
+
+        lr: float = Field(1e-2, gt=0)
+        steps: int = Field(200, ge=1)
+        stay: float = Field(5.0, ge=0)
+        bounds: Bounds = "sigmoid"
+
+    def __init__(self, domain: Domain, objectives: int, seed: int, options: Options) -> None:
+        super().__init__(
+            *("expert_merging", domain, objectives, options),
+            lambda start: _rule(domain, start, start, options),
+        )
+
+
+class ExpertMergingPlus(Descent):
+    """Expert Merging++: one coefficient for each layer and expert first, then more for the layers that matter.
+
+    The importance of a layer is `I = sum_k |c_k| |tau_k|_1`, as a share of that of all layers (coefficients learned in
+    the first half of the steps). Of `pieces` pieces in all, layer g is cut in `floor(pieces I_g^kappa / sum I^kappa)`,
+    one at least, of about equal size along its groups; the second half learns a coefficient for each piece and expert.
+    The space's granularity is the finest that pieces can have: `tensor`, or `module`.
+    """
+
+    class Options(ExpertMerging.Options):
+        """`pieces`: in all; by default four times as many as there are layers. `kappa`: how much importance counts."""
+
+        pieces: int | None = Field(None, ge=1)
+        kappa: float = Field(1.0, ge=0)
+
+    def __init__(self, domain: Domain, objectives: int, seed: int, options: Options) -> None:
+        super().__init__(
+            *("expert_merging_pp", domain, objectives, options), lambda start: _Pieces(domain, start, options)
+        )
+
+
+class _Pieces:
+    """Tied by layer; then one question for sizes; then tied by piece."""
+
+    done = False
+
+    def __init__(self, domain: Domain, start: Point, options: ExpertMergingPlus.Options) -> None:
+        self._domain, self._start, self._options = domain, start, options
+        self._layers = np.unique(domain.layers, return_inverse=True)[1]
+        self._inner = _rule(domain, start, start, options, _ties(domain, self._layers))
+        self._left = options.steps // 2  # of the first half
+        self._asked = False
+
+    @property
+    def point(self) -> Point:
+        return self._inner.point
+
+    @property
+    def wants(self) -> Wants:
+        return "sizes" if self._left <= 0 and not self._asked else "gradient"
+
+    def update(self, outcome: Outcome) -> None:
+        if outcome.question.wants == "sizes":
+            assert outcome.gradient is not None
+            self._asked = True
+            weights = (np.abs(self.point) * outcome.gradient[0]).reshape(self._domain.shape).sum(axis=1)
+            total = self._options.pieces or 4 * len(set(self._domain.layers))
+            pieces = cut(self._layers, weights, total, self._options.kappa)
+            self._inner = _rule(self._domain, self._start, self.point, self._options, _ties(self._domain, pieces))
+            return
+        self._left -= 1
+        self._inner.update(outcome)
+
+    def back(self) -> None:
+        self._inner.back()
+
+
+def cut(
+    layers: NDArray[np.int64],  # (G,), the layer of each group
+    weights: NDArray[np.float64],  # (G,), |c| |tau|_1 of each group
+    total: int,
+    kappa: float,
+) -> NDArray[np.int64]:
+    """The piece of each group, `(G,)`: layers cut, along their groups, in pieces of about equal weight."""
+    count = int(layers.max()) + 1
+    importance = np.bincount(layers, weights, minlength=count)
+    shares = (importance / importance.sum()) ** kappa if importance.sum() > 0 else np.ones(count)
+    pieces = np.zeros(len(layers), dtype=np.int64)
+    begun = 0
+    for layer in range(count):
+        groups = np.flatnonzero(layers == layer)
+        wanted = int(np.clip(np.floor(total * shares[layer] / shares.sum()), 1, len(groups)))
+        middle = np.cumsum(weights[groups]) - weights[groups] / 2
+        whole = weights[groups].sum()
+        place = np.floor(wanted * middle / whole).astype(np.int64) if whole > 0 else np.zeros(len(groups), np.int64)
+        found = np.unique(np.minimum(place, wanted - 1), return_inverse=True)[1]
+        pieces[groups] = begun + found
+        begun += int(found.max()) + 1
+    return pieces
+
+
+def _ties(domain: Domain, groups: NDArray[np.int64]) -> NDArray[np.int64]:
+    """From the piece of each group to the tie of each coordinate: experts stay apart."""
+    experts = domain.shape[1]
+    return (groups[:, None] * experts + np.arange(experts)).ravel()
+
+
+def _rule(
+    domain: Domain,
+    start: Point,
+    point: Point,
+    options: ExpertMerging.Options,
+    ties: NDArray[np.int64] | None = None,
+) -> AdamRule:
+    def penalty(now: Point) -> NDArray[np.float64]:
+        return np.asarray(options.stay * np.sign(now - start) / len(start))
+
+    return AdamRule(domain, point, options.lr, options.bounds, penalty=penalty, ties=ties)

@@ -1,0 +1,196 @@
+"""How do gradients of several losses trace a front? Preferences that move step by step, or one common descent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+from scipy.optimize import nnls
+
+from optimizer import descent
+from optimizer.descent import AdamRule, Bounds, Descent
+from optimizer.driver import Domain, DriverError, Outcome, Point, Wants
+
+STATIONARY = 1e-6  # of the largest gradient's norm: a common direction shorter than this leads nowhere
+
+
+class MGDA(Descent):
+    """Adam along the common descent direction of the tasks' losses (Desideri 2012; Sener & Koltun 2018).
+
+    That is the point of least norm in the convex hull of the tasks' gradients, each in units of its loss at the start:
+    a step against it lowers every loss, until none can be lowered without raising another.
+    """
+
+    class Options(descent.Options):
+        """As those of `supervised`."""
+
+        lr: float = Field(1e-2, gt=0)
+        steps: int = Field(150, ge=1)
+        bounds: Bounds = "project"
+
+    def __init__(self, domain: Domain, objectives: int, seed: int, options: Options) -> None:
+        super().__init__(*("mgda", domain, objectives, options), lambda start: _Common(domain, start, options))
+
+
+class _Common:
+    wants: Wants = "gradients"
+
+    def __init__(self, domain: Domain, start: Point, options: MGDA.Options) -> None:
+        self._units = _Units()
+        self._stationary = False
+        self._inner = AdamRule(domain, start, options.lr, options.bounds, direction=self._direction)
+
+    @property
+    def point(self) -> Point:
+        return self._inner.point
+
+    @property
+    def done(self) -> bool:
+        return self._stationary
+
+    def update(self, outcome: Outcome) -> None:
+        self._inner.update(outcome)
+
+    def back(self) -> None:
+        self._inner.back()
+
+    def _direction(self, outcome: Outcome) -> NDArray[np.float64]:
+        rows = self._units.scaled(outcome)
+        found = np.asarray(common_weights(rows) @ rows)
+        self._stationary = bool(np.linalg.norm(found) <= STATIONARY * np.linalg.norm(rows, axis=1).max())
+        return found
+
+
+def common_weights(
+    gradients: NDArray[np.float64],  # (T, dim)
+) -> NDArray[np.float64]:
+    """Weights `(T,)`, non-negative with sum 1, for which `|weights @ gradients|` is least.
+
+    It is the solution of `min |G^T x|^2 + (sum x - 1)^2, x >= 0`, scaled to sum 1: with x = s w the best s for a w of
+    norm n = |G^T w| leaves n^2 / (1 + n^2), which grows with n.
+    """
+    scale = np.linalg.norm(gradients, axis=1).max()
+    if scale == 0:
+        return np.full(len(gradients), 1 / len(gradients))
+    system = np.vstack([gradients.T / scale, np.ones(len(gradients))])
+    found, _ = nnls(system, np.append(np.zeros(gradients.shape[1]), 1.0))
+    return np.asarray(found / found.sum())
+
+
+class ParetoPath(Descent):
+    """Traces the front: Adam on weighted losses, whose weights move step by step, from where the last ones led.
+
+    The first walk weighs all tasks alike, from the best anchor, for `first` times `every` steps. From its end a path
+    leads towards each task: the task's weight rises in `stops` equal steps to `emphasis`, the others share the rest, and
+    each stop takes `every` steps, at the end of which the point is scored. Losses are in units of their first value.
+    """
+
+    class Options(descent.Options):
+        """`preferences`: paths lead to these weights of the tasks instead, each a row of T numbers."""
+
+        lr: float = Field(1e-2, gt=0)
+        steps: int = Field(5000, ge=1)
+        start: descent.Start = "best"
+        patience: int | None = Field(None, ge=1)
+        first: int = Field(4, ge=1)
+        stops: int = Field(3, ge=1)
+        emphasis: float = Field(0.9, gt=0, le=1)
+        preferences: list[list[float]] | None = None
+        bounds: Bounds = "project"
+
+    def __init__(self, domain: Domain, objectives: int, seed: int, options: Options) -> None:
+        super().__init__(*("pareto", domain, objectives, options), lambda start: _Path(domain, start, options))
+
+
+class _Path:
+    wants: Wants = "gradients"
+
+    def __init__(self, domain: Domain, start: Point, options: ParetoPath.Options) -> None:
+        self._domain, self._options = domain, options
+        self._units = _Units()
+        self._weights: NDArray[np.float64] | None = None  # (T,), known once the first gradients are
+        self._ahead: list[tuple[NDArray[np.float64], bool]] = []  # weights, and whether from the first walk's end
+        self._left = options.first * options.every  # steps of this stop
+        self._centre = start  # the first walk's end, once it is there
+        self._branched = False
+        self._inner = self._walk(start)
+        self.done = False
+
+    @property
+    def point(self) -> Point:
+        return self._inner.point
+
+    def update(self, outcome: Outcome) -> None:
+        if self._weights is None:
+            ends = targets(len(outcome.losses), self._options.emphasis, self._options.preferences)
+            self._weights = np.full(len(outcome.losses), 1 / len(outcome.losses))
+            for end in ends:
+                for j in range(1, self._options.stops + 1):
+                    part = j / self._options.stops
+                    self._ahead.append(((1 - part) * self._weights + part * end, j == 1))
+        self._inner.update(outcome)
+        self._left -= 1
+        if self._left == 0:
+            self._turn()
+
+    def back(self) -> None:
+        self._inner.back()
+
+    def _turn(self) -> None:
+        """On to the next stop: from where this one ended, or from the end of the first walk."""
+        if not self._ahead:
+            self.done = True
+            return
+        if not self._branched:
+            self._centre, self._branched = self.point, True
+        self._weights, anew = self._ahead.pop(0)
+        self._inner = self._walk(self._centre if anew else self.point)
+        self._left = self._options.every
+
+    def _walk(self, start: Point) -> AdamRule:
+        options = self._options
+        return AdamRule(self._domain, start, options.lr, options.bounds, direction=self._direction)
+
+    def _direction(self, outcome: Outcome) -> NDArray[np.float64]:
+        assert self._weights is not None
+        return np.asarray(self._weights @ self._units.scaled(outcome))
+
+
+def targets(
+    tasks: int,  # T
+    emphasis: float,
+    preferences: Sequence[Sequence[float]] | None,
+) -> NDArray[np.float64]:
+    """Where paths lead, `(paths, T)`, each row with sum 1. Raises DriverError on preferences that do not fit."""
+    if preferences is None:
+        if tasks == 1:
+            return np.ones((0, 1))
+        return np.full((tasks, tasks), (1 - emphasis) / (tasks - 1)) + np.eye(tasks) * (
+            emphasis - (1 - emphasis) / (tasks - 1)
+        )
+    rows = []
+    for given in preferences:
+        row = np.array(given, dtype=np.float64)
+        if row.shape != (tasks,) or not np.isfinite(row).all() or (row < 0).any() or not row.sum() > 0:
+            raise DriverError(
+                f"driver.preferences: expected {tasks} non-negative numbers, one a task, with a positive sum, got {given}"
+            )
+        rows.append(row / row.sum())
+    return np.array(rows)
+
+
+class _Units:
+    """Gradients of the tasks in units of their losses at the first point: none outweighs the others by its scale."""
+
+    def __init__(self) -> None:
+        self._scale: NDArray[np.float64] | None = None  # (T,)
+
+    def scaled(self, outcome: Outcome) -> NDArray[np.float64]:
+        """`(T, dim)`."""
+        assert outcome.gradient is not None
+        if self._scale is None:
+            first = np.abs(outcome.losses)
+            self._scale = np.where(first > 0, first, 1.0)
+        return np.asarray(outcome.gradient / self._scale[:, None])
