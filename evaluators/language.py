@@ -141,7 +141,7 @@ class Language:
             with torch.enable_grad():
                 value = self._loss(model, rows, loss, total, len(items))
             if not torch.isfinite(value):
-                raise NonFinite(f"evaluator {self.name!r}: the loss is {float(value)}; the candidate has failed")
+                raise NonFinite(f"evaluator {self.name!r}: the loss is {value.item()}; the candidate has failed")
             yield value
 
     def _loss(self, model: Any, rows: Indices, loss: Loss, total: int, count: int) -> Tensor:

@@ -169,7 +169,7 @@ class Job(_Strict):
         yaml = YAML(typ="safe", pure=True)
         yaml.default_flow_style = False
         yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
-        yaml.dump(json.loads(self.model_dump_json(exclude_none=True)), out)
+        yaml.dump(json.loads(self.model_dump_json()), out)
         return out.getvalue()
 
 

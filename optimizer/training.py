@@ -13,7 +13,7 @@ from evaluators.evaluator import TAUGHT, Differentiable, Evaluator, Indices, Los
 from optimizer import drivers
 from optimizer.driver import Items, random_stream
 from optimizer.errors import JobError
-from optimizer.job import Job
+from optimizer.job import Gradients, Job
 from searchspaces import methods
 
 PARTS = (
@@ -39,7 +39,7 @@ class Training:
         """
         entry, asked = drivers.find(job.driver.name), job.driver.gradients
         if not entry.loss:
-            if asked.model_fields_set:
+            if asked != Gradients():
                 raise JobError(f"driver {job.driver.name!r} asks for no gradients; remove driver.gradients")
             return None
         who = f"driver {job.driver.name!r} asks for gradients"

@@ -124,7 +124,7 @@ class Worker:
         total = 0.0
         for loss in evaluator.loss(self.resident.model, rows, training.loss):
             (part * loss).backward()  # type: ignore[no-untyped-call]
-            total += part * float(loss)
+            total += part * float(loss.detach())
         name = training_loss(evaluator.name)
         before = found.measures.get(name, Measure(0.0, 0.0, 0))
         found.measures[name] = Measure(before.value + total, 0.0, before.count + len(rows))

@@ -159,15 +159,18 @@ class Resident:
 
     @torch.no_grad()
     def write_expert(self, name: str) -> None:
-        """Make the model that expert, with the tensors too that merges take from the base; the next `write` undoes it.
+        """Make the model that expert, as it was opened, whatever merges do to it; the next `write` undoes it.
 
+        What merges take from the base is the expert's too where it has its own, heads apart: those are evaluators'.
         Raises KeyError for a name that is no expert's.
         """
         expert = self._pool.original.experts[name]
         for job in self._jobs:
             job.out.copy_(expert.tensor(job.name).reshape(-1))
+        heads = self._pool.heads.get(name, {})
         for tensor, out in self._kept.items():
-            if tensor in expert.tensors and expert.tensors[tensor].shape == tuple(out.shape):
+            own = expert.tensors.get(tensor)
+            if own is not None and own.shape == tuple(out.shape) and tensor not in heads:
                 out.copy_(expert.tensor(tensor))
         self._expert = True
 

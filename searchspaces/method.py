@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import ClassVar, Protocol, TypeAlias
 
 import numpy as np
@@ -45,8 +45,8 @@ class Method(Protocol):
         ...
 
 
-Tensors: TypeAlias = Callable[[], Iterator[tuple[str, torch.Tensor, list[torch.Tensor]]]]
-"""Name, base and experts of each merged tensor, one after the other, from the start with every call."""
+Tensors: TypeAlias = Callable[[], Iterator[tuple[str, torch.Tensor, Mapping[str, torch.Tensor]]]]
+"""Name, base and experts (by name) of each merged tensor, one after the other, from the start with every call."""
 
 
 class Processing(Method, Protocol):
@@ -56,8 +56,12 @@ class Processing(Method, Protocol):
         """Look at all tensors, as often as needed, before any is processed: thresholds over a whole model, say."""
         ...
 
-    def process(self, name: str, base: torch.Tensor, experts: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """The experts' tensors, base + processed task vector, in their own shape and dtype. Changes no argument."""
+    def process(self, name: str, base: torch.Tensor, experts: Mapping[str, torch.Tensor]) -> Iterator[torch.Tensor]:
+        """Each expert's base + processed task vector, one after the other; no argument is changed.
+
+        In their own shape, and in the dtype that holds theirs and the base's (`torch.promote_types`): an entry that is
+        the base's then stays it, to the bit.
+        """
         ...
 
 

@@ -40,24 +40,31 @@ def processed(
     """The pool that a method merges: its experts are base + processed task vector, under the same names.
 
     They are made once on a host, by whichever process comes first, and kept in the user's cache, where processes map
-    them like any other checkpoint: memory does not grow with their number. Where a method processes nothing it is `pool`
-    itself. `hashes` are the models' (`pool.hashes()`); `progress` is called with each tensor's name as it is made.
-    Raises PoolError where the disk has no room.
+    them like any other checkpoint: memory does not grow with their number. Where a method processes nothing it is the
+    pool as it was opened. `hashes` are the models' (`pool.hashes()`); `progress` is called with each tensor's name as
+    it is made. Raises PoolError where the disk has no room, or does not let us write.
     """
+    pool = pool.original  # what was processed for another method is none of this one's experts
     kind = methods.load(method)
     every = complete(method, kind.defaults, options or {})
     what = processing(method, every)
     if not what:
         return pool
-    hashes = hashes or pool.hashes()
-    said = [VERSION, what, dict(hashes), [t.name for t in pool.merged], list(pool.names)]
+    models = sorted((hashes or pool.hashes()).items())
+    said = [VERSION, what, models, [t.name for t in pool.merged], list(pool.names)]
     home = folder() / hashlib.sha256(json.dumps(said).encode()).hexdigest()[:32]
     if not home.is_dir():
-        home.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with FileLock(home.with_suffix(".lock")):
-            if not home.is_dir():  # or another process has just made it
-                _make(pool, cast(Processing, kind(every)), home, progress)
-    kept = Checkpoint.open(home, f"processed experts in {home}")
+        try:
+            home.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with FileLock(home.with_suffix(".lock")):
+                if not home.is_dir():  # or another process has just made it
+                    _make(pool, cast(Processing, kind(every)), home, progress)
+        except OSError as error:
+            raise PoolError(
+                f"processed task vectors cannot be written to {home}: {error}; make room there, or set XDG_CACHE_HOME "
+                "to another disk"
+            ) from error
+    kept = Checkpoint.open(home, f"processed experts (safe to remove) in {home}")
     experts = {
         name: replace(
             kept.renamed({t.name: f"{name}/{t.name}" for t in pool.merged}),
@@ -76,12 +83,10 @@ def folder() -> Path:
 
 
 def _make(pool: Pool, method: Processing, home: Path, progress: Callable[[str], None]) -> None:
-    """Write all experts' processed tensors, beside their place, and rename. Memory: one tensor of base and experts."""
-    specs = [
-        shards.Spec(f"{name}/{info.name}", info.shape, expert.tensors[info.name].dtype)
-        for info in pool.merged
-        for name, expert in pool.experts.items()
-    ]
+    """Write all experts' processed tensors, beside their place, and rename. Only one process does, under a lock."""
+    partial = home.with_name(f".{home.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+    specs = _plan(pool)
     needed, free = int(1.05 * sum(s.bytes for s in specs)), shutil.disk_usage(home.parent).free
     if free < needed:
         raise PoolError(
@@ -89,18 +94,16 @@ def _make(pool: Pool, method: Processing, home: Path, progress: Callable[[str], 
             "some, or set XDG_CACHE_HOME to another disk"
         )
 
-    def tensors() -> Iterator[tuple[str, torch.Tensor, list[torch.Tensor]]]:
+    def tensors() -> Iterator[tuple[str, torch.Tensor, Mapping[str, torch.Tensor]]]:
         for info in pool.merged:
-            yield info.name, pool.base.tensor(info.name), [e.tensor(info.name) for e in pool.experts.values()]
+            yield info.name, pool.base.tensor(info.name), {n: e.tensor(info.name) for n, e in pool.experts.items()}
 
     def made() -> Iterator[tuple[str, torch.Tensor]]:
         for name, base, experts in tensors():
             progress(name)
-            for expert, tensor in zip(pool.names, method.process(name, base, experts), strict=True):
+            for expert, tensor in zip(experts, method.process(name, base, experts), strict=True):
                 yield f"{expert}/{name}", tensor
 
-    partial = home.with_name(f".{home.name}.{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
         method.survey(tensors)
@@ -111,3 +114,12 @@ def _make(pool: Pool, method: Processing, home: Path, progress: Callable[[str], 
         shards.sync_folder(home.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _plan(pool: Pool) -> list[shards.Spec]:
+    """The tensors of all experts, in the order in which they are made."""
+    return [
+        shards.Spec(f"{name}/{info.name}", info.shape, torch.promote_types(expert.tensors[info.name].dtype, info.dtype))
+        for info in pool.merged
+        for name, expert in pool.experts.items()
+    ]

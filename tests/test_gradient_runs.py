@@ -19,12 +19,12 @@ from optimizer.worker import Worker, specification
 DRIVER = "supervised, steps: 12, every: 4, batch: 8, lr: 0.05"
 
 
-def job(folder: Path, driver: str = DRIVER, executor: str = "inline", **changes: Any) -> Job:
+def job(folder: Path, driver: str = DRIVER, **changes: Any) -> Job:
     """The two-task world with a gradient driver; changes replace whole entries of the job."""
-    made = Job.load(worlds.classification(folder, evaluations=60, executor=executor))
+    made = Job.load(worlds.classification(folder, evaluations=60))
     name, _, rest = driver.partition(", ")
     options = {k: json.loads(v) for k, _, v in (pair.partition(": ") for pair in rest.split(", ") if pair)}
-    data = made.model_dump(mode="json", exclude_none=True) | {"driver": {"name": name, **options}} | changes
+    data = made.model_dump(mode="json") | {"driver": {"name": name, **options}} | changes
     return Job.parse(data, folder)
 
 
@@ -158,7 +158,7 @@ def test_teachers_are_asked_once_and_alignment_needs_no_labels(tmp_path: Path, m
         evaluators=evaluators,
         objectives=["spam.kl", "mood.kl"],
     )
-    data = made.model_dump(mode="json", exclude_none=True)
+    data = made.model_dump(mode="json")
     data["evaluators"] = evaluators
     data["driver"]["gradients"] = {"loss": {"kl": 1.0, "hidden": 0.1}}
     run = Run.create(Job.parse(data, tmp_path), tmp_path / "runs")

@@ -13,8 +13,8 @@ class AdaMerging(Descent):
     """Adam on the coefficients, on the entropy of predictions (Yang et al., ICLR 2024, arXiv:2310.02575, eq. 5 and 6).
 
     Their task-wise merging is granularity `model`, what they call layer-wise is granularity `tensor`; AdaMerging++ is
-    the same on a space of method `ties_once`. `bounds: clamp` is the authors' clamp inside the graph: a coefficient that
-    has left the bounds has no gradient until it is back.
+    the same on a space of method `ties_once`. `bounds: clamp` is the authors' clamp inside the graph: a coefficient
+    that has left the bounds has no gradient.
     """
 
     class Options(descent.Options):

@@ -48,7 +48,7 @@ def similarity(
 def similarity_slope(
     coefficients: NDArray[np.float64],  # (G, K)
 ) -> NDArray[np.float64]:
-    """The derivative of `similarity`, `(G, K)`: of cos(a, b) by a it is `(b' - cos a') / |a|`, a' and b' of length 1."""
+    """The derivative of `similarity`, `(G, K)`: of cos(a, b) by a it is `(b' - cos a') / |a|`, with unit a' and b'."""
     unit, norms = _units(coefficients)
     count = coefficients.shape[1]
     others = unit.sum(axis=1, keepdims=True) - unit

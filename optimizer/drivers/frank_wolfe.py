@@ -1,4 +1,4 @@
-"""Which expert is worth going towards? Frank-Wolfe over the experts: one after the other, or chosen and then learned."""
+"""Which expert is worth going towards? Frank-Wolfe over the experts: step by step, or chosen and then learned."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class FrankWolfe(Descent):
 
     In coefficient space it is exact: the feasible set is, for each group, the hull of the starting point and of the
     experts' vertices e_k; the linear minimisation oracle picks the expert with the least `<gradient, e_k>`, one for the
-    whole model or one a group; and `c += gamma_t (e_k - c)` with `gamma_t = step * 2 / (t + 2)`. Rule `cosine` is that of
-    the authors' code: the least sum over tensors of `cos(dL/dW, theta_k)`.
+    whole model or one a group; and `c += gamma_t (e_k - c)` with `gamma_t = step * 2 / (t + 2)`. Rule `cosine` is that
+    of the authors' code: the least sum over tensors of `cos(dL/dW, theta_k)`.
     """
 
     class Options(descent.Options):

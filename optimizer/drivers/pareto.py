@@ -83,8 +83,8 @@ class ParetoPath(Descent):
     """Traces the front: Adam on weighted losses, whose weights move step by step, from where the last ones led.
 
     The first walk weighs all tasks alike, from the best anchor, for `first` times `every` steps. From its end a path
-    leads towards each task: the task's weight rises in `stops` equal steps to `emphasis`, the others share the rest, and
-    each stop takes `every` steps, at the end of which the point is scored. Losses are in units of their first value.
+    leads towards each task: the task's weight rises in `stops` equal steps to `emphasis`, the others share the rest,
+    and each stop takes `every` steps, at whose end the point is scored. Losses are in units of their first value.
     """
 
     class Options(descent.Options):
@@ -175,7 +175,8 @@ def targets(
         row = np.array(given, dtype=np.float64)
         if row.shape != (tasks,) or not np.isfinite(row).all() or (row < 0).any() or not row.sum() > 0:
             raise DriverError(
-                f"driver.preferences: expected {tasks} non-negative numbers, one a task, with a positive sum, got {given}"
+                f"driver.preferences: expected {tasks} non-negative numbers, one a task, with a positive sum, "
+                f"got {given}"
             )
         rows.append(row / row.sum())
     return np.array(rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -56,21 +56,20 @@ class TiesOnce:
         """The least magnitude that each expert keeps, where that is one for the whole model."""
         self._least = thresholds(tensors, self._density) if self._scope == "model" else None
 
-    def process(self, name: str, base: torch.Tensor, experts: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    def process(self, name: str, base: torch.Tensor, experts: Mapping[str, torch.Tensor]) -> Iterator[torch.Tensor]:
         """Entries of the expert where its task vector is kept and agrees, of the base elsewhere."""
-        deltas = [_delta(e, base) for e in experts]
         least = self._least
         if least is None:
-            least = thresholds(lambda: iter([(name, base, list(experts))]), self._density)
-        total = torch.zeros(base.shape)
-        for delta, bound in zip(deltas, least, strict=True):
-            delta[delta.abs() < bound] = 0.0
-            total += delta
-        elected = total.sign_()
-        return [
-            torch.where((delta != 0) & (delta.sign() == elected), expert, base.to(expert.dtype))
-            for delta, expert in zip(deltas, experts, strict=True)
-        ]
+            least = thresholds(lambda: iter([(name, base, experts)]), self._density)
+        # twice over the experts, so that no more than one task vector is held
+        elected = torch.zeros(base.shape)
+        for expert, bound in zip(experts.values(), least, strict=True):
+            elected += _trimmed(expert, base, bound)
+        elected.sign_()
+        for expert, bound in zip(experts.values(), least, strict=True):
+            sign = _trimmed(expert, base, bound).sign_()
+            wide = torch.promote_types(expert.dtype, base.dtype)
+            yield torch.where((sign != 0) & (sign == elected), expert.to(wide), base.to(wide))
 
 
 def thresholds(tensors: Tensors, density: float) -> list[float]:
@@ -94,7 +93,7 @@ def _histograms(tensors: Tensors, bins: Sequence[int] | None) -> tuple[list[NDAr
     count = 0
     for _, base, experts in tensors():
         count += base.numel()
-        for k, expert in enumerate(experts):
+        for k, expert in enumerate(experts.values()):
             if k == len(found):
                 found.append(np.zeros(1 << 16, dtype=np.int64))
             for at in range(0, base.numel(), CHUNK):
@@ -115,3 +114,9 @@ def _bin(histogram: NDArray[np.int64], rank: int) -> tuple[int, int]:
 
 def _delta(expert: torch.Tensor, base: torch.Tensor) -> torch.Tensor:
     return expert.float() - base.float()
+
+
+def _trimmed(expert: torch.Tensor, base: torch.Tensor, least: float) -> torch.Tensor:
+    """The task vector without its entries below a magnitude."""
+    delta = _delta(expert, base)
+    return delta.masked_fill_(delta.abs() < least, 0.0)

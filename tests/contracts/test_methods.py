@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from searchspaces import METHODS, CoefficientSpace, Pool, Recipe
+from searchspaces import METHODS, CoefficientSpace, Pool, Recipe, processed
 from searchspaces.errors import RecipeError
 from searchspaces.materialise import merged_tensors
 from searchspaces.method import Option
@@ -31,8 +31,14 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return made
 
 
-def pool_of(folders: dict[str, Path], names: list[str]) -> Pool:
-    return Pool.open(folders["base"], {n: folders[n] for n in names})
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def pool_of(folders: dict[str, Path], names: list[str], method: str) -> Pool:
+    """What the method merges: where it processes task vectors, experts with those."""
+    return processed(Pool.open(folders["base"], {n: folders[n] for n in names}), method)
 
 
 def recipe_of(pool: Pool, method: str, rows: list[float], options: dict[str, Option] | None = None) -> Recipe:
@@ -44,7 +50,7 @@ def recipe_of(pool: Pool, method: str, rows: list[float], options: dict[str, Opt
 
 @pytest.mark.parametrize("case", CASES, ids=[c["file"] for c in CASES])
 def test_the_weights_are_mergekits(case: dict, folders: dict[str, Path]) -> None:
-    pool = pool_of(folders, case["experts"])
+    pool = pool_of(folders, case["experts"], case["method"])
     options = {k: v for k, v in case["parameters"].items() if k != "weight"}
     merged = dict(merged_tensors(pool, recipe_of(pool, case["method"], case["parameters"]["weight"], options)))
     expected = load_file(GOLDEN / case["file"])
@@ -55,14 +61,14 @@ def test_the_weights_are_mergekits(case: dict, folders: dict[str, Path]) -> None
 
 @pytest.mark.parametrize("method", METHODS)
 def test_zero_coefficients_give_the_base_bit_for_bit(method: str, folders: dict[str, Path]) -> None:
-    pool = pool_of(folders, ["expert1", "expert2"])
+    pool = pool_of(folders, ["expert1", "expert2"], method)
     for name, tensor in merged_tensors(pool, recipe_of(pool, method, [0.0, 0.0])):
         assert torch.equal(tensor, pool.base.tensor(name))
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_one_expert_at_the_methods_unit_is_that_expert(method: str, folders: dict[str, Path]) -> None:
-    pool = pool_of(folders, ["expert1", "expert2"])
+    pool = pool_of(folders, ["expert1", "expert2"], method)
     unit = load(method)(load(method).defaults).unit
     for name, tensor in merged_tensors(pool, recipe_of(pool, method, [0.0, unit])):
         torch.testing.assert_close(tensor, pool.experts["expert2"].tensor(name), rtol=1e-6, atol=1e-6)
@@ -71,7 +77,7 @@ def test_one_expert_at_the_methods_unit_is_that_expert(method: str, folders: dic
 @pytest.mark.parametrize("method", METHODS)
 def test_permuting_experts_with_their_coefficients_changes_nothing(method: str, folders: dict[str, Path]) -> None:
     names, rows = ["expert1", "expert2", "expert3", "expert4"], [0.5, -0.2, 0.7, 0.1]
-    one, other = pool_of(folders, names), pool_of(folders, names[::-1])
+    one, other = pool_of(folders, names, method), pool_of(folders, names[::-1], method)
     there = dict(merged_tensors(other, recipe_of(other, method, rows[::-1])))
     for name, tensor in merged_tensors(one, recipe_of(one, method, rows)):
         torch.testing.assert_close(tensor, there[name], rtol=1e-5, atol=1e-6)
@@ -88,13 +94,37 @@ def test_scales_have_a_row_per_group(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
+def test_the_chain_rule_is_the_derivative_of_the_scales(method: str) -> None:
+    rule = load(method)(load(method).defaults)
+    draw = np.random.default_rng(0)
+    coefficients, slopes = draw.uniform(0.1, 1.0, (3, 4)), (draw.normal(size=3), draw.normal(size=(3, 4)))
+    found, step = rule.pull(coefficients, slopes), 1e-6
+    assert found.shape == (3, 4)
+    for i in np.ndindex(3, 4):
+        moved = [coefficients + sign * step * (np.indices((3, 4)).T == i).all(-1).T for sign in (1, -1)]
+        ahead, behind = ([(s * d).sum() for s, d in zip(rule.mix(c), slopes, strict=True)] for c in moved)
+        assert found[i] == pytest.approx((sum(ahead) - sum(behind)) / (2 * step), rel=1e-6, abs=1e-8)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_pool_says_what_it_has_been_processed_for(method: str, folders: dict[str, Path]) -> None:
+    raw = Pool.open(folders["base"], {n: folders[n] for n in ("expert1", "expert2")})
+    pool = processed(raw, method)
+    assert bool(pool.processing) == load(method).processes and pool.original is raw
+    assert pool.names == raw.names and pool.merged == raw.merged
+    for info in pool.merged if load(method).processes else ():
+        found = [e.tensor(info.name) for e in pool.experts.values()]
+        assert all(t.shape == info.shape and t.isfinite().all() for t in found)
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_options_that_do_not_exist_or_do_not_fit_are_refused(method: str, folders: dict[str, Path]) -> None:
-    pool = pool_of(folders, ["expert1"])
+    pool = pool_of(folders, ["expert1"], method)
     with pytest.raises(RecipeError, match="no option 'speed'; there are"):
         recipe_of(pool, method, [0.1], {"speed": 1.0})
-    for key in load(method).defaults:
+    for key, default in load(method).defaults.items():
         with pytest.raises(RecipeError, match=f"option {key} must be"):
-            recipe_of(pool, method, [0.1], {key: "much"})
+            recipe_of(pool, method, [0.1], {key: 1.5 if isinstance(default, str) else "much"})
 
 
 def test_an_unknown_method_is_refused_with_the_nearest_name() -> None:
@@ -102,6 +132,16 @@ def test_an_unknown_method_is_refused_with_the_nearest_name() -> None:
         load("task_aritmetic")
 
 
-def test_a_scale_of_zero_is_refused() -> None:
-    with pytest.raises(RecipeError, match="lambda is 0"):
-        CoefficientSpace(["a.w"], ["x"], options={"lambda": 0})
+@pytest.mark.parametrize(
+    ("method", "options", "message"),
+    [
+        ("task_arithmetic", {"lambda": 0}, "lambda is 0"),
+        ("ties_once", {"lambda": 0}, "lambda is 0"),
+        ("ties_once", {"density": 0.0}, "above 0 and at most 1"),
+        ("ties_once", {"density": 1.1}, "above 0 and at most 1"),
+        ("ties_once", {"scope": "layer"}, "expected model or tensor"),
+    ],
+)
+def test_options_that_make_no_merge_are_refused(method: str, options: dict[str, Option], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        CoefficientSpace(["a.w"], ["x"], method, options)

@@ -90,6 +90,28 @@ def test_anchors_are_points_of_the_space(space: CoefficientSpace) -> None:
         )
 
 
+def test_the_chain_rule_is_the_derivative_of_decoding(space: CoefficientSpace) -> None:
+    point = 0.1 + 0.8 * points(space, 1)[0]
+    slope = np.random.default_rng(1).normal(size=(len(space.groups), len(EXPERTS)))
+    found = space.pull(point, slope)
+    assert found.shape == point.shape and space.linear
+    for i in range(min(len(point), 30)):
+        ahead, behind = (space.decode(point + s * (np.arange(len(point)) == i)).coefficients for s in (1e-6, -1e-6))
+        assert found[i] == pytest.approx(((ahead - behind) * slope).sum() / 2e-6, rel=1e-5, abs=1e-7)
+    assert np.isfinite(space.pull(space.domain.low, slope)).all()
+    assert np.isfinite(space.pull(space.domain.high, slope)).all()
+
+
+def test_each_free_group_has_its_layer(space: CoefficientSpace) -> None:
+    layers = dict(zip(space.groups, space.domain.layers, strict=True))
+    if space.granularity == "model":
+        assert layers == {"model": "model"}
+        return
+    for layer, tensors in group_tensors(TENSORS, "layer").items():
+        mine = {group for group, held in space.groups.items() if set(held) & set(tensors)}
+        assert {layers[group] for group in mine} == {layer}
+
+
 def test_a_space_is_made_again_from_its_description(space: CoefficientSpace) -> None:
     again = CoefficientSpace(**json.loads(json.dumps(space.describe())))
     point = points(space, 1)[0]
@@ -116,6 +138,11 @@ def test_frozen_groups_keep_their_start_and_are_no_coordinates() -> None:
     assert [n for n in space.domain.names if n.startswith("encoder.layer.11|")]
     recipe = space.decode(space.domain.high)
     np.testing.assert_array_equal(recipe.coefficients[recipe.groups.index("embeddings")], [0.5, 0.0, 0.3])
+    assert space.domain.layers == tuple(g for g in space.groups if g not in ("embeddings", "encoder.layer.1"))
+    assert space.domain.layers == tuple(n.split("|")[0] for n in space.domain.names[::3])
+    slope = np.random.default_rng(0).normal(size=(len(space.groups), 3))
+    free = [g for g, name in enumerate(space.groups) if name in space.domain.layers]
+    np.testing.assert_array_equal(space.pull(space.domain.start, slope), slope[free].ravel())
     moved = CoefficientSpace(TENSORS, EXPERTS).decode(np.full(21, 0.7))
     with pytest.raises(RecipeError, match="unfreeze"):
         space.encode(moved)

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.func import functional_call
 
-from searchspaces import CoefficientSpace, Pool, Resident, kernel, reference, simplex
+from searchspaces import CoefficientSpace, Pool, Resident, kernel, processed, reference, simplex
 from searchspaces.errors import NonFinite
 from searchspaces.groups import GRANULARITIES
 from searchspaces.loading import load_model, targets
@@ -24,6 +24,11 @@ METHODS: list[tuple[str, dict[str, Any]]] = [
     ("linear", {}),
     ("linear", {"normalize": False}),
 ]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
 
 
 def pool_of(folder: Path, kind: str, dtype: torch.dtype = torch.float32, experts: int = 3, **changes: object) -> Pool:
@@ -201,45 +206,42 @@ def test_experts_in_another_order_have_their_columns_in_that_order(tmp_path: Pat
     np.testing.assert_array_equal(there, back[:, ::-1])
 
 
-def test_a_point_of_a_frozen_space_has_the_free_groups_slopes(tmp_path: Path) -> None:
+def test_by_the_point_of_a_frozen_simplex_it_is_what_autograd_finds(tmp_path: Path) -> None:
     pool = pool_of(tmp_path, "bert")
-    whole, part = space_of(pool), space_of(pool, frozen=["embeddings"])
-    gradient = np.random.default_rng(0).normal(size=(len(whole.groups), 3))
-    assert part.domain.layers == whole.domain.layers[1:]
-    np.testing.assert_array_equal(part.pull(part.domain.start, gradient), gradient[1:].ravel())
+    space = space_of(pool, simplex=True, frozen=["embeddings"])
+    u = np.random.default_rng(0).uniform(0.1, 0.9, len(space.domain.low))
+    found = space.pull(u, by_streaming(Resident(pool), space, u, "bert"))
+    point = torch.tensor(u).view(space.domain.shape).requires_grad_(True)
+    kept = (1 - point) ** (1 / torch.arange(space.domain.shape[1], 0, -1))
+    rest = torch.cumprod(kept, 1)
+    c = torch.cat([torch.ones(len(kept), 1, dtype=rest.dtype), rest[:, :-1]], 1) * (1 - kept)
+    np.testing.assert_allclose(c.detach().numpy(), space.decode(u).coefficients[1:], atol=1e-12)
+    c.backward(torch.tensor(by_autograd(pool, space, u, "bert", torch.float32)[1:]))
+    assert point.grad is not None
+    assert distance(found, point.grad.numpy().ravel()) < 1e-5
 
 
-@given(
-    u=st.lists(st.lists(st.floats(0.001, 0.999), min_size=3, max_size=3), min_size=1, max_size=4),
-    seed=st.integers(0, 9),
-)
-def test_the_chain_rule_through_the_simplex_is_a_difference_quotient(u: list[list[float]], seed: int) -> None:
-    point = np.array(u)
-    slope = np.random.default_rng(seed).normal(size=point.shape)
-    found = simplex.pull(point, slope)
-    step = 1e-7
-    for i in np.ndindex(point.shape):
-        ahead, behind = point.copy(), point.copy()
-        ahead[i] += step
-        behind[i] -= step
-        quotient = ((simplex.decode(ahead) - simplex.decode(behind)) * slope).sum() / (2 * step)
-        assert found[i] == pytest.approx(quotient, rel=1e-3, abs=1e-4)
+@pytest.mark.parametrize("scope", ["model", "tensor"])
+def test_of_processed_task_vectors_it_is_what_autograd_finds(tmp_path: Path, scope: str) -> None:
+    options = {"density": 0.4, "lambda": 0.7, "scope": scope}
+    pool = processed(pool_of(tmp_path, "bert"), "ties_once", options)
+    space = space_of(pool, method="ties_once", options=options, granularity="module")
+    found = by_streaming(Resident(pool), space, space.domain.start, "bert")
+    assert distance(found, by_autograd(pool, space, space.domain.start, "bert", torch.float32)) < 1e-5
+
+
+def test_without_the_kernel_it_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = pool_of(tmp_path, "vit")
+    space = space_of(pool, granularity="module")
+    found = by_streaming(Resident(pool), space, space.domain.start, "vit")
+    monkeypatch.setattr(kernel, "CODES", {})  # as for a device or dtype that it does not know
+    monkeypatch.setattr(kernel, "products", None)
+    assert distance(found, by_streaming(Resident(pool), space, space.domain.start, "vit")) < 1e-6
 
 
 def test_on_the_faces_of_the_simplex_the_slope_is_finite() -> None:
     corners = np.array(np.meshgrid([0.0, 0.5, 1.0], [0.0, 1.0], [0.0, 1.0])).reshape(3, -1).T
     assert np.isfinite(simplex.pull(corners, np.ones_like(corners))).all()
-
-
-@pytest.mark.parametrize("granularity", GRANULARITIES)
-def test_layers_hold_the_groups(tmp_path: Path, granularity: str) -> None:
-    space = space_of(pool_of(tmp_path, "bert"), granularity=granularity)
-    layers = space.domain.layers
-    assert len(layers) == space.domain.shape[0]
-    if granularity == "model":
-        assert layers == ("model",)
-    else:
-        assert set(layers) == set(space_of(pool_of(tmp_path / "again", "bert"), granularity="layer").groups)
 
 
 def test_the_resident_model_becomes_an_expert_and_a_merge_again(tmp_path: Path) -> None:
