@@ -70,19 +70,19 @@ class Batches:
 
 
 def by_length(splits: Splits, lengths: Mapping[int, int], size: int) -> list[Indices]:
-    """Rows of either split, `size` at a time, of similar length: little is spent on padding."""
+    """Rows of one split, `size` at a time, of similar length: little is spent on padding."""
     return [
         np.array(rows, dtype=np.int64)
-        for split in (splits.calibration, splits.heldout)
+        for split in splits
         for rows in _chunks(sorted(split.tolist(), key=lambda row: (lengths[row], row)), size)
     ]
 
 
 def in_order(splits: Splits, size: int) -> list[Indices]:
-    """Rows of either split, `size` at a time."""
+    """Rows of one split, `size` at a time."""
     return [
         np.array(rows, dtype=np.int64)
-        for split in (splits.calibration, splits.heldout)
+        for split in splits
         for rows in _chunks(split.tolist(), size)
     ]
 

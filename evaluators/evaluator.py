@@ -48,10 +48,19 @@ class Scores:
 
 @dataclass(frozen=True)
 class Splits:
-    """Row numbers of the calibration and of the held-out items: disjoint, each sorted."""
+    """Row numbers of the calibration and of the held-out items, and of those that only gradients see: all disjoint,
+    each sorted."""
 
     calibration: Indices
     heldout: Indices
+    train: Indices = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+
+    def parted(self, train: Indices) -> Splits:
+        """The same with these calibration rows as `train`."""
+        return Splits(np.setdiff1d(self.calibration, train), self.heldout, np.sort(train))
+
+    def __iter__(self) -> Iterator[Indices]:
+        return iter((self.calibration, self.heldout, self.train))
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +97,7 @@ class Evaluator(Protocol):
     name: str
     metrics: tuple[Metric, ...]
     losses: Mapping[str, str]  # kinds of loss that can be differentiated, and what each is: see `Differentiable`
-    splits: Splits
+    splits: Splits  # may be set anew before `prepare`, to part what gradients see from what candidates are scored on
     files: tuple[Path, ...]  # the data files that were read, for content hashes
 
     def __init__(self, name: str, options: BaseModel | Mapping[str, Any], root: Path) -> None: ...

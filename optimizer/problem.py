@@ -44,6 +44,9 @@ class Problem:
         made = tuple(_evaluator(entry, job, allow_code) for entry in job.evaluators)
         offered = {f"{e.name}.{metric.name}": metric for e in made for metric in e.metrics}
         problem = cls(job, pool, made, objectives.resolve(job.objectives, offered), Training.of(job, made))
+        if problem.training is not None:
+            for evaluator in made:
+                evaluator.splits = evaluator.splits.parted(problem.training.rows(evaluator))
         for evaluator in problem.pupils:
             if evaluator.teacher not in pool.names:
                 raise JobError(
@@ -94,12 +97,8 @@ class Problem:
 
     def rows(self, evaluator: Evaluator, items: Items) -> Indices:
         """The rows of an evaluator that a question is answered on."""
-        if items.split == "heldout":
-            return evaluator.splits.heldout
-        if self.training is None:
-            return evaluator.splits.calibration
-        train, rest = self.training.part(evaluator)
-        return rest if items.split == "calibration" else minibatch(train, items, self.job.seed, evaluator.name)
+        rows: Indices = getattr(evaluator.splits, items.split)
+        return minibatch(rows, items, self.job.seed, evaluator.name)
 
     def splits(self) -> dict[str, dict[str, list[int]]]:
         """Row numbers by evaluator and split, as `splits.json` keeps them."""

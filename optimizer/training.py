@@ -23,13 +23,12 @@ PARTS = (
 
 @dataclass(frozen=True, eq=False)
 class Training:
-    """The tasks whose losses are differentiated, the loss, and how a gradient is cut in parts."""
+    """The tasks whose losses are differentiated, the loss, and the items that gradients see."""
 
     tasks: tuple[Differentiable, ...]
     loss: Loss
     share: float  # of the calibration items
     seed: int
-    parts: int
 
     @classmethod
     def of(cls, job: Job, made: Sequence[Evaluator]) -> Training | None:
@@ -50,15 +49,12 @@ class Training:
             )
         weights: Mapping[str, float] = {asked.loss: 1.0} if isinstance(asked.loss, str) else asked.loss or entry.loss
         loss = Loss(dict(weights), asked.temperature or entry.temperature)
-        training = cls(_tasks(who, asked.tasks, made, loss), loss, asked.train, job.seed, asked.parts or PARTS)
-        for evaluator in made:
-            training.part(evaluator)
-        return training
+        return cls(_tasks(who, asked.tasks, made, loss), loss, asked.train, job.seed)
 
-    def part(self, evaluator: Evaluator) -> tuple[Indices, Indices]:
-        """An evaluator's calibration rows, parted in those that gradients see and those that candidates are scored on.
+    def rows(self, evaluator: Evaluator) -> Indices:
+        """Those calibration rows of an evaluator that gradients are to see, sorted; candidates are scored on the rest.
 
-        Both are sorted. Raises JobError where either is left without items.
+        Raises JobError where either is left without items.
         """
         rows = evaluator.splits.calibration
         order = random_stream(self.seed, "train", evaluator.name).permutation(len(rows))
@@ -68,7 +64,7 @@ class Training:
                 f"evaluator {evaluator.name!r}: of {len(rows)} calibration items, driver.gradients.train: {self.share} "
                 f"leaves {cut} for gradients and {len(rows) - cut} to score on; both need one at least: give more items"
             )
-        return np.sort(rows[order[:cut]]), np.sort(rows[order[cut:]])
+        return np.sort(rows[order[:cut]])
 
     @property
     def follows(self) -> bool:
