@@ -202,6 +202,7 @@ class Descent:
     def _check(self, outcome: Outcome) -> None:
         rows = max(1, len(outcome.losses)) if outcome.question.wants == "gradients" else 1
         found, wanted = outcome.gradient, (rows, len(self._domain.low))
+        checked_losses(outcome, len(outcome.losses))
         if found is None or found.shape != wanted:
             shape = None if found is None else found.shape
             raise DriverError(f"expected {outcome.question.wants} of shape {wanted}, got {shape}")

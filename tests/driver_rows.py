@@ -28,6 +28,10 @@ class Box:
     def names(self) -> tuple[str, ...]:
         return tuple(f"g{g}.e{k}" for g in range(self.shape[0]) for k in range(self.shape[1]))
 
+    @property
+    def layers(self) -> tuple[str, ...]:
+        return tuple(f"layer {g // 2}" for g in range(self.shape[0]))
+
 
 def box(groups: int = 3, experts: int = 2) -> Box:
     """A domain of read-only arrays, like those that a ledger or a space hands out."""
@@ -44,10 +48,14 @@ def frozen(array: NDArray[np.float64]) -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class Row:
-    """One driver under test: how it is made, and the number of objectives."""
+    """One driver under test: how it is made, the number of objectives, and whether it asks for gradients.
+
+    A driver that does draws nothing at random: its minibatches are the run's.
+    """
 
     make: Callable[[Box, int], Driver]
     objectives: int
+    gradients: bool = False
 
 
 def alone(name: str, objectives: int) -> Row:
@@ -55,11 +63,14 @@ def alone(name: str, objectives: int) -> Row:
         kind = DRIVERS[name].load()
         return kind(domain, objectives, seed, kind.Options())
 
-    return Row(make, objectives)
+    return Row(make, objectives, bool(DRIVERS[name].loss))
 
 
 def anchored(inner: Row) -> Row:
-    return Row(lambda domain, seed: Anchored(domain, corners(domain), inner.make(domain, seed), seed), inner.objectives)
+    def make(domain: Box, seed: int) -> Driver:
+        return Anchored(domain, corners(domain), inner.make(domain, seed), seed)
+
+    return Row(make, inner.objectives, inner.gradients)
 
 
 def scalarised(inner: Row, objectives: int) -> Row:
@@ -72,12 +83,13 @@ def corners(domain: Box) -> list[tuple[str, Point]]:
     return [("low", domain.low), ("high", domain.high), ("middle", middle), ("half", middle.copy())]
 
 
+SCORES = [name for name, entry in DRIVERS.items() if not entry.loss]
 ROWS: dict[str, Row] = {
     **{name: alone(name, 1) for name in DRIVERS},
     **{f"{name}, 3 objectives": alone(name, 3) for name, entry in DRIVERS.items() if entry.objectives == "any"},
     **{f"anchored {name}": anchored(alone(name, 1)) for name in DRIVERS},
-    **{f"anchored scalarised {name}, 2": anchored(scalarised(alone(name, 1), 2)) for name in DRIVERS},
-    **{f"scalarised {name}, 3": scalarised(alone(name, 1), 3) for name in DRIVERS},
+    **{f"anchored scalarised {name}, 2": anchored(scalarised(alone(name, 1), 2)) for name in SCORES},
+    **{f"scalarised {name}, 3": scalarised(alone(name, 1), 3) for name in SCORES},
 }
 
 Event = tuple[int, list[Question]] | Outcome  # an ask with what it returned, or a tell of one outcome
@@ -90,9 +102,28 @@ def losses(domain: Box, point: Point, objectives: int) -> NDArray[np.float64]:
 
 
 def answer(domain: Box, question: Question, objectives: int, failure: str | None = None) -> Outcome:
+    question = replace(question, point=frozen(question.point))
+    if question.wants != "scores":
+        return _differentiated(domain, question, objectives, failure)
     value = losses(domain, question.point, objectives) if failure is None else np.full(objectives, 9.0)
-    point = frozen(question.point)
-    return Outcome(replace(question, point=point), frozen(value), frozen(np.full(objectives, 0.01)), failure=failure)
+    return Outcome(question, frozen(value), frozen(np.full(objectives, 0.01)), failure=failure)
+
+
+def slopes(domain: Box, point: Point, objectives: int) -> NDArray[np.float64]:
+    """The derivatives of `losses`, `(objectives, dim)`."""
+    spread = domain.high - domain.low
+    unit = (point - domain.low) / spread
+    return np.array([2 * (unit - 0.25 - 0.2 * j) / len(point) / spread for j in range(objectives)])
+
+
+def _differentiated(domain: Box, question: Question, objectives: int, failure: str | None) -> Outcome:
+    if failure is not None:
+        return Outcome(question, frozen(np.zeros(0)), frozen(np.zeros(0)), failure=failure)
+    value, slope = losses(domain, question.point, objectives), slopes(domain, question.point, objectives)
+    if question.wants == "sizes":
+        return Outcome(question, frozen(np.zeros(0)), frozen(np.zeros(0)), frozen(1.0 + np.abs(domain.low))[np.newaxis])
+    rows = slope if question.wants == "gradients" else slope.mean(axis=0, keepdims=True)
+    return Outcome(question, frozen(value), frozen(np.zeros(objectives)), frozen(rows))
 
 
 def foreign(domain: Box, seed: int, objectives: int) -> Outcome:
@@ -123,6 +154,9 @@ def searched(driver: Driver, domain: Box, objectives: int, evaluations: int, wor
             events.append((room, questions))
         asked += len(questions)
         waiting += questions
+        if not waiting:
+            assert driver.done, "it waits for answers though nothing is on its way"
+            break
         question = waiting.pop(1 if len(waiting) > 1 else 0)
         outcome = answer(domain, question, objectives, failure="broken" if question.number % 11 == 5 else None)
         driver.tell([outcome])

@@ -104,13 +104,21 @@ def cut(
     for layer in range(count):
         groups = np.flatnonzero(layers == layer)
         wanted = int(np.clip(np.floor(total * shares[layer] / shares.sum()), 1, len(groups)))
-        middle = np.cumsum(weights[groups]) - weights[groups] / 2
-        whole = weights[groups].sum()
-        place = np.floor(wanted * middle / whole).astype(np.int64) if whole > 0 else np.zeros(len(groups), np.int64)
-        found = np.unique(np.minimum(place, wanted - 1), return_inverse=True)[1]
-        pieces[groups] = begun + found
-        begun += int(found.max()) + 1
+        pieces[groups] = begun + _along(weights[groups], wanted)
+        begun += wanted
     return pieces
+
+
+def _along(weights: NDArray[np.float64], wanted: int) -> NDArray[np.int64]:
+    """The piece of each of `(n,)` groups in their order: `wanted` pieces, none of them empty."""
+    count, whole = len(weights), weights.sum() or 1.0
+    middle = np.cumsum(weights) - weights / 2
+    found = np.zeros(count, dtype=np.int64)
+    for i in range(1, count):
+        ideal = int(wanted * middle[i] / whole)
+        # at most one on from the last, and enough groups left for the pieces that are still to come
+        found[i] = max(min(ideal, found[i - 1] + 1, wanted - 1), wanted - (count - i), found[i - 1])
+    return found
 
 
 def _ties(domain: Domain, groups: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -48,25 +48,28 @@ def global_generators_stay_untouched() -> Iterator[None]:
 @pytest.mark.parametrize("domain", [box(), box(1, 1), box(40, 3)], ids=["6", "1", "120"])
 def test_questions_are_finite_inside_the_bounds_and_numbered_on(row: Row, domain: Box) -> None:
     questions = asked(searched(row.make(domain, 1), domain, row.objectives, 40))
-    assert [q.number for q in questions] == list(range(40))
+    assert [q.number for q in questions] == list(range(len(questions)))
+    assert len(questions) == 40 or row.gradients  # a walk may end before
     for q in questions:
         assert q.point.shape == domain.low.shape and q.point.dtype == np.float64
         assert np.isfinite(q.point).all() and (q.point >= domain.low).all() and (q.point <= domain.high).all()
-        assert q.wants == "scores" and q.stage
+        assert q.stage and (row.gradients or q.wants == "scores")
+        assert q.items.split == ("calibration" if q.wants == "scores" else "train")
 
 
 def test_ask_returns_at_most_n(row: Row) -> None:
     driver = row.make(box(), 1)
     assert driver.ask(0) == []
     for n in (1, 3, 17):
-        assert 1 <= len(driver.ask(n)) <= n
+        found = len(driver.ask(n))
+        assert found <= n and (found or row.gradients)  # a walk may wait for answers
     assert not driver.done
 
 
 def test_seeds_differ_and_repeat(row: Row) -> None:
     first, again, other = (signature(asked(searched(row.make(box(), s), box(), row.objectives, 30))) for s in (1, 1, 2))
     assert first == again
-    assert first != other
+    assert first != other or row.gradients
 
 
 def test_a_fresh_process_asks_the_same() -> None:
@@ -110,7 +113,7 @@ def test_all_failed_is_survived(row: Row) -> None:
     driver = row.make(box(), 3)
     for _ in range(8):
         driver.tell([answer(box(), q, row.objectives, failure="out of memory") for q in driver.ask(7)])
-    assert driver.ask(1)
+    assert driver.ask(1) or driver.done
 
 
 def test_a_flat_function_is_survived(row: Row) -> None:
@@ -127,11 +130,11 @@ def test_a_flat_function_is_survived(row: Row) -> None:
 def test_a_loss_that_is_no_number_is_refused(name: str) -> None:
     driver = ROWS[name].make(box(), 3)
     outcomes = [answer(box(), q, ROWS[name].objectives) for q in driver.ask(4)]
-    driver.tell(outcomes[:3])
-    question = (driver.ask(1) or [outcomes[3].question])[0]
+    driver.tell(outcomes[:-1])
+    question = (driver.ask(1) or [outcomes[-1].question])[0]
     bad = replace(answer(box(), question, ROWS[name].objectives), losses=np.full(ROWS[name].objectives, np.nan))
     with pytest.raises(DriverError, match="finite losses"):
-        driver.tell([bad, outcomes[3]])
+        driver.tell([bad, outcomes[-1]])
         driver.ask(1)
 
 
