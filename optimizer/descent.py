@@ -1,13 +1,11 @@
-"""How does a driver walk downhill? One Adam, and one loop of gradients, scores on unseen items, and a stop in time."""
+"""How does a driver walk downhill? One loop: gradients, scores on items they never see, and a stop in time."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from optimizer.driver import (
@@ -22,7 +20,6 @@ from optimizer.driver import (
     checked_losses,
 )
 
-Bounds = Literal["clamp", "project", "sigmoid"]
 Start = Literal["space", "best", "base", "average"]
 FAILURES = 3  # in a row, after which a walk ends
 
@@ -60,8 +57,11 @@ class Rule(Protocol):
         """True when the rule has nowhere to go."""
         ...
 
-    def update(self, outcome: Outcome) -> None:
-        """Go on from what was wanted at `point`."""
+    def update(self, outcome: Outcome) -> Point:
+        """Go on from what was wanted at `point`. Returns where that led, which is what is scored.
+
+        It is where the next gradient is wanted too, unless the rule then turns elsewhere.
+        """
         ...
 
     def back(self) -> None:
@@ -87,6 +87,7 @@ class Descent:
         self._name, self._domain, self._objectives, self._options = name, domain, objectives, options
         self._begin = begin
         self._rule: Rule | None = None
+        self._reached = domain.start  # by the last update
         self._foreign: list[Outcome] = []
         self._ideal, self._span = np.zeros(objectives), np.ones(objectives)
         if options.start in ("base", "average"):
@@ -149,7 +150,7 @@ class Descent:
         at_checkpoint = self._step % self._options.every == 0
         if self._gradient is None and self._scored < self._step and (at_checkpoint or self._ended):
             stage = f"{self._name} after {self._step} steps" if self._step else f"{self._name}: start"
-            return Question(self._number, rule.point.copy(), stage=stage)
+            return Question(self._number, self._reached.copy(), stage=stage)
         if self._ended or self._gradient is not None:
             return None
         if at_checkpoint:
@@ -187,7 +188,7 @@ class Descent:
         assert self._rule is not None  # it asked
         if outcome.failure is None:
             self._check(outcome)
-            self._rule.update(outcome)
+            self._reached = self._rule.update(outcome)
             self._step += 1
             self._failures = 0
             return
@@ -197,6 +198,7 @@ class Descent:
                 "space.start, or see what is wrong with that evaluator's items"
             )
         self._rule.back()
+        self._reached = self._rule.point
         self._failures += 1
 
     def _check(self, outcome: Outcome) -> None:
@@ -206,6 +208,8 @@ class Descent:
         if found is None or found.shape != wanted:
             shape = None if found is None else found.shape
             raise DriverError(f"expected {outcome.question.wants} of shape {wanted}, got {shape}")
+        if not np.isfinite(found).all():
+            raise DriverError(f"expected finite {outcome.question.wants}; report such an answer as failed")
 
     def _started(self) -> Rule:
         known = [checked_losses(o, self._objectives) for o in self._foreign if o.failure is None]
@@ -213,6 +217,7 @@ class Descent:
             low, high = np.min(known, axis=0), np.max(known, axis=0)
             self._ideal, self._span = low, np.where(high > low, high - low, 1.0)
         self._rule = self._begin(self._start())
+        self._reached = self._rule.point
         return self._rule
 
     def _start(self) -> Point:
@@ -223,109 +228,13 @@ class Descent:
             point = np.full_like(domain.low, 1.0 / domain.shape[1])
         else:
             point = np.array(domain.start)
-            scored = [o for o in self._foreign if o.failure is None]
+            scored = [o for o in self._foreign if o.failure is None and self._inside(o.question.point)]
             if kind == "best" and scored:
                 best = min(scored, key=lambda o: float(np.mean((o.losses - self._ideal) / self._span)))
                 point = np.array(best.question.point)
-        if (point < domain.low).any() or (point > domain.high).any():
+        if not self._inside(point):
             raise DriverError(f"driver.start: {kind!r} lies outside space.bounds; widen them, or take start: space")
         return point
 
-
-@dataclass
-class Adam:
-    """Adam (Kingma & Ba 2015, algorithm 1): `step` gives the update for a gradient of the same shape."""
-
-    lr: float
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = 1e-8
-    count: int = 0
-    mean: NDArray[np.float64] | float = 0.0  # of gradients
-    square: NDArray[np.float64] | float = 0.0  # of their squares
-
-    def step(self, gradient: NDArray[np.float64]) -> NDArray[np.float64]:
-        self.count += 1
-        self.mean = self.beta1 * self.mean + (1 - self.beta1) * gradient
-        self.square = self.beta2 * self.square + (1 - self.beta2) * gradient**2
-        mean = self.mean / (1 - self.beta1**self.count)
-        square = self.square / (1 - self.beta2**self.count)
-        return np.asarray(-self.lr * mean / (np.sqrt(square) + self.eps))
-
-
-class AdamRule:
-    """Adam on the coefficients.
-
-    `bounds`: `clamp` moves freely, asks at the nearest point of the box, and a coordinate outside has no gradient;
-    `project` stays in the box; `sigmoid` moves a, where c = low + (high - low) sigmoid(a). `direction(outcome)` is the
-    gradient `(dim,)` of what is minimised, the only row unless said; `penalty(point)` is added to it. Coordinates with
-    the same number in `ties` (dim,) move as one; those where `free` (dim,) is false stay.
-    """
-
-    done = False
-
-    def __init__(
-        self,
-        domain: Domain,
-        start: Point,
-        lr: float,
-        bounds: Bounds = "project",
-        wants: Wants = "gradient",
-        direction: Callable[[Outcome], NDArray[np.float64]] | None = None,
-        penalty: Callable[[Point], NDArray[np.float64]] | None = None,
-        ties: NDArray[np.int64] | None = None,
-        free: NDArray[np.bool_] | None = None,
-    ) -> None:
-        self.wants: Wants = wants
-        self._low, self._high, self._bounds = domain.low, domain.high, bounds
-        self._direction, self._penalty = direction, penalty
-        self._ties = np.arange(len(start)) if ties is None else ties
-        self._first = np.unique(self._ties, return_index=True)[1]  # of each tie, a coordinate that stands for it
-        self._free = np.ones(len(start), dtype=bool) if free is None else free
-        self._adam = Adam(lr)
-        self._latent = self._into(np.array(start))
-        self._good = self._latent.copy()
-
-    @property
-    def point(self) -> Point:
-        if self._bounds == "sigmoid":
-            return self._low + (self._high - self._low) * _sigmoid(self._latent)
-        return np.clip(self._latent, self._low, self._high)
-
-    def update(self, outcome: Outcome) -> None:
-        assert outcome.gradient is not None
-        point = self.point
-        slope = outcome.gradient[0] if self._direction is None else self._direction(outcome)
-        if self._penalty is not None:
-            slope = slope + self._penalty(point)
-        slope = np.where(self._free, slope * self._inner(point), 0.0)
-        step = self._adam.step(np.bincount(self._ties, slope).astype(np.float64))[self._ties]
-        self._good = self._latent.copy()
-        self._latent = self._latent + np.where(self._free, step, 0.0)
-        if self._bounds == "project":
-            self._latent = np.clip(self._latent, self._low, self._high)
-
-    def back(self) -> None:
-        self._latent = self._good.copy()
-        self._adam = Adam(self._adam.lr / 2)
-
-    def _inner(self, point: Point) -> NDArray[np.float64] | float:
-        """d point / d latent."""
-        if self._bounds == "sigmoid":
-            unit = (point - self._low) / (self._high - self._low)
-            return np.asarray((self._high - self._low) * unit * (1 - unit))
-        if self._bounds == "clamp":
-            return np.asarray((self._latent >= self._low) & (self._latent <= self._high), dtype=np.float64)
-        return 1.0
-
-    def _into(self, start: Point) -> NDArray[np.float64]:
-        tied = start[self._first][self._ties] if len(self._first) < len(start) else start
-        if self._bounds != "sigmoid":
-            return tied
-        # on a bound the sigmoid has no slope left: begin a little inside
-        unit = np.clip((tied - self._low) / (self._high - self._low), 0.01, 0.99)
-        return np.asarray(np.log(unit / (1 - unit)))
-
-
-def _sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.asarray(0.5 * (1.0 + np.tanh(0.5 * x)))
+    def _inside(self, point: Point) -> bool:
+        return bool((point >= self._domain.low).all() and (point <= self._domain.high).all())

@@ -10,7 +10,7 @@ import pytest
 import torch
 from driver_rows import Box, answer, box, frozen
 
-from optimizer.descent import Adam, AdamRule
+from optimizer.adam import Adam, AdamRule
 from optimizer.driver import FOREIGN, Driver, DriverError, Outcome, Question
 from optimizer.drivers import DRIVERS, find
 from optimizer.drivers.dam import similarity, similarity_slope

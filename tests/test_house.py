@@ -19,8 +19,8 @@ RULES = [
     (r"evaluators/.*", r"evaluators(\..*)?", r"ray|cma|optuna"),
     (r"searchspaces/.*", r"searchspaces(\..*)?", r"ray|lm_eval|cma|optuna"),
     (r"optimizer/driver\.py", r"(?!)", r"torch|ray"),
-    (r"optimizer/descent\.py", r"optimizer\.driver", r"torch|ray"),
-    (r"optimizer/drivers/.*", r"optimizer\.(driver|descent)", r"torch|ray"),
+    (r"optimizer/(adam|descent)\.py", r"optimizer\.driver", r"torch|ray"),
+    (r"optimizer/drivers/.*", r"optimizer\.(driver|descent|adam)", r"torch|ray"),
     (r"optimizer/(ledger|front)\.py", r"optimizer\.(driver|answer|errors)|evaluators\.evaluator", r"torch|ray"),
     (
         r"optimizer/search\.py",

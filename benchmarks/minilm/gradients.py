@@ -26,6 +26,7 @@ HERE = Path(__file__).parent
 DATA = HERE.parent / "data"
 TASKS = ("bbc", "spam", "movie", "foods", "tweets", "wordnet", "langid")
 
+PLAIN = {"global": "global", "task arithmetic 0.3": "global 0.3"}  # rows without a search: the best anchor called so
 LABELS, EXPERTS = "cross_entropy", "kl"  # which loss on unseen calibration items decides: with labels, or without
 ADAM = {"steps": 75, "every": 5, "patience": 4, "batch": 16}
 ROWS: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
@@ -49,9 +50,20 @@ ROWS: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
         {"method": "ties_once"},
     ),
     "expert merging": (EXPERTS, "tensor", {"name": "expert_merging", "lr": 0.05, **ADAM}, {}),
-    "frank-wolfe": (LABELS, "tensor", {"name": "frank_wolfe"}, {}),
+    "frank-wolfe": (LABELS, "tensor", {"name": "frank_wolfe", "start": "space", "step": 0.3}, {}),
+    "frank-wolfe per tensor": (
+        LABELS,
+        "tensor",
+        {"name": "frank_wolfe", "start": "space", "step": 0.3, "scope": "group"},
+        {},
+    ),
     "frank-wolfe cosine": (LABELS, "tensor", {"name": "frank_wolfe", "rule": "cosine"}, {}),
-    "frank-wolfe soft": (LABELS, "tensor", {"name": "frank_wolfe_soft"}, {}),
+    "frank-wolfe soft": (
+        LABELS,
+        "tensor",
+        {"name": "frank_wolfe_soft", "lr": 0.02, "rounds": 1, "inner": 75, **ADAM, "steps": 80},
+        {},
+    ),
 }
 
 
@@ -61,7 +73,7 @@ def main() -> None:
     parser.add_argument("--pool", type=Path, default=DATA / "minilm-hard")
     parser.add_argument("--irrelevant", type=Path, help="a folder of further experts to add to the pool")
     parser.add_argument("--out", type=Path, default=DATA / "gradients")
-    parser.add_argument("--rows", nargs="+", choices=("global", *ROWS), default=("global", *ROWS))
+    parser.add_argument("--rows", nargs="+", choices=(*PLAIN, *ROWS), default=(*PLAIN, *ROWS))
     parser.add_argument("--seeds", nargs="+", type=int, default=(0, 1, 2))
     parser.add_argument("--set", nargs="+", default=(), metavar="KEY=VALUE", help="driver options, over all rows")
     parser.add_argument("--jobs", type=int, default=2, help="searches side by side, one thread each")
@@ -99,7 +111,7 @@ def one(
     run.search(heldout=False)
     results = run.results()
     order = [results.candidates[n] for n in results.front.by_mean()]
-    best = next(c for c in order if row in ROWS or "global" in c.stage)
+    best = next(c for c in order if PLAIN.get(row, "") in c.stage)
     measures = heldout(run, best.point)
     accuracy = [measures[f"{task}.accuracy"] for task in TASKS]
     found = {

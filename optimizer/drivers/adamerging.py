@@ -5,7 +5,8 @@ from __future__ import annotations
 from pydantic import Field
 
 from optimizer import descent
-from optimizer.descent import AdamRule, Bounds, Descent
+from optimizer.adam import AdamRule, Bounds
+from optimizer.descent import Descent
 from optimizer.driver import Domain
 
 

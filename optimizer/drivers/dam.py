@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from optimizer import descent
-from optimizer.descent import AdamRule, Bounds, Descent
+from optimizer.adam import AdamRule, Bounds
+from optimizer.descent import Descent
 from optimizer.driver import Domain, Point
 
 

@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from optimizer import descent
-from optimizer.descent import AdamRule, Bounds, Descent
+from optimizer.adam import AdamRule, Bounds
+from optimizer.descent import Descent
 from optimizer.driver import Domain, Outcome, Point, Wants
 
 
@@ -73,7 +74,7 @@ class _Pieces:
     def wants(self) -> Wants:
         return "sizes" if self._left <= 0 and not self._asked else "gradient"
 
-    def update(self, outcome: Outcome) -> None:
+    def update(self, outcome: Outcome) -> Point:
         if outcome.question.wants == "sizes":
             assert outcome.gradient is not None
             self._asked = True
@@ -81,9 +82,9 @@ class _Pieces:
             total = self._options.pieces or 4 * len(set(self._domain.layers))
             pieces = cut(self._layers, weights, total, self._options.kappa)
             self._inner = _rule(self._domain, self._start, self.point, self._options, _ties(self._domain, pieces))
-            return
+            return self.point
         self._left -= 1
-        self._inner.update(outcome)
+        return self._inner.update(outcome)
 
     def back(self) -> None:
         self._inner.back()
@@ -135,6 +136,8 @@ def _rule(
     ties: NDArray[np.int64] | None = None,
 ) -> AdamRule:
     def penalty(now: Point) -> NDArray[np.float64]:
-        return np.asarray(options.stay * np.sign(now - start) / len(start))
+        apart = now - start
+        # the sigmoid of a logit is not its argument to the bit, and a sign would make a full step of that
+        return np.asarray(options.stay * np.where(np.abs(apart) > 1e-12, np.sign(apart), 0.0) / len(start))
 
     return AdamRule(domain, point, options.lr, options.bounds, penalty=penalty, ties=ties)

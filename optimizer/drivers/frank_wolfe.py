@@ -8,7 +8,8 @@ import numpy as np
 from pydantic import Field
 
 from optimizer import descent
-from optimizer.descent import AdamRule, Bounds, Descent
+from optimizer.adam import AdamRule, Bounds
+from optimizer.descent import Descent
 from optimizer.driver import Domain, DriverError, Outcome, Point, Wants
 
 
@@ -52,7 +53,7 @@ class _Hard:
     def point(self) -> Point:
         return self._point
 
-    def update(self, outcome: Outcome) -> None:
+    def update(self, outcome: Outcome) -> Point:
         assert outcome.gradient is not None
         slope = outcome.gradient[0].reshape(self._shape)
         if self._options.scope == "model":
@@ -61,6 +62,7 @@ class _Hard:
         self._good = self._point
         self._point = self._point + self._step * 2 / (self._count + 2) * (vertex - self._point)
         self._count += 1
+        return self._point
 
     def back(self) -> None:
         self._point, self._step = self._good, self._step / 2
@@ -112,12 +114,11 @@ class _Soft:
         full = len(self._chosen) == self._domain.shape[1]
         return not self._left and (full or self._rounds >= self._options.rounds)
 
-    def update(self, outcome: Outcome) -> None:
+    def update(self, outcome: Outcome) -> Point:
         if self._left:
             assert self._inner is not None
-            self._inner.update(outcome)
             self._left -= 1
-            return
+            return self._inner.update(outcome)
         assert outcome.gradient is not None
         experts = self._domain.shape[1]
         point = self.point.reshape(self._domain.shape).copy()
@@ -131,6 +132,7 @@ class _Soft:
         self._inner = AdamRule(self._domain, point.ravel(), self._options.lr, self._options.bounds, free=free)
         self._left = self._options.inner
         self._rounds += 1
+        return self.point
 
     def back(self) -> None:
         if self._inner is not None:

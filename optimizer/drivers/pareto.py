@@ -10,7 +10,8 @@ from pydantic import Field
 from scipy.optimize import nnls
 
 from optimizer import descent
-from optimizer.descent import AdamRule, Bounds, Descent
+from optimizer.adam import AdamRule, Bounds
+from optimizer.descent import Descent
 from optimizer.driver import Domain, DriverError, Outcome, Point, Wants
 
 STATIONARY = 1e-6  # of the largest gradient's norm: a common direction shorter than this leads nowhere
@@ -50,8 +51,8 @@ class _Common:
     def done(self) -> bool:
         return self._stationary
 
-    def update(self, outcome: Outcome) -> None:
-        self._inner.update(outcome)
+    def update(self, outcome: Outcome) -> Point:
+        return self._inner.update(outcome)
 
     def back(self) -> None:
         self._inner.back()
@@ -122,7 +123,7 @@ class _Path:
     def point(self) -> Point:
         return self._inner.point
 
-    def update(self, outcome: Outcome) -> None:
+    def update(self, outcome: Outcome) -> Point:
         if self._weights is None:
             ends = targets(len(outcome.losses), self._options.emphasis, self._options.preferences)
             self._weights = np.full(len(outcome.losses), 1 / len(outcome.losses))
@@ -130,10 +131,11 @@ class _Path:
                 for j in range(1, self._options.stops + 1):
                     part = j / self._options.stops
                     self._ahead.append(((1 - part) * self._weights + part * end, j == 1))
-        self._inner.update(outcome)
+        reached = self._inner.update(outcome)
         self._left -= 1
         if self._left == 0:
             self._turn()
+        return reached
 
     def back(self) -> None:
         self._inner.back()
