@@ -41,18 +41,18 @@ def start(*arguments: str | Path) -> subprocess.Popen[bytes]:
     return process
 
 
-def answers(folder: Path) -> int:
+def answers(folder: Path, split: str = "%") -> int:
     try:
         ledger = sqlite3.connect(f"file:{folder}/ledger.db?mode=ro", uri=True)
-        return int(ledger.execute("SELECT count(*) FROM answers").fetchone()[0])
+        return int(ledger.execute("SELECT count(*) FROM answers WHERE split LIKE ?", (split,)).fetchone()[0])
     except sqlite3.OperationalError:
         return 0
 
 
-def kill_at(process: subprocess.Popen[bytes], folder: Path, count: int) -> None:
-    """SIGKILL once so many answers are on the disk."""
+def kill_at(process: subprocess.Popen[bytes], folder: Path, count: int, split: str = "%") -> None:
+    """SIGKILL once so many answers (on a split) are on the disk."""
     end = time.monotonic() + 120
-    while answers(folder) < count:
+    while answers(folder, split) < count:
         assert process.poll() is None, "ended before it was killed"
         assert time.monotonic() < end
         time.sleep(0.005)
@@ -74,6 +74,29 @@ def test_a_driver_killed_twice_ends_where_an_undisturbed_one_does(tmp_path: Path
     kill_at(start("run", job, "--runs", tmp_path / "runs"), folder, 7)
     kill_at(start("resume", folder), folder, 19)
     assert start("resume", folder).wait(timeout=120) == 0
+    assert scores(folder) == scores(whole.folder)
+
+
+def gradients(folder: Path) -> list[tuple[object, ...]]:
+    ledger = sqlite3.connect(f"file:{folder}/ledger.db?mode=ro", uri=True)
+    return ledger.execute(
+        "SELECT number, point, batch, draw, stage, data FROM questions JOIN gradients USING (number, split)"
+        " WHERE split = 'train' ORDER BY number"
+    ).fetchall()
+
+
+@pytest.mark.slow
+def test_a_gradient_search_killed_at_step_37_walks_on_to_the_bit(tmp_path: Path) -> None:
+    driver = "{name: adamerging, steps: 60, every: 20, batch: 8, lr: 0.02}"
+    job = worlds.classification(tmp_path, driver="adamerging")
+    job.write_text(job.read_text().replace("driver: {name: adamerging}", f"driver: {driver}"))
+    whole = Run.create(Job.load(job), tmp_path / "whole")
+    whole.search()
+    folder = tmp_path / "runs" / "pico"
+    kill_at(start("run", job, "--runs", tmp_path / "runs"), folder, 37, "train")
+    assert 37 <= len(gradients(folder)) < 60
+    assert start("resume", folder).wait(timeout=240) == 0
+    assert gradients(folder) == gradients(whole.folder) and len(gradients(folder)) == 60
     assert scores(folder) == scores(whole.folder)
 
 
