@@ -27,42 +27,34 @@ DATA = HERE.parent / "data"
 TASKS = ("bbc", "spam", "movie", "foods", "tweets", "wordnet", "langid")
 
 PLAIN = {"global": "global", "task arithmetic 0.3": "global 0.3"}  # rows without a search: the best anchor called so
-LABELS, EXPERTS = "cross_entropy", "kl"  # which loss on unseen calibration items decides: with labels, or without
-ADAM = {"steps": 75, "every": 5, "patience": 4, "batch": 16}
-ROWS: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
-    # name: objective, granularity, the driver's entry, the space's other keys
-    "adamerging": (LABELS, "tensor", {"name": "adamerging", "lr": 0.02, **ADAM}, {}),
-    "adamerging task-wise": (LABELS, "model", {"name": "adamerging", "lr": 0.02, **ADAM}, {}),
-    "adamerging per block": (LABELS, "layer", {"name": "adamerging", "lr": 0.02, **ADAM}, {}),
-    "adamerging++": (LABELS, "tensor", {"name": "adamerging", "lr": 0.02, **ADAM}, {"method": "ties_once"}),
-    "supervised": (LABELS, "tensor", {"name": "supervised", "lr": 0.02, **ADAM}, {}),
-    "alignment": (EXPERTS, "tensor", {"name": "supervised", "lr": 0.02, **ADAM, "gradients": {"loss": "kl"}}, {}),
-    "cross-entropy + alignment": (
-        LABELS,
-        "tensor",
-        {"name": "supervised", "lr": 0.02, **ADAM, "gradients": {"loss": {"cross_entropy": 1.0, "kl": 1.0}}},
-        {},
-    ),
+# which metrics on unseen calibration items decide: with labels, or without
+LABELS, EXPERTS = ("accuracy", "cross_entropy"), ("kl",)
+ADAM = {"steps": 75, "every": 5, "patience": 6, "batch": 16, "lr": 0.02}
+WIDE = {"bounds": [-0.5, 1.5]}
+BOTH = {"loss": {"cross_entropy": 1.0, "kl": 1.0}}
+ROWS: dict[str, tuple[tuple[str, ...], str, dict[str, Any], dict[str, Any]]] = {
+    # name: metrics that decide, granularity, the driver's entry, the space's other keys
+    "adamerging": (LABELS, "tensor", {"name": "adamerging", **ADAM}, {}),
+    "adamerging task-wise": (LABELS, "model", {"name": "adamerging", **ADAM}, {}),
+    "adamerging per block": (LABELS, "layer", {"name": "adamerging", **ADAM}, {}),
+    "adamerging++": (LABELS, "tensor", {"name": "adamerging", **ADAM}, {"method": "ties_once"}),
+    "supervised": (LABELS, "tensor", {"name": "supervised", **ADAM}, WIDE),
+    "alignment": (EXPERTS, "tensor", {"name": "supervised", **ADAM, "gradients": {"loss": "kl"}}, {}),
+    "cross-entropy + alignment": (LABELS, "tensor", {"name": "supervised", **ADAM, "gradients": BOTH}, WIDE),
     "alignment on TIES": (
         EXPERTS,
         "tensor",
-        {"name": "supervised", "lr": 0.02, **ADAM, "gradients": {"loss": "kl"}},
+        {"name": "supervised", **ADAM, "gradients": {"loss": "kl"}},
         {"method": "ties_once"},
     ),
-    "expert merging": (EXPERTS, "tensor", {"name": "expert_merging", "lr": 0.05, **ADAM}, {}),
+    "expert merging": (EXPERTS, "tensor", {"name": "expert_merging", **ADAM, "lr": 0.05}, {}),
     "frank-wolfe": (LABELS, "tensor", {"name": "frank_wolfe", "start": "space", "step": 0.3}, {}),
-    "frank-wolfe per tensor": (
-        LABELS,
-        "tensor",
-        {"name": "frank_wolfe", "start": "space", "step": 0.3, "scope": "group"},
-        {},
-    ),
     "frank-wolfe cosine": (LABELS, "tensor", {"name": "frank_wolfe", "rule": "cosine"}, {}),
     "frank-wolfe soft": (
         LABELS,
         "tensor",
-        {"name": "frank_wolfe_soft", "lr": 0.02, "rounds": 1, "inner": 75, **ADAM, "steps": 80},
-        {},
+        {"name": "frank_wolfe_soft", **ADAM, "rounds": 1, "inner": 75, "steps": 76, "bounds": "project"},
+        WIDE,
     ),
 }
 
@@ -128,10 +120,10 @@ def one(
 def describe(row: str, seed: int, pool: Path, irrelevant: Path | None, changes: Mapping[str, Any]) -> dict[str, Any]:
     """The job of a row."""
     if row in ROWS:
-        objective, granularity, driver, space = ROWS[row]
+        decisive, granularity, driver, space = ROWS[row]
         driver = {**driver, **changes, "anchors": False}
     else:
-        objective, granularity, space, driver = LABELS, "model", {}, {"name": "random"}
+        decisive, granularity, space, driver = ("cross_entropy",), "model", {}, {"name": "random"}
     experts = {task: str(pool / "experts" / task) for task in TASKS}
     if irrelevant is not None:
         experts |= {folder.name: str(folder) for folder in sorted(irrelevant.glob("[!.]*"))}
@@ -143,8 +135,8 @@ def describe(row: str, seed: int, pool: Path, irrelevant: Path | None, changes: 
             "exclude": ["embeddings.*"],
         },
         "space": {"granularity": granularity, "bounds": [0.0, 1.0], "start": 0.1, **space},
-        "evaluators": [_evaluator(task, pool, objective == EXPERTS) for task in TASKS],
-        "objectives": [f"{task}.{objective}" for task in TASKS],
+        "evaluators": [_evaluator(task, pool, decisive == EXPERTS) for task in TASKS],
+        "objectives": [f"{task}.{metric}" for metric in decisive for task in TASKS],
         "driver": driver,
         "budget": {"evaluations": 400 if row in ROWS else len(experts) + 9},  # the latter: base, experts, and averages
         "executor": {"kind": "inline"},
