@@ -258,3 +258,13 @@ def test_the_resident_model_becomes_an_expert_and_a_merge_again(tmp_path: Path) 
     resident.write(recipe)
     for name, tensor in resident.model.state_dict().items():
         assert torch.equal(tensor.nan_to_num(), before[name].nan_to_num()), name
+
+
+def test_an_experts_head_is_not_the_resident_models(tmp_path: Path) -> None:
+    pool = pool_of(tmp_path, "llama", experts=1)
+    held = Pool.open(pool.base.folder, {"e0": pool.experts["e0"].folder}, ["lm_head.*"], ["model.norm.*"])
+    resident = Resident(held)
+    resident.write_expert("e0")
+    state = resident.model.state_dict()
+    assert torch.equal(state["lm_head.weight"], held.base.tensor("lm_head.weight"))
+    assert torch.equal(state["model.norm.weight"], held.experts["e0"].tensor("model.norm.weight"))
