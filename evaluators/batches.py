@@ -80,11 +80,7 @@ def by_length(splits: Splits, lengths: Mapping[int, int], size: int) -> list[Ind
 
 def in_order(splits: Splits, size: int) -> list[Indices]:
     """Rows of one split, `size` at a time."""
-    return [
-        np.array(rows, dtype=np.int64)
-        for split in splits
-        for rows in _chunks(split.tolist(), size)
-    ]
+    return [np.array(rows, dtype=np.int64) for split in splits for rows in _chunks(split.tolist(), size)]
 
 
 def pad(
