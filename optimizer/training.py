@@ -47,6 +47,11 @@ class Training:
                 f"{who}, and the method {job.space.method!r} is not linear in its coefficients: it has none; take "
                 "another method, or a driver that asks for scores (cma, tpe)"
             )
+        if entry.plain and job.space.simplex:
+            raise JobError(
+                f"driver {job.driver.name!r} works on the coefficients themselves; set space.simplex: false (its own "
+                "steps keep what they need of a simplex), or take another driver"
+            )
         weights: Mapping[str, float] = {asked.loss: 1.0} if isinstance(asked.loss, str) else asked.loss or entry.loss
         loss = Loss(dict(weights), asked.temperature or entry.temperature)
         return cls(_tasks(who, asked.tasks, made, loss), loss, asked.train, job.seed)

@@ -197,6 +197,11 @@ def test_gradients_for_a_driver_that_asks_for_none_are_refused(tmp_path: Path) -
     refused(tmp_path, "'cma' asks for no gradients; remove", driver='cma, gradients: {"train": 0.5}')
 
 
+@pytest.mark.parametrize("driver", ["frank_wolfe", "dam", "expert_merging"])
+def test_a_driver_of_plain_coefficients_refuses_a_simplex(tmp_path: Path, driver: str) -> None:
+    refused(tmp_path, "works on the coefficients themselves; set space.simplex: false", driver, space={"simplex": True})
+
+
 def test_too_few_items_to_part_are_refused(tmp_path: Path) -> None:
     refused(tmp_path, "leaves 30 for gradients and 0 to score on", driver=DRIVER + ', gradients: {"train": 0.99}')
 

@@ -29,7 +29,8 @@ class Entry:
     """Where a driver's class is (`module:Class`), how many objectives it takes, and what it is in one line.
 
     A driver that asks for gradients has a `loss`, by default: kinds that evaluators offer (see
-    `evaluators.evaluator.Differentiable`) and their weights; `temperature` is that of the kind `kl`.
+    `evaluators.evaluator.Differentiable`) and their weights; `temperature` is that of the kind `kl`. Where `plain`, it
+    takes a point's coordinates for the coefficients themselves, which they are not in a simplex.
     """
 
     target: str
@@ -37,6 +38,7 @@ class Entry:
     summary: str
     loss: Mapping[str, float] = field(default_factory=dict)
     temperature: float = 1.0
+    plain: bool = False
 
     def load(self) -> DriverClass:
         """The class; its search library is imported now and not before. Raises DriverError where that fails."""
@@ -74,27 +76,36 @@ DRIVERS: dict[str, Entry] = {
         "any",
         "Adam on bounded coefficients that stay near their start; aligned to the experts, no labels",
         {"kl": 1.0, "hidden": 1.0},
+        plain=True,
     ),
     "expert_merging_pp": Entry(
         "optimizer.drivers.expert_merging:ExpertMergingPlus",
         "any",
         "the same, by layer, then in more pieces where a layer matters",
         {"kl": 1.0, "hidden": 1.0},
+        plain=True,
     ),
     "dam": Entry(
-        "optimizer.drivers.dam:DAM", "any", "Adam on an average of experts, kept unlike each other", {"kl": 1.0}, 2.0
+        "optimizer.drivers.dam:DAM",
+        "any",
+        "Adam on an average of experts, kept unlike each other",
+        {"kl": 1.0},
+        2.0,
+        plain=True,
     ),
     "frank_wolfe": Entry(
         "optimizer.drivers.frank_wolfe:FrankWolfe",
         "any",
         "steps towards the expert that lowers the loss most",
         {"cross_entropy": 1.0},
+        plain=True,
     ),
     "frank_wolfe_soft": Entry(
         "optimizer.drivers.frank_wolfe:SoftFrankWolfe",
         "any",
         "adds the best expert of each task, round by round, and learns the coefficients of those added",
         {"cross_entropy": 1.0},
+        plain=True,
     ),
     "mgda": Entry(
         "optimizer.drivers.pareto:MGDA",

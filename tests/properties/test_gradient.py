@@ -141,8 +141,8 @@ def test_threads_change_no_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 @given(
     size=st.integers(1, 6000),
-    count=st.integers(0, 5),
-    dtypes=st.lists(st.sampled_from([torch.float32, torch.bfloat16]), min_size=7, max_size=7),
+    count=st.integers(0, 9),
+    dtypes=st.lists(st.sampled_from([torch.float32, torch.bfloat16]), min_size=11, max_size=11),
     seed=st.integers(0, 99),
 )
 @settings(deadline=None, max_examples=60)
@@ -161,6 +161,23 @@ def test_the_kernel_is_the_reference(size: int, count: int, dtypes: list[torch.d
     scale = 1e-5 * (1 + size**0.5)
     np.testing.assert_allclose(out, exact, rtol=1e-5, atol=scale)
     np.testing.assert_allclose(reference.products(grad, base, experts), exact, rtol=1e-5, atol=scale)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("size", [5, 64, 4999])
+def test_an_experts_product_has_the_same_bits_in_any_company(size: int, dtype: torch.dtype) -> None:
+    draw = torch.Generator().manual_seed(0)
+    base, grad, *experts = (torch.randn(size, generator=draw).to(dtype) for _ in range(8))
+    code = kernel.CODES[dtype]
+
+    def found(some: list[torch.Tensor]) -> np.ndarray:
+        out = np.empty(len(some) + 2)
+        addresses = np.array([e.data_ptr() for e in some], dtype=np.int64)
+        codes = np.full(len(some), code)
+        kernel.products(base.data_ptr(), code, addresses, codes, grad.data_ptr(), code, 0, size, out)
+        return out[:-2]
+
+    assert found(experts).tolist() == [float(found([e])[0]) for e in experts]
 
 
 def test_a_gradient_that_is_not_finite_names_its_tensor(tmp_path: Path) -> None:
