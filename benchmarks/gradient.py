@@ -30,6 +30,7 @@ import tempfile
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,24 @@ class World:
         self.recipe = self.space.decode(np.random.default_rng(0).uniform(0.05, 0.5, len(self.space.domain.names)))
         self.tasks = [(torch.randn(IMAGES, 3, 224, 224), torch.randn(100, 768)) for _ in range(tasks)]
 
+    @cached_property
+    def task_vectors(self) -> tuple[Any, list[tuple[int, str, Any, Any]]]:
+        """A model, and of each parameter its group, name, base `shape` and task vectors `(K, *shape)`."""
+        import torch
+
+        from searchspaces.loading import load_model, targets
+
+        model = load_model(self.pool.base.folder)
+        places = {p.data_ptr(): (name, p.detach()) for name, p in model.named_parameters()}
+        parts = []
+        for group, place in targets(self.pool, model).items():  # granularity tensor: a group is a tensor
+            name, base = places[place.data_ptr()]
+            taus = torch.empty(len(self.pool.names), *base.shape)
+            for tau, expert in zip(taus, self.pool.experts.values(), strict=True):
+                torch.sub(expert.tensor(group), base, out=tau)
+            parts.append((self.recipe.groups.index(group), name, base, taus))
+        return model, parts
+
 
 def entropy(output: Any, head: Any) -> Any:
     """The mean entropy of a task's class probabilities: AdaMerging's loss."""
@@ -180,20 +199,8 @@ class Autograd:
     """The step by autograd through the merge. Base weights are the model's own, and nothing is held twice."""
 
     def __init__(self, world: World, stacked: bool) -> None:
-        import torch
-
-        from searchspaces.loading import load_model, targets
-
         self.world, self.stacked = world, stacked
-        self.model = load_model(world.pool.base.folder)
-        places = {p.data_ptr(): (name, p.detach()) for name, p in self.model.named_parameters()}
-        self.parts = []
-        for group, place in targets(world.pool, self.model).items():  # granularity tensor: a group is a tensor
-            name, base = places[place.data_ptr()]
-            taus = torch.empty(len(world.pool.names), *base.shape)
-            for tau, expert in zip(taus, world.pool.experts.values(), strict=True):
-                torch.sub(expert.tensor(group), base, out=tau)
-            self.parts.append((world.recipe.groups.index(group), name, base, taus))
+        self.model, self.parts = world.task_vectors
 
     def step(self) -> Any:
         """dL/dc, `(G, K)`."""
