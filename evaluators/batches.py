@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -32,13 +34,28 @@ class Batches:
         self._at = {row: number for number, batch in enumerate(batches) for row in batch.rows.tolist()}
         self._place = {row: place for batch in batches for place, row in enumerate(batch.rows.tolist())}
 
-    def run(self, items: Indices, step: Callable[[Mapping[str, Tensor]], Tensor]) -> Tensor:
+    @cached_property
+    def rows(self) -> Indices:
+        """All rows, sorted."""
+        return np.sort(np.concatenate([batch.rows for batch in self._batches]))
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256, in hex, of what goes in for each row: its number and tensors without padding, however batched."""
+        found = hashlib.sha256()
+        for row in self.rows.tolist():
+            for column, values in sorted(self._one(row).items()):
+                found.update(f"{row} {column} {values.dtype} {tuple(values.shape)}\n".encode())
+                found.update(values.cpu().contiguous().view(torch.uint8).numpy().data)
+        return found.hexdigest()
+
+    def run(self, items: Indices, step: Callable[[Batch], Tensor]) -> Tensor:
         """`step`'s results, one row an item, in the order of `items` (n,), which are rows of the batches."""
         chosen = sorted({self._at[row] for row in items.tolist()})
         rows = np.concatenate([self._batches[number].rows for number in chosen])
         place = np.empty(int(rows.max()) + 1, dtype=np.int64)
         place[rows] = np.arange(len(rows))
-        out = torch.cat([step(self._batches[number].inputs) for number in chosen])
+        out = torch.cat([step(self._batches[number]) for number in chosen])
         return out[torch.from_numpy(place[items]).to(out.device)]
 
     def take(self, rows: Indices) -> dict[str, Tensor]:

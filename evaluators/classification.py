@@ -144,7 +144,7 @@ class Classification:
         """Scores of the model as it is now on these rows; raises `NonFinite` where logits are not finite."""
         self._items.check(self.name, items)
         model.eval()
-        logits = self._batches.run(items, lambda inputs: self._forward(model, inputs, ())[0])
+        logits = self._batches.run(items, lambda batch: self._forward(model, batch.inputs, ())[0])
         finite = torch.isfinite(logits).all(dim=1)
         if not finite.all():
             raise NonFinite(
@@ -153,7 +153,7 @@ class Classification:
             )
         per_item = {"entropy": losses.entropy(logits).cpu().numpy()}
         if self.learns:
-            per_item["kl"] = losses.kl(logits, self._taught("logits", items, logits.device), 1.0).cpu().numpy()
+            per_item["kl"] = losses.kl(logits, self._taught(items, logits.device), 1.0).cpu().numpy()
         if not self._labels:
             return Scores({name: metrics.mean(values) for name, values in per_item.items()}, per_item)
         truth = torch.from_numpy(self._truth[items]).to(logits.device)
@@ -188,8 +188,7 @@ class Classification:
             truth = torch.from_numpy(self._truth[rows]).to(logits.device)
             found["cross_entropy"] = torch.nn.functional.cross_entropy(logits, truth)
         if "kl" in loss.weights:
-            wanted = self._taught("logits", rows, logits.device)
-            found["kl"] = losses.kl(logits, wanted, loss.temperature).mean()
+            found["kl"] = losses.kl(logits, self._taught(rows, logits.device), loss.temperature).mean()
         if "hidden" in loss.weights:
             found["hidden"] = torch.stack(
                 [self._distance(inputs, rows, layer, state) for layer, state in zip(layers, states, strict=True)]
@@ -208,20 +207,18 @@ class Classification:
         model.eval()
         layers = tuple(self._options.hidden_layers) if hidden else ()
 
-        def step(inputs: Mapping[str, Tensor]) -> dict[str, list[Tensor]]:
-            logits, states = self._forward(model, inputs, layers)
+        def step(batch: Batch) -> dict[str, teacher.Pieces]:
+            logits, states = self._forward(model, batch.inputs, layers)
             found = {"logits": list(logits.unsqueeze(1))}
-            found |= {f"hidden.{n}": _positions(s, inputs) for n, s in zip(layers, states, strict=True)}
-            if not all(torch.isfinite(value).all() for values in found.values() for value in values):
-                raise NonFinite(f"evaluator {self.name!r}: the outputs of its teacher {self.teacher!r} are not finite")
-            return found
+            found |= {f"hidden.{n}": _positions(s, batch.inputs) for n, s in zip(layers, states, strict=True)}
+            return {name: zip(batch.rows.tolist(), values, strict=True) for name, values in found.items()}
 
-        counts = self._counts()
-        teacher.write(file, self._batches, counts, {name: np.dtype("<f4") for name in counts}, step)
+        counts, whose = self._counts(), f"evaluator {self.name!r}: the outputs of its teacher {self.teacher!r}"
+        teacher.write(file, whose, self._batches, counts, dict.fromkeys(counts, np.dtype("<f4")), step)
 
     def learn(self, file: Path) -> None:
         """Take the teacher's outputs from a file that `teach` wrote; raises `DataError` where it is of other items."""
-        self._outputs = teacher.Outputs(file, np.array(self._items.used, dtype=np.int64), self._counts())
+        self._outputs = teacher.Outputs(file, self._batches, self._counts(), self._classes)
 
     def _counts(self) -> dict[str, Indices]:
         """How many rows each item has among the teacher's outputs, by row number: see `_positions`."""
@@ -241,8 +238,8 @@ class Classification:
             )
         return self._outputs
 
-    def _taught(self, table: str, rows: Indices, device: torch.device) -> Tensor:
-        return torch.cat(self._learned(table).of(table, rows.tolist())).to(device)
+    def _taught(self, rows: Indices, device: torch.device) -> Tensor:
+        return self._learned("logits").cut("logits", rows.tolist(), 0, None, device)
 
     def _head(self, setting: Setting) -> Head:
         wanted = self._options.head or self.name

@@ -122,7 +122,7 @@ TAUGHT = ("kl", "hidden")
 
 @dataclass(frozen=True)
 class Loss:
-    """What is differentiated: the weighted sum of these kinds of loss, each a mean over items."""
+    """What is differentiated: the weighted sum of these kinds of loss, each a mean over items (`language`: tokens)."""
 
     weights: Mapping[str, float]  # by kind
     temperature: float = 1.0  # of kind `kl`: KL(softmax(teacher / T) || softmax(model / T)) * T^2
@@ -149,7 +149,7 @@ class Differentiable(Evaluator, Protocol):
     def learn(self, file: Path) -> None:
         """Take the teacher's outputs from a file that `teach` wrote, by mmap. After `prepare`.
 
-        Raises `DataError` where the file is of other items.
+        Raises `DataError` where the file is of other items, whatever their number, or of other classes.
         """
         ...
 

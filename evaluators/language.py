@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -21,10 +22,11 @@ from evaluators.options import Count, ItemOptions, parse
 from evaluators.splits import load_items
 
 CHUNK = 2**24
-"""Logits made at once: 64 MB in float32, and about two such copies more while the loss is computed."""
+"""Logits made at once: 64 MB in float32, and a few such copies more while a loss is computed."""
 
-LEAST = -60_000.0
-"""The least logit below the maximum that is kept: float16 goes down to -65,504."""
+Wanted = Callable[[int, int], Tensor]
+"""The teacher's logits `(stop - start, vocabulary)` at predicted positions `start` to `stop` of a batch: read from the
+disk where they are needed, and not kept."""
 
 
 class LanguageOptions(ItemOptions):
@@ -96,15 +98,17 @@ class Language:
         batches = [Batch(rows, pad(rows, plain, pad_id, setting.device)) for rows in chunks]
         self._batches = Batches(batches, pad_id)
         self._outputs = None
-        self._split_head = bool(_head_is_linear(setting.model, batches[0].inputs))
+        self._split_head, self._vocabulary = _probe(setting.model, batches[0].inputs)
+        self._step = max(1, CHUNK // self._vocabulary)
 
     @torch.inference_mode()
     def score(self, model: Any, items: Indices) -> Scores:
         """Scores of the model as it is now on these rows; raises `NonFinite` where a loss is not finite."""
         self._items.check(self.name, items)
         model.eval()
-        nll = self._batches.run(items, lambda inputs: text_losses(model, inputs, self._split_head)).cpu().numpy()
-        finite = np.isfinite(nll)
+        sums = self._batches.run(items, lambda batch: self._sums(model, batch)).cpu().numpy()
+        nll, found = sums[:, 0], sums[:, 1:]
+        finite = np.isfinite(sums).all(axis=1)
         if not finite.all():
             raise NonFinite(
                 f"evaluator {self.name!r}: {int((~finite).sum())} of {len(items)} items have a loss that is NaN or "
@@ -120,15 +124,33 @@ class Language:
             )
         measures, per_item = {"loss": loss, "perplexity": perplexity}, {"loss": (nll / tokens).astype(np.float32)}
         if self.learns:
-            found = np.array([self._divergence(model, int(row)) for row in items])
-            measures["kl"], per_item["kl"] = metrics.token_loss(found, tokens), (found / tokens).astype(np.float32)
+            measures["kl"] = metrics.token_loss(found[:, 0], tokens)
+            per_item["kl"] = (found[:, 0] / tokens).astype(np.float32)
         return Scores(measures, per_item)
 
-    def _divergence(self, model: Any, row: int) -> float:
-        """The summed KL of one text: by itself, so that it does not depend on what else is asked."""
-        rows = np.array([row])
-        states, head, _ = self._predicted(model, self._batches.take(rows), ())
-        return float(losses.kl(head(states), self._taught(rows, states.device), 1.0).double().sum())
+    def _sums(self, model: Any, batch: Batch) -> Tensor:
+        """Summed loss of each text in nats, and summed KL where that is a metric: float64 `(b, 1)` or `(b, 2)`.
+
+        Logits are made for the true positions only, `CHUNK` numbers at a time; an architecture that does more to its
+        logits than one linear layer makes all those of the batch.
+        """
+        states, head, _ = self._predicted(model, batch.inputs, ())
+        kept = batch.inputs["attention_mask"][:, 1:].bool()  # (b, t - 1): the positions that are predicted
+        targets = batch.inputs["input_ids"][:, 1:][kept]
+        wanted = self._taught(batch.rows, states.device) if self.learns else None
+        parts = []
+        for start in range(0, len(targets), self._step):
+            stop = min(start + self._step, len(targets))
+            logits = head(states[start:stop]).float()
+            part = [cross_entropy(logits, targets[start:stop], reduction="none")]
+            part += [losses.kl(logits, wanted(start, stop), 1.0)] if wanted is not None else []
+            parts.append(torch.stack(part))
+        sums = []
+        for values in torch.cat(parts, dim=1).double():
+            each = torch.zeros(kept.shape, dtype=torch.float64, device=kept.device)
+            each[kept] = values
+            sums.append(each.sum(dim=1))
+        return torch.stack(sums, dim=1)
 
     def loss(self, model: Any, items: Indices, loss: Loss) -> Iterator[Tensor]:
         """The loss per token over these texts `(n,)` (`hidden`: a text), a share of it for each microbatch."""
@@ -151,12 +173,11 @@ class Language:
         states, head, hidden = self._predicted(model, inputs, layers)
         targets = inputs["input_ids"][:, 1:][inputs["attention_mask"][:, 1:].bool()]
         wanted = self._taught(rows, states.device) if "kl" in loss.weights else None
-        step = max(1, CHUNK // model.config.get_text_config().vocab_size)
         parts = []
-        for start in range(0, len(targets), step):
-            cut = slice(start, start + step)
-            part = (head, states[cut], targets[cut], None if wanted is None else wanted[cut], loss)
+        for start in range(0, len(targets), self._step):
+            cut = slice(start, start + self._step)
             # logits are made again on the way back, and not kept: they are far larger than the states
+            part = (head, states[cut], targets[cut], wanted, start, loss)
             parts.append(checkpoint(_token_losses, *part, use_reentrant=False))
         value = torch.stack(parts).sum() / total
         for layer, found in zip(layers, hidden, strict=True):
@@ -189,24 +210,26 @@ class Language:
         model.eval()
         layers = tuple(self._options.hidden_layers) if hidden else ()
 
-        def step(inputs: Mapping[str, Tensor]) -> dict[str, list[Tensor]]:
-            states, head, kept = self._predicted(model, inputs, layers)
-            logits = head(states).float()
-            logits = logits - logits.amax(dim=1, keepdim=True)
-            if not torch.isfinite(logits).all() or not all(torch.isfinite(s).all() for s in kept):
-                raise NonFinite(f"evaluator {self.name!r}: the outputs of its teacher {self.teacher!r} are not finite")
-            # what lies so far below the maximum has no probability that float16 could lose
-            parts = logits.clamp_min(LEAST).split((inputs["attention_mask"].sum(dim=1) - 1).tolist())
-            found = {"logits": list(parts)}
-            return found | {f"hidden.{n}": _texts(s, inputs) for n, s in zip(layers, kept, strict=True)}
+        def logits(rows: Indices, states: Tensor, head: Any) -> teacher.Pieces:
+            for row, text in zip(rows.tolist(), torch.split(states, self._tokens[rows].tolist()), strict=True):
+                for part in torch.split(text, self._step):
+                    found = head(part).float()
+                    yield row, found - found.amax(dim=1, keepdim=True)
 
-        counts = self._counts()
+        def step(batch: Batch) -> dict[str, teacher.Pieces]:
+            states, head, kept = self._predicted(model, batch.inputs, layers)
+            found: dict[str, teacher.Pieces] = {"logits": logits(batch.rows, states, head)}
+            for layer, whole in zip(layers, kept, strict=True):
+                found[f"hidden.{layer}"] = zip(batch.rows.tolist(), _texts(whole, batch.inputs), strict=True)
+            return found
+
+        counts, whose = self._counts(), f"evaluator {self.name!r}: the outputs of its teacher {self.teacher!r}"
         dtypes = {name: np.dtype("<f2" if name == "logits" else "<f4") for name in counts}
-        teacher.write(file, self._batches, counts, dtypes, step)
+        teacher.write(file, whose, self._batches, counts, dtypes, step)
 
     def learn(self, file: Path) -> None:
         """Take the teacher's outputs from a file that `teach` wrote; raises `DataError` where it is of other items."""
-        self._outputs = teacher.Outputs(file, np.array(self._items.used, dtype=np.int64), self._counts())
+        self._outputs = teacher.Outputs(file, self._batches, self._counts(), self._vocabulary)
 
     def _counts(self) -> dict[str, Indices]:
         """How many rows each text has among the teacher's outputs: a prediction less than it has tokens."""
@@ -221,8 +244,8 @@ class Language:
             )
         return self._outputs
 
-    def _taught(self, rows: Indices, device: torch.device) -> Tensor:
-        return torch.cat(self._learned("logits").of("logits", rows.tolist())).to(device)
+    def _taught(self, rows: Indices, device: torch.device) -> Wanted:
+        return partial(self._learned("logits").cut, "logits", rows.tolist(), device=device)
 
     def _check_model(self, model: Any) -> None:
         from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
@@ -241,8 +264,8 @@ def _texts(states: Tensor, inputs: Mapping[str, Tensor]) -> list[Tensor]:
     return [state[:n] for state, n in zip(states, lengths, strict=True)]
 
 
-def _token_losses(head: Any, states: Tensor, targets: Tensor, wanted: Tensor | None, loss: Loss) -> Tensor:
-    """The weighted sum of the kinds that read logits, summed over positions."""
+def _token_losses(head: Any, states: Tensor, targets: Tensor, wanted: Wanted | None, start: int, loss: Loss) -> Tensor:
+    """The weighted sum of the kinds that read logits, summed over positions from `start` on."""
     logits = head(states).float()
     value = logits.new_zeros(())
     if "cross_entropy" in loss.weights:
@@ -250,39 +273,18 @@ def _token_losses(head: Any, states: Tensor, targets: Tensor, wanted: Tensor | N
     if "entropy" in loss.weights:
         value = value + loss.weights["entropy"] * losses.entropy(logits).sum()
     if wanted is not None:
-        value = value + loss.weights["kl"] * losses.kl(logits, wanted, loss.temperature).sum()
+        value = (
+            value + loss.weights["kl"] * losses.kl(logits, wanted(start, start + len(targets)), loss.temperature).sum()
+        )
     return torch.as_tensor(value)
 
 
-def text_losses(model: Any, inputs: Mapping[str, Tensor], split_head: bool) -> Tensor:
-    """Summed loss of each text in nats, float64 `(b,)`: `-sum_t log p(x_t | x_<t)` over its tokens but the first.
-
-    Logits are made for the true positions only, `CHUNK` numbers at a time; without `split_head` (an architecture that
-    does more to its logits than one linear layer) the model makes all those of the batch.
-    """
-    kept = inputs["attention_mask"][:, 1:].bool()  # (b, t - 1): the positions that are predicted
-    targets = inputs["input_ids"][:, 1:][kept]
-    if split_head:
-        states = model.base_model(**inputs).last_hidden_state[:, :-1][kept]  # (n, d)
-        head = model.get_output_embeddings()
-    else:
-        states = model(**inputs).logits[:, :-1][kept]  # (n, vocabulary)
-        head = torch.nn.Identity()
-    step = max(1, CHUNK // model.config.get_text_config().vocab_size)
-    parts = [
-        cross_entropy(head(states[start : start + step]).float(), targets[start : start + step], reduction="none")
-        for start in range(0, len(targets), step)
-    ]
-    losses = torch.zeros(kept.shape, dtype=torch.float64, device=kept.device)
-    losses[kept] = torch.cat(parts).double()
-    return losses.sum(dim=1)
-
-
 @torch.inference_mode()
-def _head_is_linear(model: Any, inputs: Mapping[str, Tensor]) -> bool:
-    """Whether logits are the output layer of the last hidden state and no more (no soft cap, no scale): a probe."""
+def _probe(model: Any, inputs: Mapping[str, Tensor]) -> tuple[bool, int]:
+    """Whether logits are the output layer of the last hidden state and no more (no soft cap, no scale); how many."""
     model.eval()
     probe = {key: value[:1, :8] for key, value in inputs.items()}
     whole = model(**probe).logits.float()
     apart = model.get_output_embeddings()(model.base_model(**probe).last_hidden_state).float()
-    return whole.shape == apart.shape and torch.allclose(whole, apart, rtol=1e-3, atol=1e-4)
+    same = whole.shape == apart.shape and torch.allclose(whole, apart, rtol=1e-3, atol=1e-4)
+    return same, int(whole.shape[-1])

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
-from torch.nn.functional import log_softmax, softmax
+from torch.nn.functional import log_softmax
 
 from evaluators.errors import OptionError
 from evaluators.evaluator import Loss
@@ -36,7 +36,7 @@ def kl(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """`T^2 KL(softmax(teacher / T) || softmax(logits / T))`, both `(n, classes)`, to `(n,)` (Hinton et al. 2015)."""
     wanted = log_softmax(teacher.float() / temperature, dim=-1)
     found = log_softmax(logits.float() / temperature, dim=-1)
-    return (softmax(teacher.float() / temperature, dim=-1) * (wanted - found)).sum(dim=-1) * temperature**2
+    return (wanted.exp() * (wanted - found)).sum(dim=-1) * temperature**2
 
 
 def hidden(states: Tensor, teacher: Tensor) -> Tensor:

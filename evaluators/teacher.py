@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,126 +17,156 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from evaluators.batches import Batch
-from evaluators.errors import DataError
+from evaluators.batches import Batch, Batches
+from evaluators.errors import DataError, NonFinite
 from evaluators.evaluator import Indices
 
-_DTYPES = {np.dtype("<f2"): "F16", np.dtype("<f4"): "F32", np.dtype("<i8"): "I64"}
+_DTYPES = {np.dtype("<f2"): "F16", np.dtype("<f4"): "F32"}
+
+LIMIT = 60_000.0
+"""What is kept in float16, which ends at 65,504, is cut here: a logit so far below the maximum has no probability."""
+
+Pieces = Iterable[tuple[int, Tensor]]
+"""Rows, and outputs `(n, columns)` of each. A row may come in several pieces, one after the other."""
 
 
 class Notes:
-    """A safetensors file that is filled batch by batch, so that it may be larger than memory.
+    """A safetensors file that is filled piece by piece, so that it may be larger than memory.
 
-    `counts`: how many rows each item has in a table, by row number; `tables`: columns and dtype. `rows` are kept beside
-    them, for `Outputs` to check. Raises DataError where the disk has no room.
+    `counts`: how many rows each item has in a table, by row number; `tables`: columns and dtype. Raises `DataError`
+    where the disk has no room.
     """
 
     def __init__(
-        self, file: Path, rows: Indices, counts: Mapping[str, Indices], tables: Mapping[str, tuple[int, np.dtype]]
+        self, file: Path, batches: Batches, counts: Mapping[str, Indices], tables: Mapping[str, tuple[int, np.dtype]]
     ) -> None:
         self._file, self._partial = file, file.with_name(f".{file.name}.{os.getpid()}")
-        arrays: dict[str, tuple[tuple[int, ...], np.dtype]] = {"rows": (rows.shape, np.dtype("<i8"))}
-        self._starts = {name: starts(rows, count) for name, count in counts.items()}
+        self._dtypes = {name: dtype for name, (_, dtype) in tables.items()}
+        header: dict[str, object] = {"__metadata__": {"items": batches.digest}}
+        self._at: dict[str, NDArray[np.int64]] = {}  # by table and row: the byte where its next outputs go
+        offset = 0
         for name, (columns, dtype) in tables.items():
-            arrays[name] = ((int(counts[name][rows].sum()), columns), dtype)
-        header: dict[str, object] = {}
-        places, offset = {}, 0
-        for name, (shape, dtype) in arrays.items():
+            shape = [int(counts[name][batches.rows].sum()), columns]
             size = int(np.prod(shape)) * dtype.itemsize
-            header[name] = {"dtype": _DTYPES[dtype], "shape": list(shape), "data_offsets": [offset, offset + size]}
-            places[name] = offset
+            header[name] = {"dtype": _DTYPES[dtype], "shape": shape, "data_offsets": [offset, offset + size]}
+            self._at[name] = offset + starts(batches.rows, counts[name]) * columns * dtype.itemsize
             offset += size
         text = json.dumps(header).encode()
         text += b" " * (-len(text) % 8)
         free = shutil.disk_usage(file.parent).free
         if free < 1.05 * offset:
             raise DataError(
-                f"{file.parent}: {free / 1e9:.2f} GB free, the expert's outputs on {len(rows)} items need "
+                f"{file.parent}: {free / 1e9:.2f} GB free, the expert's outputs on {len(batches.rows)} items need "
                 f"{offset / 1e9:.2f} GB; free some, or give the evaluator fewer items with `limit`"
             )
-        with self._partial.open("wb") as out:
-            out.write(len(text).to_bytes(8, "little") + text)
-            out.truncate(8 + len(text) + offset)
-        self._arrays = {
-            name: np.memmap(self._partial, dtype, "r+", 8 + len(text) + places[name], shape)
-            for name, (shape, dtype) in arrays.items()
-        }
-        self._arrays["rows"][:] = rows
+        for at in self._at.values():
+            at += 8 + len(text)
+        # written and not mapped: a mapped file kills its process where the disk runs full
+        self._out = self._partial.open("wb")
+        self._out.write(len(text).to_bytes(8, "little") + text)
+        self._out.truncate(8 + len(text) + offset)
 
     def put(self, name: str, row: int, values: Tensor) -> None:
-        """The outputs `(n, columns)` of one item."""
-        start = self._starts[name][row]
-        self._arrays[name][start : start + len(values)] = values.cpu().numpy()
+        """The next outputs `(n, columns)` of one item."""
+        dtype = self._dtypes[name]
+        plain = values.float() if dtype.itemsize > 2 else values.float().clamp(-LIMIT, LIMIT)
+        raw = plain.cpu().numpy().astype(dtype).tobytes()
+        self._out.seek(int(self._at[name][row]))
+        self._out.write(raw)
+        self._at[name][row] += len(raw)
 
     def close(self) -> None:
         """Write all of it to the disk, and give the file its name."""
-        for array in self._arrays.values():
-            array.flush()
-        self._arrays.clear()
-        with self._partial.open("rb") as out:
-            os.fsync(out.fileno())
+        self._out.flush()
+        os.fsync(self._out.fileno())
+        self._out.close()
         self._partial.rename(self._file)
 
     def discard(self) -> None:
         """Leave nothing."""
-        self._arrays.clear()
+        with contextlib.suppress(OSError):  # what is still to be written has no room either
+            self._out.close()
         self._partial.unlink(missing_ok=True)
 
 
 def write(
     file: Path,
-    batches: Iterable[Batch],
+    whose: str,
+    batches: Batches,
     counts: Mapping[str, Indices],
     dtypes: Mapping[str, np.dtype],
-    step: Callable[[Mapping[str, Tensor]], Mapping[str, Sequence[Tensor]]],
+    step: Callable[[Batch], Mapping[str, Pieces]],
 ) -> None:
-    """Keep what `step` gives for each batch: by table, `(n, columns)` for each of the batch's items."""
-    every = list(batches)
-    rows = np.sort(np.concatenate([batch.rows for batch in every]))
+    """Keep what `step` gives for each batch, by table; `whose` outputs they are is for errors.
+
+    Raises `NonFinite` where they are not finite, `DataError` where the disk has no room.
+    """
     notes: Notes | None = None
     try:
-        for batch in every:
-            found = step(batch.inputs)
+        for batch in batches:
+            found = {name: iter(pieces) for name, pieces in step(batch).items()}
+            first = {name: next(pieces) for name, pieces in found.items()}
             if notes is None:
-                tables = {name: (values[0].shape[1], dtypes[name]) for name, values in found.items()}
-                notes = Notes(file, rows, {name: counts[name] for name in tables}, tables)
-            for name, values in found.items():
-                for row, value in zip(batch.rows.tolist(), values, strict=True):
-                    notes.put(name, row, value)
+                notes = Notes(file, batches, counts, {n: (v.shape[1], dtypes[n]) for n, (_, v) in first.items()})
+            for name, pieces in found.items():
+                for row, values in chain([first[name]], pieces):
+                    if not torch.isfinite(values).all():
+                        raise NonFinite(f"{whose} are not finite")
+                    notes.put(name, row, values)
         if notes is not None:
             notes.close()
-    except BaseException:
+    except OSError as error:
+        raise DataError(
+            f"{file.parent}: {whose} cannot be written ({error}); free some disk, or make the folder writable"
+        ) from error
+    finally:
         if notes is not None:
             notes.discard()
-        raise
 
 
 class Outputs:
-    """What `Notes` wrote, mapped. Raises DataError for a file that is not of these items."""
+    """What `write` wrote, mapped; `logits` have so many `columns`. Raises `DataError` for a file of other items."""
 
-    def __init__(self, file: Path, rows: Indices, counts: Mapping[str, Indices]) -> None:
-        self._starts = {name: starts(rows, count) for name, count in counts.items()}
+    def __init__(self, file: Path, batches: Batches, counts: Mapping[str, Indices], columns: int) -> None:
+        self._starts = {name: starts(batches.rows, count) for name, count in counts.items()}
         self._counts = counts
         try:
-            self._tensors = cast(Any, safe_open)(file, "pt")
-            names = set(self._tensors.keys())
-            self._slices = {name: self._tensors.get_slice(name) for name in names & set(counts)}
-            same = np.array_equal(self._tensors.get_tensor("rows").numpy(), rows) and all(
-                kept.get_shape()[0] == int(counts[name][rows].sum()) for name, kept in self._slices.items()
-            )
+            tensors = cast(Any, safe_open)(file, "pt")
+            self._slices = {name: tensors.get_slice(name) for name in set(tensors.keys()) & set(counts)}
+            items = (tensors.metadata() or {}).get("items")
+            shapes = {name: kept.get_shape() for name, kept in self._slices.items()}
         except (SafetensorError, OSError) as error:
             raise DataError(f"{file}: cannot be read ({error}); remove it, and it is made again") from error
-        if not same:
+        if items != batches.digest or any(n != counts[name][batches.rows].sum() for name, (n, _) in shapes.items()):
             raise DataError(f"{file}: an expert's outputs on other items than these; remove it, and it is made again")
-        self.file = file
+        if "logits" not in shapes or shapes["logits"][1] != columns:
+            raise DataError(
+                f"{file}: expected logits of {columns} classes or tokens, got {shapes.get('logits', [0, 0])[1]}; "
+                "remove it, and it is made again"
+            )
 
     def __contains__(self, name: str) -> bool:
         return name in self._slices
 
     def of(self, name: str, items: Sequence[int]) -> list[Tensor]:
         """The outputs `(n, columns)` of each item, float32."""
-        starts, counts, kept = self._starts[name], self._counts[name], self._slices[name]
-        return [torch.as_tensor(kept[int(starts[i]) : int(starts[i] + counts[i])]).float() for i in items]
+        return [torch.as_tensor(piece).float() for piece in self._read(name, items, 0, None)]
+
+    def cut(self, name: str, items: Sequence[int], start: int, stop: int | None, device: torch.device) -> Tensor:
+        """Rows `start` to `stop` of these items' outputs, one after the other: float32 `(stop - start, columns)`."""
+        pieces = list(self._read(name, items, start, stop))
+        return torch.cat(pieces).to(device).float()
+
+    def _read(self, name: str, items: Sequence[int], start: int, stop: int | None) -> Iterator[Tensor]:
+        first, counts, kept = self._starts[name], self._counts[name], self._slices[name]
+        begin = 0
+        for item in items:
+            end = begin + int(counts[item])
+            low, high = max(start, begin), end if stop is None else min(stop, end)
+            if low < high:
+                at = int(first[item]) - begin
+                yield kept[at + low : at + high]
+            begin = end
 
 
 def starts(rows: Indices, counts: Indices) -> NDArray[np.int64]:

@@ -14,7 +14,7 @@ from evaluators.evaluator import Differentiable
 from optimizer.problem import Problem
 from searchspaces import Resident
 
-VERSION = 1
+VERSION = 2
 """Part of every file's name: a change of what evaluators keep is a change of all files."""
 
 
@@ -56,6 +56,7 @@ def _key(problem: Problem, evaluator: Differentiable, hashes: Mapping[str, str],
             job.models.dtype,
             job.executor.device,
             sorted(job.models.exclude),
+            sorted(job.models.heads),
         ),
     ]
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:32]

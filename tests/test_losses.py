@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,11 @@ import pytest
 import torch
 from pico import base, expert
 from safetensors.torch import load_file
+from test_language import BASES
 from torch.nn.functional import cross_entropy, kl_div, log_softmax, softmax
 from transformers import AutoModel, AutoModelForCausalLM
 
-from evaluators import load
+from evaluators import language, load, teacher
 from evaluators.errors import DataError, NonFinite, OptionError
 from evaluators.evaluator import Differentiable, Head, Loss, Setting
 
@@ -52,8 +55,8 @@ class World:
         return found
 
 
-def rows_of(kind: str, n: int) -> list[dict[str, Any]]:
-    draw = np.random.default_rng(0)
+def rows_of(kind: str, n: int, seed: int = 0) -> list[dict[str, Any]]:
+    draw = np.random.default_rng(seed)
     if kind == "image":
         return [{"pixels": draw.normal(size=(8, 8)).round(3).tolist(), "label": i % 3} for i in range(n)]
     texts = [" ".join(draw.choice(WORDS, size=draw.integers(2, 12))) + f" {WORDS[i % 8]}" for i in range(n)]
@@ -229,15 +232,112 @@ def test_another_items_outputs_are_refused(tmp_path: Path, kind: str) -> None:
     (tmp_path / "broken.safetensors").write_bytes(b"no such thing")
     with pytest.raises(DataError, match=r"broken\.safetensors: cannot be read"):
         one.evaluator.learn(tmp_path / "broken.safetensors")
+    whole = (tmp_path / "outputs.safetensors").read_bytes()
+    (tmp_path / "half.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=r"half\.safetensors: cannot be read"):
+        one.evaluator.learn(tmp_path / "half.safetensors")
+
+
+def test_as_many_items_of_the_same_lengths_are_other_items(tmp_path: Path, kind: str) -> None:
+    one = world(tmp_path, kind, calibration=12).taught()
+    items = tmp_path / "items.jsonl"
+    rows = [json.loads(line) for line in items.read_text().splitlines()]
+    for row in rows:  # another word for each, and the negative of each image
+        if "pixels" in row:
+            row["pixels"] = (-np.array(row["pixels"])).tolist()
+        else:
+            row["text"] = " ".join(WORDS[WORDS.index(word) - 1] for word in row["text"].split())
+    items.write_text("\n".join(map(json.dumps, rows)))
+    options = {"image": "pixels"} if kind == "image" else {"text": "text"}
+    options |= {"teacher": "task"} if kind == "language" else {"head": "task"}
+    name = "language" if kind == "language" else "classification"
+    made: Any = load(name)("mine", {"data": "items.jsonl", "calibration": 12, **options}, tmp_path)
+    made.prepare(one.at)
+    with pytest.raises(DataError, match="outputs on other items than these; remove it"):
+        made.learn(tmp_path / "outputs.safetensors")
+
+
+def test_outputs_serve_whatever_the_batches_and_the_splits(tmp_path: Path, kind: str) -> None:
+    one = world(tmp_path, kind, batch_size=4).taught()
+    (tmp_path / "other").mkdir()
+    other = world(tmp_path / "other", kind, batch_size=7, calibration=5)
+    other.evaluator.learn(tmp_path / "outputs.safetensors")
+    rows = np.arange(24)
+    assert other.value(rows, {"kl": 1.0, "hidden": 1.0}) == pytest.approx(one.value(rows, {"kl": 1.0, "hidden": 1.0}))
+
+
+def test_a_teacher_of_other_classes_is_refused(tmp_path: Path) -> None:
+    one = world(tmp_path, "text").taught()
+    weight, bias = one.at.heads["task"].tensors["classifier.weight"], one.at.heads["task"].tensors["classifier.bias"]
+    four = {"classifier.weight": torch.cat([weight, weight[:1]]), "classifier.bias": torch.cat([bias, bias[:1]])}
+    one.at.heads["task"] = Head(one.at.heads["task"].folder, four)  # type: ignore[index]
+    one.evaluator.prepare(one.at)
+    with pytest.raises(DataError, match="expected logits of 4 classes or tokens, got 3"):
+        one.evaluator.learn(tmp_path / "outputs.safetensors")
+
+
+def test_a_disk_without_room_is_refused_before_and_while_writing(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = world(tmp_path, kind)
+    usage = shutil.disk_usage(tmp_path)
+    with monkeypatch.context() as small:
+        small.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+        with pytest.raises(DataError, match=r"0\.00 GB free, the expert's outputs on 24 items need .* `limit`"):
+            one.taught()
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as late:  # somebody else took the room meanwhile
+        late.setattr(teacher.Notes, "put", full)
+        with pytest.raises(DataError, match=r"outputs of its teacher 'task' cannot be written .*No space left"):
+            one.taught()
+    assert not list(tmp_path.glob("*outputs*")) and not list(tmp_path.glob(".*outputs*")), "nothing half written"
+    one.taught()
+
+
+@pytest.mark.parametrize("loss", KINDS)
+def test_half_precision_models_have_every_loss(tmp_path: Path, kind: str, loss: str) -> None:
+    one = world(tmp_path, kind).taught()
+    rows = one.evaluator.splits.calibration
+    whole = one.value(rows, {loss: 1.0})
+    one.model.bfloat16(), one.teacher.bfloat16()
+    one.evaluator.prepare(one.at)
+    one.taught()
+    assert one.value(rows, {loss: 1.0}) == pytest.approx(whole, rel=0.1)
+    assert float(one.slope({loss: 1.0}, rows).norm()) > 0
+
+
+@pytest.mark.parametrize("of", BASES)
+def test_logits_in_chunks_are_the_same_loss(tmp_path: Path, of: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an architecture whose logits are one linear layer, and of one that does more to them."""
+    folder = BASES[of](tmp_path / "base")
+    model, other = (AutoModelForCausalLM.from_pretrained(folder).requires_grad_(False) for _ in range(2))
+    for p in other.parameters():
+        p.mul_(1.1)
+    (tmp_path / "items.jsonl").write_text("\n".join(map(json.dumps, rows_of("language", 12))))
+    at = Setting(model, folder, torch.device("cpu"), {}, 4)
+    found = []
+    for chunk in (1, 150, 2**24):
+        monkeypatch.setattr(language, "CHUNK", chunk)
+        made: Any = load("language")("mine", {"data": "items.jsonl", "text": "text", "teacher": "task"}, tmp_path)
+        made.prepare(at)
+        one = World(made, model, other, at, tmp_path).taught()
+        rows, kinds = made.splits.calibration, dict.fromkeys(KINDS, 1.0)
+        slope = one.slope(kinds, rows, temperature=2.0)
+        found.append([one.value(rows, kinds, 2.0), float(slope.norm()), made.score(model, rows).measures["kl"].value])
+    np.testing.assert_allclose(found, np.tile(found[-1], (3, 1)), rtol=1e-4)
+    assert min(found[0]) > 0
 
 
 def test_a_teacher_or_a_model_with_nan_is_refused(tmp_path: Path, kind: str) -> None:
     one = world(tmp_path, kind).taught()
     for p in (*one.teacher.parameters(), *one.model.parameters()):
         p.fill_(float("nan"))
-    with pytest.raises(NonFinite, match="teacher"):
+    with pytest.raises(NonFinite, match="outputs of its teacher 'task' are not finite"):
         one.evaluator.teach(one.teacher, tmp_path / "new.safetensors", False)
-    assert not list(tmp_path.glob("*new*"))
+    assert not list(tmp_path.glob("*new*")) and not list(tmp_path.glob(".*new*"))
     with pytest.raises(NonFinite, match="the loss is nan"):
         one.value(one.evaluator.splits.calibration, {"entropy": 1.0})
 
