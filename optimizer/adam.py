@@ -44,6 +44,7 @@ class AdamRule:
     the same number in `ties` (dim,) move as one; those where `free` (dim,) is false stay.
     """
 
+    whole = False
     done = False
 
     def __init__(

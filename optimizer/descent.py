@@ -53,6 +53,11 @@ class Rule(Protocol):
     def wants(self) -> Wants: ...
 
     @property
+    def whole(self) -> bool:
+        """True where that is wanted on all training items, not on a minibatch."""
+        ...
+
+    @property
     def done(self) -> bool:
         """True when the rule has nowhere to go."""
         ...
@@ -159,7 +164,7 @@ class Descent:
             if self._stale():
                 self._ended = True
                 return None
-        items = Items("train", self._options.batch, self._draw)
+        items = Items("train", 0 if rule.whole else self._options.batch, self._draw)
         return Question(self._number, rule.point.copy(), rule.wants, items, f"{self._name} step {self._step}")
 
     def _take(self, question: Question) -> None:

@@ -303,6 +303,8 @@ def test_soft_frank_wolfe_adds_each_tasks_best_expert_and_learns_the_chosen_ones
     told = walked(driver, Toy(tasks))
     wants = [o.question.wants for o in told if o.question.wants != "scores"]
     assert wants == (["gradients"] + ["gradient"] * 5) * 2, "ends when every expert is in, before the last round"
+    batches = [o.question.items.batch for o in told if o.question.wants != "scores"]
+    assert batches == ([0] + [16] * 5) * 2, "the oracle sees every training item, so that noise lets nobody in"
     points = stepped(told).reshape(-1, 2, 4)
     assert (points[0] == 0).all()
     assert points[1] == pytest.approx(np.array([[0.1, 0.1, 0, 0]] * 2)), "the first of task 0, the second of task 1"

@@ -57,6 +57,7 @@ class ExpertMergingPlus(Descent):
 class _Pieces:
     """Tied by layer; then one question for sizes; then tied by piece."""
 
+    whole = False
     done = False
 
     def __init__(self, domain: Domain, start: Point, options: ExpertMergingPlus.Options) -> None:

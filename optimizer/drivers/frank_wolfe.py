@@ -40,6 +40,7 @@ class FrankWolfe(Descent):
 
 
 class _Hard:
+    whole = False
     done = False
 
     def __init__(self, domain: Domain, start: Point, options: FrankWolfe.Options) -> None:
@@ -72,7 +73,8 @@ class SoftFrankWolfe(Descent):
     """Adds experts, and learns the coefficients of those added (FW-Merging, soft; arXiv:2503.12649, algorithm 2).
 
     In each round the oracle picks, for each task, the unused expert with the least `<gradient of that task, e_k>` over
-    the whole model; what is added begins at `enter`. Then `inner` steps of Adam on the coefficients of all that were
+    the whole model, on all training items (on a few, noise lets irrelevant experts in, and they stay); what is added
+    begins at `enter`. Then `inner` steps of Adam on the coefficients of all that were
     added; the others stay 0. It ends after `rounds`, or when every expert is in.
     """
 
@@ -108,6 +110,10 @@ class _Soft:
     @property
     def wants(self) -> Wants:
         return "gradient" if self._left else "gradients"
+
+    @property
+    def whole(self) -> bool:
+        return not self._left
 
     @property
     def done(self) -> bool:

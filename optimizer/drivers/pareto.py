@@ -37,6 +37,7 @@ class MGDA(Descent):
 
 class _Common:
     wants: Wants = "gradients"
+    whole = False
 
     def __init__(self, domain: Domain, start: Point, options: MGDA.Options) -> None:
         self._units = _Units()
@@ -107,6 +108,7 @@ class ParetoPath(Descent):
 
 class _Path:
     wants: Wants = "gradients"
+    whole = False
 
     def __init__(self, domain: Domain, start: Point, options: ParetoPath.Options) -> None:
         self._domain, self._options = domain, options
