@@ -173,8 +173,8 @@ class Language:
         states, head, hidden = self._predicted(model, inputs, layers)
         targets = inputs["input_ids"][:, 1:][inputs["attention_mask"][:, 1:].bool()]
         wanted = self._taught(rows, states.device) if "kl" in loss.weights else None
-        parts = []
-        for start in range(0, len(targets), self._step):
+        parts = [states.new_zeros((), dtype=torch.float32)]
+        for start in range(0, len(targets) if loss.weights.keys() != {"hidden"} else 0, self._step):
             cut = slice(start, start + self._step)
             # logits are made again on the way back, and not kept: they are far larger than the states
             part = (head, states[cut], targets[cut], wanted, start, loss)

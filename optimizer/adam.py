@@ -41,9 +41,11 @@ class AdamRule:
     `bounds`: `clamp` moves freely, asks at the nearest point of the box, and a coordinate outside has no gradient;
     `project` stays in the box; `sigmoid` moves a, where c = low + (high - low) sigmoid(a). `direction(outcome)` is the
     gradient `(dim,)` of what is minimised, the only row unless said; `penalty(point)` is added to it. Coordinates with
-    the same number in `ties` (dim,) move as one; those where `free` (dim,) is false stay.
+    the same number in `ties` (dim,) move as one; those where `free` (dim,) is false stay. `good` is where a gradient
+    was last had, if that is not `start`.
     """
 
+    wants: Wants = "gradient"
     whole = False
     done = False
 
@@ -53,13 +55,12 @@ class AdamRule:
         start: Point,
         lr: float,
         bounds: Bounds = "project",
-        wants: Wants = "gradient",
         direction: Callable[[Outcome], NDArray[np.float64]] | None = None,
         penalty: Callable[[Point], NDArray[np.float64]] | None = None,
         ties: NDArray[np.int64] | None = None,
         free: NDArray[np.bool_] | None = None,
+        good: Point | None = None,
     ) -> None:
-        self.wants: Wants = wants
         self._low, self._high, self._bounds = domain.low, domain.high, bounds
         self._span = domain.high - domain.low
         self._direction, self._penalty = direction, penalty
@@ -69,13 +70,16 @@ class AdamRule:
         self._adam = Adam(lr)
         self._held = start[self._first][self._ties] if len(self._first) < len(start) else np.array(start)
         self._latent = self._into(self._held)
-        self._good = self._latent.copy()
+        self._good = self._latent.copy() if good is None else self._into(good)
 
     @property
     def point(self) -> Point:
-        if self._bounds == "sigmoid":
-            return np.where(self._free, self._low + self._span * _sigmoid(self._latent), self._held)
-        return np.clip(self._latent, self._low, self._high)
+        return self._at(self._latent)
+
+    @property
+    def good(self) -> Point:
+        """Where a gradient was last had."""
+        return self._at(self._good)
 
     def update(self, outcome: Outcome) -> Point:
         assert outcome.gradient is not None
@@ -91,9 +95,17 @@ class AdamRule:
             self._latent = np.clip(self._latent, self._low, self._high)
         return self.point
 
+    def turn(self) -> bool:
+        return False
+
     def back(self) -> None:
         self._latent = self._good.copy()
         self._adam = Adam(self._adam.lr / 2)
+
+    def _at(self, latent: NDArray[np.float64]) -> Point:
+        if self._bounds == "sigmoid":
+            return np.where(self._free, self._low + self._span * _sigmoid(latent), self._held)
+        return np.clip(latent, self._low, self._high)
 
     def _inner(self, point: Point) -> NDArray[np.float64] | float:
         """d point / d latent."""

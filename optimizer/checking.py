@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -10,10 +11,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from optimizer.descent import Options
 from optimizer.driver import Items, Question
 from optimizer.errors import JobError
 from optimizer.job import Job
 from optimizer.progress import duration
+from optimizer.training import PARTS
 
 
 def check_job(job: Job, allow_code: bool = False) -> dict[str, Any]:
@@ -36,7 +39,13 @@ def check_job(job: Job, allow_code: bool = False) -> dict[str, Any]:
     seconds = _seconds(worker, "calibration")
     heldout = _seconds(worker, "heldout")
     evaluations, workers = job.budget.evaluations, 1 if job.executor.kind == "inline" else job.executor.workers
-    gradient, steps = _gradient(worker, driver_options(job)) if worker.problem.training else (None, 0)
+    gradient: float | None = None
+    steps, side_by_side = 0, 1
+    options = driver_options(job)
+    if isinstance(options, Options):  # of a walk: steps one after the other, with a score now and then
+        gradient, steps = _gradient(worker, options), options.steps
+        side_by_side = min(workers, job.driver.gradients.parts or PARTS)
+        evaluations = min(evaluations, anchors + 1 + math.ceil(steps / options.every))
     return {
         "name": job.name,
         "experts": list(pool.names),
@@ -57,7 +66,7 @@ def check_job(job: Job, allow_code: bool = False) -> dict[str, Any]:
         "available_bytes": psutil.virtual_memory().available,
         "gradient_seconds": gradient,
         "gradients": steps,
-        "search_seconds": ready + (evaluations * seconds + steps * (gradient or 0.0)) / workers,
+        "search_seconds": ready + evaluations * seconds / workers + steps * (gradient or 0.0) / side_by_side,
         "heldout_seconds_at_most": evaluations * heldout / workers,
         "warnings": _warnings(job, anchors),
     }
@@ -65,6 +74,7 @@ def check_job(job: Job, allow_code: bool = False) -> dict[str, Any]:
 
 def print_check(found: dict[str, Any]) -> None:
     """The findings as a table."""
+    steps = f" and {found['gradients']} gradients" if found["gradients"] else ""
     once, unseen = found["candidate_seconds"], found["heldout_seconds"]
     rows = {
         "job": f"{found['name']}: valid",
@@ -76,13 +86,12 @@ def print_check(found: dict[str, Any]) -> None:
         "memory": f"{_gb(found['worker_private_bytes'])} private in each of {found['workers']} workers, beside the "
         f"shared pool; {_gb(found['available_bytes'])} free here",
         "one candidate": f"{once:.3g} s, and {unseen:.3g} s on held-out items (measured on one)",
-        "search": f"{found['evaluations']} candidates ({found['anchors']} of them anchors): "
-        f"about {duration(found['search_seconds'])}",
+        "search": f"{found['evaluations']} candidates ({found['anchors']} of them anchors){steps}: "
+        f"about {duration(found['search_seconds'])}{' at most' if steps else ''}",
         "held-out": f"at most {duration(found['heldout_seconds_at_most'])}, if every candidate were on the front",
     }
     if found["gradient_seconds"] is not None:
-        many = f", {found['gradients']} of them at most" if found["gradients"] else ""
-        rows["one gradient"] = f"{found['gradient_seconds']:.3g} s (measured on one){many}"
+        rows["one gradient"] = f"{found['gradient_seconds']:.3g} s (measured on one, in one process)"
     table = Table(show_header=False, box=None)
     for name, text in rows.items():
         table.add_row(name, escape(text))
@@ -92,13 +101,13 @@ def print_check(found: dict[str, Any]) -> None:
         console.print(f"warning: {escape(warning)}", style="yellow", highlight=False)
 
 
-def _gradient(worker: Any, options: Any) -> tuple[float, int]:
-    """Seconds of one gradient at the starting point, and how many the driver asks at most where it says so."""
-    items = Items("train", getattr(options, "batch", 0), 0)
-    answer = worker.answer(Question(0, worker.space.domain.start, "gradient", items))
+def _gradient(worker: Any, options: Options) -> float:
+    """Seconds of one gradient at the starting point, of the kind that most steps ask for."""
+    items = Items("train", options.batch, 0)
+    answer = worker.answer(Question(0, worker.space.domain.start, options.asks, items))
     if answer.failure is not None:
         raise JobError(f"the starting point has no gradient: {answer.failure}")
-    return float(answer.seconds), int(getattr(options, "steps", 0))
+    return float(answer.seconds)
 
 
 def _seconds(worker: Any, split: str) -> float:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from optimizer.driver import (
+    ANCHOR,
     FOREIGN,
     Domain,
     DriverError,
@@ -22,17 +23,20 @@ from optimizer.driver import (
 
 Start = Literal["space", "best", "base", "average"]
 FAILURES = 3  # in a row, after which a walk ends
+LASTING = ("nonfinite", "error")  # failures that would come again
 
 
 class Options(BaseModel):
     """What every walk has.
 
     `steps` at most, each on `batch` items of every task (0: all); the point is scored after every `every` of them, and
-    the walk ends when `patience` scores in a row were no better than the best before (null: never). `start` is the
-    space's own, the best of what was asked before (an anchor), the base (all coefficients 0), or the average (all 1/K).
+    the walk ends, or its stage where it has several, when `patience` scores in a row were no better than the best
+    before (null: never). `start` is the space's own, the best anchor, the base, or the average of the experts.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    asks: ClassVar[Wants] = "gradient"
+    """What most of its steps ask for."""
     lr: float = Field(1e-3, gt=0)
     steps: int = Field(500, ge=1)
     batch: int = Field(16, ge=0)
@@ -69,6 +73,10 @@ class Rule(Protocol):
         """
         ...
 
+    def turn(self) -> bool:
+        """Scores get no better: go on to the next stage. False where there is none, and the walk ends."""
+        ...
+
     def back(self) -> None:
         """What was wanted at `point` has failed: return to where it last did not, and take smaller steps."""
         ...
@@ -79,8 +87,9 @@ class Descent:
 
     A walk is a function of the gradients alone, but for its end. That is decided where the next score is due, from the
     scores before, all of which are awaited there: so one worker and many walk alike. Scores are on items that gradients
-    never see; their criterion is the mean of the objectives, each in units of its range among the foreign answers told
-    before the first ask (the anchors), where there is one.
+    never see; their criterion is the mean of the objectives, each in units of its range among the anchors told before
+    the first ask, where there are any. (What fills the time until the last anchor is in depends on the workers, and is
+    ignored.)
 
     `begin(start)` makes the rule. Raises DriverError where the starting point lies outside the bounds, and from `tell`
     where the very first gradient fails because something in it is not finite, or raises.
@@ -93,11 +102,12 @@ class Descent:
         self._begin = begin
         self._rule: Rule | None = None
         self._reached = domain.start  # by the last update
-        self._foreign: list[Outcome] = []
+        self._anchors: list[Outcome] = []
         self._ideal, self._span = np.zeros(objectives), np.ones(objectives)
         if options.start in ("base", "average"):
             self._start()  # refused now rather than at the first ask
         self._step = 0  # updates made
+        self._since = 0  # the step at which this stage of the rule began
         self._number = 0
         self._draw = 0  # gradients asked
         self._gradient: int | None = None  # the question on its way
@@ -137,8 +147,9 @@ class Descent:
         for outcome in outcomes:
             number = outcome.question.number
             if number == FOREIGN:
-                if self._rule is None:
-                    self._foreign.append(outcome)
+                anchor = outcome.question.stage.startswith(ANCHOR) and outcome.failure is None
+                if self._rule is None and anchor:
+                    self._anchors.append(outcome)
             elif number in self._pending:
                 self._note(self._pending.pop(number), outcome)
             elif number == self._gradient:
@@ -148,7 +159,7 @@ class Descent:
                 raise DriverError(f"told of question {number}, which was not asked, or was told of before")
 
     def _next(self) -> Question | None:
-        """The question that is due now, if any; changes nothing but the decision to stop."""
+        """The question that is due now, if any; changes nothing but the decision to stop, or to turn."""
         rule = self._rule or self._started()
         if not self._ended:
             self._ended = self._step >= self._options.steps or rule.done or self._failures >= FAILURES
@@ -162,8 +173,10 @@ class Descent:
             if any(step < self._step for step in self._pending.values()):
                 return None
             if self._stale():
-                self._ended = True
-                return None
+                if not rule.turn():
+                    self._ended = True
+                    return None
+                self._since = self._step
         items = Items("train", 0 if rule.whole else self._options.batch, self._draw)
         return Question(self._number, rule.point.copy(), rule.wants, items, f"{self._name} step {self._step}")
 
@@ -176,8 +189,8 @@ class Descent:
             self._draw += 1
 
     def _stale(self) -> bool:
-        """Whether the last `patience` scores of earlier steps were no better than the best before them."""
-        known = [value for step, value in sorted(self._criteria) if step < self._step]
+        """Whether the last `patience` scores of this stage's earlier steps were no better than the best before."""
+        known = [value for step, value in sorted(self._criteria) if self._since <= step < self._step]
         patience = self._options.patience
         if patience is None or len(known) <= patience:
             return False
@@ -197,7 +210,7 @@ class Descent:
             self._step += 1
             self._failures = 0
             return
-        if self._step == 0 and outcome.failure.startswith(("nonfinite", "error")):
+        if self._step == 0 and outcome.failure.partition(":")[0] in LASTING:
             raise DriverError(
                 f"{self._name} cannot start: at its first point there is no gradient ({outcome.failure}); lower "
                 "space.start, or see what is wrong with that evaluator's items"
@@ -217,7 +230,7 @@ class Descent:
             raise DriverError(f"expected finite {outcome.question.wants}; report such an answer as failed")
 
     def _started(self) -> Rule:
-        known = [checked_losses(o, self._objectives) for o in self._foreign if o.failure is None]
+        known = [checked_losses(o, self._objectives) for o in self._anchors]
         if known:
             low, high = np.min(known, axis=0), np.max(known, axis=0)
             self._ideal, self._span = low, np.where(high > low, high - low, 1.0)
@@ -227,16 +240,21 @@ class Descent:
 
     def _start(self) -> Point:
         domain, kind = self._domain, self._options.start
+        point: Point | None = domain.start
         if kind == "base":
-            point = np.zeros_like(domain.low)
+            point = domain.base
         elif kind == "average":
-            point = np.full_like(domain.low, 1.0 / domain.shape[1])
-        else:
-            point = np.array(domain.start)
-            scored = [o for o in self._foreign if o.failure is None and self._inside(o.question.point)]
-            if kind == "best" and scored:
+            point = domain.uniform
+        elif kind == "best":
+            scored = [o for o in self._anchors if self._inside(o.question.point)]
+            if scored:
                 best = min(scored, key=lambda o: float(np.mean((o.losses - self._ideal) / self._span)))
-                point = np.array(best.question.point)
+                point = best.question.point
+        if point is None:
+            raise DriverError(
+                "driver.start: this space's method cannot start at the base; take start: space or average"
+            )
+        point = np.array(point)
         if not self._inside(point):
             raise DriverError(f"driver.start: {kind!r} lies outside space.bounds; widen them, or take start: space")
         return point

@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 
 Point: TypeAlias = NDArray[np.float64]
 
+ANCHOR = "anchor: "
+"""What the stage of a question begins with that asks for an anchor; its label follows."""
+
 FOREIGN = -1
 """`Question.number` of a question that somebody else asked: its outcome is a warm start, no answer of ours."""
 
@@ -26,7 +29,10 @@ class Domain(Protocol):
     """All that a driver ever sees of a search space. Every array is float64 of shape `(dim,)`, in natural units.
 
     `shape` is the block shape `(groups, experts)`: coordinate `g * experts + k` belongs to group g and expert k.
-    `layers`, one name a group, says which groups lie in one layer of the model.
+    `layers`, one name a group, says which groups lie in one layer of the model. `base` is the point that is the base,
+    `uniform` that of all experts alike, and `vertices` `(experts, dim)` the points at which one expert stands alone;
+    they may lie outside the bounds. A space whose weights are not affine in the point has no vertices, and one that
+    cannot reach the base, or has no slope there, no base.
     """
 
     @property
@@ -41,6 +47,12 @@ class Domain(Protocol):
     def shape(self) -> tuple[int, int]: ...
     @property
     def layers(self) -> tuple[str, ...]: ...
+    @property
+    def base(self) -> Point | None: ...
+    @property
+    def uniform(self) -> Point: ...
+    @property
+    def vertices(self) -> NDArray[np.float64] | None: ...
 
 
 Split: TypeAlias = Literal["calibration", "heldout", "train"]
@@ -52,8 +64,8 @@ class Items:
     """Which items a question is answered on: of each task `batch` items of the split, or all where that is 0.
 
     Where a job's driver asks for gradients, its calibration items are parted once: `train` is what gradients see, and
-    `calibration` what candidates are scored on. Minibatch number `draw` holds the same items whoever asks, and
-    successive draws go through the whole split before an item comes again.
+    `calibration` what candidates are scored on. Minibatch number `draw` holds the same items whoever asks, and draws
+    0, 1, 2, ... go through the whole split before an item comes again.
     """
 
     split: Split = "calibration"
@@ -73,7 +85,7 @@ class Question:
 
     `part` (i, n) is the share of it that a worker is given: a driver leaves it alone (see `optimizer.parts`).
     `number` is unique within the driver that asked (0, 1, 2, ...); that of the outermost driver is the ledger's key.
-    `stage` says in words who asks and why. It is for people, but for one thing: what begins with `anchor: ` is one.
+    `stage` says in words who asks and why. It is for people, but for one thing: what begins with `ANCHOR` is one.
     """
 
     number: int
@@ -89,7 +101,8 @@ class Outcome:
     """What came back. Losses are minimised, and always finite: a failed candidate carries a worst rank and why.
 
     For `scores` these are the m objectives' losses, else the training losses of the T tasks, without standard errors
-    (none of either for `sizes`). `gradient` has T rows for `gradients`, and one for the other three.
+    (none of either for `sizes`). `gradient` has T rows for `gradients`, and one for the other three. `failure` is
+    `kind: reason`; of its kinds (nonfinite, oom, timeout, infrastructure, error) the first and last would come again.
     """
 
     question: Question

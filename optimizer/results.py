@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from evaluators.evaluator import Measure
 from optimizer.answer import Failure
-from optimizer.driver import Point
+from optimizer.driver import ANCHOR, Point
 from optimizer.errors import JobError
 from optimizer.front import Front
 from optimizer.ledger import Ledger
@@ -41,11 +41,11 @@ class Candidate:
     @property
     def label(self) -> str:
         """The anchor's name for an anchor, else the number."""
-        return self.stage.removeprefix("anchor: ") if self.is_anchor else str(self.number)
+        return self.stage.removeprefix(ANCHOR) if self.is_anchor else str(self.number)
 
     @property
     def is_anchor(self) -> bool:
-        return self.stage.startswith("anchor: ")
+        return self.stage.startswith(ANCHOR)
 
 
 class Results:
@@ -93,7 +93,7 @@ class Results:
                 a.worker,
             )
             if a.failure is None:
-                self.front.add(a.number, losses(self.objectives, a.measures)[0], anchor=q.stage.startswith("anchor"))
+                self.front.add(a.number, losses(self.objectives, a.measures)[0], anchor=q.stage.startswith(ANCHOR))
             self.curve.append((count, self.front.hypervolume, self.front.epsilon))
 
     @cached_property

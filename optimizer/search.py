@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optimizer.answer import Answer, training_loss
-from optimizer.driver import Driver, Items, Outcome, Point, Question
+from optimizer.driver import ANCHOR, Driver, Items, Outcome, Point, Question
 from optimizer.errors import RunError, TooManyFailures
 from optimizer.executor import Executor
 from optimizer.front import Front
@@ -107,7 +107,7 @@ class Search:
 
     def reported(self) -> list[int]:
         """Candidates that are scored on held-out items: the front and the anchors, those that did not fail."""
-        anchors = {n for n, q in self._questions.items() if q.stage.startswith("anchor")}
+        anchors = {n for n, q in self._questions.items() if q.stage.startswith(ANCHOR)}
         return sorted({*self.front.nondominated, *(anchors & set(self.front.numbers))})
 
     def _loop(self, more: Callable[[int], Sequence[Question]]) -> None:
@@ -171,7 +171,7 @@ class Search:
             loss, stderr = losses(self.objectives, answer.measures)
             self._worst = loss if self._worst is None else np.maximum(self._worst, loss)
             self._best = loss if self._best is None else np.minimum(self._best, loss)
-            self.front.add(answer.number, loss, anchor=question.stage.startswith("anchor"))
+            self.front.add(answer.number, loss, anchor=question.stage.startswith(ANCHOR))
             self._driver.tell([Outcome(question, loss, stderr)])
         else:
             self.failed += 1

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
+from importlib.metadata import version
 from pathlib import Path
 
 from filelock import FileLock
@@ -14,7 +15,7 @@ from evaluators.evaluator import Differentiable
 from optimizer.problem import Problem
 from searchspaces import Resident
 
-VERSION = 2
+VERSION = 3
 """Part of every file's name: a change of what evaluators keep is a change of all files."""
 
 
@@ -24,9 +25,13 @@ def teach(problem: Problem, hashes: Mapping[str, str], resident: Callable[[], Re
     Where no run on this host has computed them, `resident()` becomes one expert after the other, whatever its weights
     were: `write` comes after this. `hashes` are the models' content hashes.
     """
+    if not problem.pupils:
+        return
     hidden = problem.training is not None and "hidden" in problem.training.loss.weights
+    data, reader = problem.data_hashes(), _reader(Path(problem.pool.base.folder))
     for evaluator in problem.pupils:
-        file = folder() / f"{_key(problem, evaluator, hashes, hidden)}.safetensors"
+        said = [*_said(problem, evaluator, hashes, hidden), *(data[str(file)] for file in evaluator.files), reader]
+        file = folder() / f"{hashlib.sha256(json.dumps(said).encode()).hexdigest()[:32]}.safetensors"
         if not file.exists():
             file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             with FileLock(file.with_suffix(".lock")):
@@ -44,19 +49,18 @@ def folder() -> Path:
     return Path(home) / "mergeopt" / "teachers"
 
 
-def _key(problem: Problem, evaluator: Differentiable, hashes: Mapping[str, str], hidden: bool) -> str:
-    """A hash of all that the outputs depend on: weights, items, how they are read, dtype and device."""
+def _said(problem: Problem, evaluator: Differentiable, hashes: Mapping[str, str], hidden: bool) -> list[object]:
+    """All that the outputs depend on beside data and tokenizer: weights, head, options, dtype, device, libraries."""
     job = problem.job
     entry = next(e for e in job.evaluators if e.name == evaluator.name)
-    data = problem.data_hashes()
-    said = [
-        *(VERSION, hashes["base"], hashes[str(evaluator.teacher)], entry.model_dump(mode="json"), hidden),
-        *(
-            [data[str(file)] for file in evaluator.files],
-            job.models.dtype,
-            job.executor.device,
-            sorted(job.models.exclude),
-            sorted(job.models.heads),
-        ),
-    ]
-    return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:32]
+    use = getattr(evaluator, "head_use", None)
+    weights = [hashes["base"], hashes[str(evaluator.teacher)], hashes[use.expert] if use else None]
+    how = [job.models.dtype, job.executor.device, sorted(job.models.exclude), sorted(job.models.heads)]
+    libraries = [version("torch"), version("transformers")]
+    return [VERSION, *weights, entry.model_dump(mode="json"), hidden, *how, *libraries]
+
+
+def _reader(base: Path) -> dict[str, str]:
+    """sha256 of what turns texts and images into inputs, by file name: all small files beside the base's weights."""
+    files = sorted(f for f in base.iterdir() if f.suffix in (".json", ".txt", ".model", ".jinja") and f.is_file())
+    return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in files}

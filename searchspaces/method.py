@@ -26,6 +26,7 @@ class Method(Protocol):
     processes: ClassVar[bool]  # task vectors are changed before they are merged: the method is `Processing` too
 
     unit: float  # the coefficient at which one expert alone, all others 0, gives that expert
+    affine: bool  # `mix` is affine in the coefficients, and not only differentiable
     sweep: tuple[float, ...]  # global coefficients worth asking before any search
 
     def __init__(self, options: Mapping[str, Option]) -> None: ...
@@ -50,7 +51,12 @@ Tensors: TypeAlias = Callable[[], Iterator[tuple[str, torch.Tensor, Mapping[str,
 
 
 class Processing(Method, Protocol):
-    """A method that merges processed task vectors. What it does depends on models and options alone, not on recipes."""
+    """A method that merges processed task vectors. What it does depends on models and options alone, not on recipes.
+
+    A change of what it does is a change of `version`: files that another version made are left alone.
+    """
+
+    version: ClassVar[int]
 
     def survey(self, tensors: Tensors) -> None:
         """Look at all tensors, as often as needed, before any is processed: thresholds over a whole model, say."""

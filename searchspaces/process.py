@@ -22,7 +22,7 @@ from searchspaces.method import Option, Processing, complete
 from searchspaces.pool import Pool
 
 VERSION = 1
-"""Part of every folder's name: a change of what a method does to task vectors is a change of all folders."""
+"""Part of every folder's name, as is the method's own `version`: a change of how files are laid out is a new one."""
 
 
 def processing(method: str, options: Mapping[str, Option]) -> str:
@@ -51,7 +51,14 @@ def processed(
     if not what:
         return pool
     models = sorted((hashes or pool.hashes()).items())
-    said = [VERSION, what, models, [t.name for t in pool.merged], list(pool.names)]
+    said = [
+        VERSION,
+        cast(type[Processing], kind).version,
+        what,
+        models,
+        [t.name for t in pool.merged],
+        list(pool.names),
+    ]
     home = folder() / hashlib.sha256(json.dumps(said).encode()).hexdigest()[:32]
     if not home.is_dir():
         try:

@@ -126,11 +126,6 @@ class CoefficientSpace:
         self.decode(point)  # refuses what lies outside the bounds
         return point
 
-    @property
-    def linear(self) -> bool:
-        """Whether merged weights are linear in the coefficients, so that a gradient costs one pass over the pool."""
-        return self._rule.linear
-
     def select(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Of one number a group and expert, `(groups, experts)`, those that a point has: `(dim,)`."""
         return values[self._free].ravel()
@@ -152,7 +147,7 @@ class CoefficientSpace:
         Those outside the bounds or the simplex are left out, and so are repetitions; frozen groups keep their start.
         """
         count, unit = len(self.experts), self._rule.unit
-        wanted = [("base", np.zeros(count))]
+        wanted = [("base", np.zeros(count))] if self._has_base() else []
         wanted += [(f"expert: {name}", unit * np.eye(count)[k]) for k, name in enumerate(self.experts)]
         wanted += [("uniform", np.full(count, unit / count))]
         wanted += [(f"global {value:g}", np.full(count, value)) for value in self._rule.sweep]
@@ -179,7 +174,23 @@ class CoefficientSpace:
         if self.simplex:
             low, high, begin = np.zeros_like(low), np.ones_like(high), simplex.encode(begin)
         box = (np.tile(low, count), np.tile(high, count), begin.ravel())
-        return Domain(names, *box, (count, len(self.experts)), self._layers())
+        shape, rule = (count, len(self.experts)), self._rule
+        uniform = np.full(shape, rule.unit / shape[1])
+        base = np.zeros(shape) if self._has_base() and rule.affine else None  # 0 is 0 in a simplex too
+        vertices = None
+        if rule.affine and not self.simplex:
+            vertices = rule.unit * np.tile(np.eye(shape[1]), count)
+        return Domain(
+            *(names, *box, shape, self._layers()),
+            base=None if base is None else base.ravel(),
+            uniform=(simplex.encode(uniform) if self.simplex else uniform).ravel(),
+            vertices=vertices,
+        )
+
+    def _has_base(self) -> bool:
+        """Whether all coefficients 0 give the base."""
+        base, experts = self._rule.mix(np.zeros((1, len(self.experts))))
+        return bool(base[0] == 1 and not experts.any())
 
     def _layers(self) -> tuple[str, ...]:
         """Each free group's layer."""

@@ -32,6 +32,18 @@ class Box:
     def layers(self) -> tuple[str, ...]:
         return tuple(f"layer {g // 2}" for g in range(self.shape[0]))
 
+    @property
+    def base(self) -> Point | None:
+        return np.zeros_like(self.low)
+
+    @property
+    def uniform(self) -> Point:
+        return np.full_like(self.low, 1 / self.shape[1])
+
+    @property
+    def vertices(self) -> NDArray[np.float64] | None:
+        return np.tile(np.eye(self.shape[1]), self.shape[0])
+
 
 def box(groups: int = 3, experts: int = 2) -> Box:
     """A domain of read-only arrays, like those that a ledger or a space hands out."""

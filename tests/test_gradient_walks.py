@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from quadratics import Array, Toy, domain, made, scored, stepped, walked
 
-from optimizer.driver import FOREIGN, DriverError, Items, Outcome, Question
+from optimizer.driver import ANCHOR, FOREIGN, DriverError, Items, Outcome, Question
 from optimizer.drivers import DRIVERS
 from optimizer.drivers.dam import similarity
 from optimizer.drivers.expert_merging import cut
@@ -42,7 +42,7 @@ def alike(c: torch.Tensor) -> torch.Tensor:
 PENALTIES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "adamerging": lambda c: torch.zeros(()),
     "supervised": lambda c: torch.zeros(()),
-    "expert_merging": lambda c: 0.7 * (c - 0.3).abs().mean(),
+    "expert_merging": lambda c: 0.7 * (c - 0.3).abs().sum() / 2,  # over groups
     "dam": lambda c: 0.5 * alike(c),
 }
 WEIGHTS = {"expert_merging": {"stay": 0.7}, "dam": {"similarity": 0.5, "start": "space"}}
@@ -146,7 +146,7 @@ def test_the_range_of_the_anchors_is_the_unit_of_each_objective() -> None:
     def count(anchors: Sequence[Sequence[float]]) -> int:
         driver = made("supervised", domain(), 2, steps=100, every=1, patience=2)
         for losses in anchors:
-            driver.tell([Outcome(Question(FOREIGN, domain().start), np.array(losses), np.zeros(2))])
+            driver.tell([Outcome(Question(FOREIGN, domain().start, stage=ANCHOR), np.array(losses), np.zeros(2))])
         asked = 0
         while questions := driver.ask(1):
             asked += questions[0].wants == "gradient"
@@ -162,7 +162,7 @@ def test_the_range_of_the_anchors_is_the_unit_of_each_objective() -> None:
 def test_the_best_anchor_inside_the_bounds_is_the_start_where_that_is_asked() -> None:
     driver = made("supervised", domain(), 2, start="best")
     for value, losses in ((0.1, [1.0, 0.0]), (0.2, [0.2, 20.0]), (0.4, [0.0, 100.0]), (1.5, [0.0, 0.0])):
-        driver.tell([Outcome(Question(FOREIGN, np.full(4, value)), np.array(losses), np.zeros(2))])
+        driver.tell([Outcome(Question(FOREIGN, np.full(4, value), stage=ANCHOR), np.array(losses), np.zeros(2))])
     assert driver.ask(1)[0].point == pytest.approx(np.full(4, 0.2))
 
 
@@ -299,18 +299,60 @@ def test_frank_wolfe_reaches_the_best_average_of_experts_and_never_picks_an_irre
 def test_soft_frank_wolfe_adds_each_tasks_best_expert_and_learns_the_chosen_ones_alone(bounds: str) -> None:
     where = domain(2, 4)
     tasks = np.array([[0.5, 0.0, 0.2, -0.5] * 2, [0.0, 0.6, 0.3, -0.5] * 2])
-    driver = made("frank_wolfe_soft", where, 2, rounds=3, inner=5, lr=0.05, patience=None, bounds=bounds)
+    driver = made("frank_wolfe_soft", where, 2, rounds=9, inner=5, lr=0.05, patience=None, bounds=bounds)
     told = walked(driver, Toy(tasks))
     wants = [o.question.wants for o in told if o.question.wants != "scores"]
-    assert wants == (["gradients"] + ["gradient"] * 5) * 2, "ends when every expert is in, before the last round"
+    assert wants == [*(["gradients"] + ["gradient"] * 5) * 2, "gradients"], "ends when nobody left is of use"
     batches = [o.question.items.batch for o in told if o.question.wants != "scores"]
-    assert batches == ([0] + [16] * 5) * 2, "the oracle sees every training item, so that noise lets nobody in"
+    assert batches == [*([0] + [16] * 5) * 2, 0], "the oracle sees every training item, so that noise lets nobody in"
     points = stepped(told).reshape(-1, 2, 4)
     assert (points[0] == 0).all()
     assert points[1] == pytest.approx(np.array([[0.1, 0.1, 0, 0]] * 2)), "the first of task 0, the second of task 1"
     assert (points[1:7, :, 2:] == 0).all() and (points[2:7, :, :2] > 0.1).all()
-    assert points[7, :, 2:] == pytest.approx(0.1), "then the third, and what is left"
+    assert points[7, :, 2:] == pytest.approx(np.array([[0.1, 0.0]] * 2)), "then the third, and never the last"
+    assert (points[:, :, 3] == 0).all()
     assert points[7, :, :2] == pytest.approx(points[6, :, :2], abs=0.2)
+
+
+def test_patience_ends_a_round_of_soft_frank_wolfe_and_not_the_walk() -> None:
+    """Scores that never get better end the first round early; the oracle is asked again, and finds another expert."""
+    toy = Toy(np.array([[0.5, 0.4] * 2]))
+
+    def reply(question: Question) -> Outcome:
+        found = toy.answer(question)
+        return replace(found, losses=np.ones(1)) if question.wants == "scores" else found
+
+    driver = made("frank_wolfe_soft", domain(), inner=500, every=5, patience=2, lr=0.01)
+    told: list[Outcome] = []
+    while not driver.done:
+        for question in driver.ask(1):
+            told.append(reply(question))
+            driver.tell([told[-1]])
+    asked = [o.question.wants for o in told if o.question.wants != "scores"]
+    assert asked.count("gradients") == 2 and asked.count("gradient") < 40
+    assert (told[-1].question.point > 0).all(), "both experts are in"
+
+
+def test_a_failure_right_after_a_turn_goes_back_to_where_a_gradient_was_had() -> None:
+    tasks = np.array([[0.5, 0.4] * 2])
+    seen: list[np.ndarray] = []
+    driver = made("frank_wolfe_soft", domain(), rounds=1, inner=50, every=100, lr=0.01)
+
+    def fails(question: Question) -> str | None:
+        return "nonfinite: NaN" if question.wants == "gradient" and question.point[0] >= 0.1 else None
+
+    toy = Toy(tasks, fails=fails)
+    for _ in range(4):
+        for question in driver.ask(1):
+            seen.append(question.point)
+            driver.tell([toy.answer(question)])
+    assert seen[2][0] == pytest.approx(0.1), "the first expert enters, and fails there"
+    assert (seen[3] == 0).all(), "back at the base, with the expert still free to move"
+
+
+def test_frank_wolfe_stays_where_no_expert_is_better() -> None:
+    told = walked(made("frank_wolfe", domain(), steps=3), Toy(np.full((1, 4), -0.5)))
+    assert (stepped(told) == 0).all()
 
 
 def test_soft_frank_wolfe_ends_after_its_rounds() -> None:
@@ -332,13 +374,13 @@ FRONT = Toy(np.array([[0.2, 0.2, 0.5, 0.4], [0.8, 0.6, 0.1, 0.4]]), floor=0.1)
 
 
 def test_the_path_does_not_mind_the_scale_of_a_loss() -> None:
-    loud = Toy(FRONT.targets, np.array([[1.0], [1024.0]]))
+    loud = Toy(FRONT.targets, np.array([[1.0], [8.0]]))
     ends = [scored(walked(made("pareto", domain(), 2), toy)) for toy in (replace(FRONT, floor=0.0), loud)]
     assert ends[0] == pytest.approx(ends[1], abs=1e-6)
 
 
 def test_each_path_begins_at_the_end_of_the_first_walk_and_leads_to_its_preference() -> None:
-    driver = made("pareto", domain(), 2, lr=0.03, first=8, stops=4, every=20, preferences=[[3, 0], [0, 0.5]])
+    driver = made("pareto", domain(), 2, lr=0.03, first=8, stops=4, every=20, ends=[[3, 0], [0, 0.5]])
     told = walked(driver, replace(FRONT, floor=0.0))
     steps, ends = stepped(told), scored(told)
     assert np.array_equal(steps[160], steps[160 + 80]), "both paths leave from one point"

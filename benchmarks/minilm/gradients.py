@@ -31,6 +31,7 @@ PLAIN = {"global": "global", "task arithmetic 0.3": "global 0.3"}  # rows withou
 LABELS, EXPERTS = ("accuracy", "cross_entropy"), ("kl",)
 ADAM = {"steps": 75, "every": 5, "patience": 6, "batch": 16, "lr": 0.02}
 WIDE = {"bounds": [-0.5, 1.5]}
+HARD = {"start": "space", "step": 0.29}  # the authors' start, their merge of all experts, and their factor
 BOTH = {"loss": {"cross_entropy": 1.0, "kl": 1.0}}
 ROWS: dict[str, tuple[tuple[str, ...], str, dict[str, Any], dict[str, Any]]] = {
     # name: metrics that decide, granularity, the driver's entry, the space's other keys
@@ -48,12 +49,13 @@ ROWS: dict[str, tuple[tuple[str, ...], str, dict[str, Any], dict[str, Any]]] = {
         {"method": "ties_once"},
     ),
     "expert merging": (EXPERTS, "tensor", {"name": "expert_merging", **ADAM, "lr": 0.05}, {}),
-    "frank-wolfe": (LABELS, "tensor", {"name": "frank_wolfe", "start": "space", "step": 0.3}, {}),
-    "frank-wolfe cosine": (LABELS, "tensor", {"name": "frank_wolfe", "rule": "cosine"}, {}),
+    "frank-wolfe": (LABELS, "tensor", {"name": "frank_wolfe", **HARD}, {}),
+    "frank-wolfe per tensor": (LABELS, "tensor", {"name": "frank_wolfe", **HARD, "scope": "group"}, {}),
+    "frank-wolfe cosine": (LABELS, "tensor", {"name": "frank_wolfe", **HARD, "rule": "cosine"}, {}),
     "frank-wolfe soft": (
         LABELS,
         "tensor",
-        {"name": "frank_wolfe_soft", **ADAM, "rounds": 1, "inner": 75, "steps": 76, "bounds": "project"},
+        {"name": "frank_wolfe_soft", **ADAM, "rounds": 3, "inner": 25, "steps": 78, "bounds": "project"},
         WIDE,
     ),
 }

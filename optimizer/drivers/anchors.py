@@ -7,7 +7,18 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.stats import qmc
 
-from optimizer.driver import FOREIGN, Domain, Driver, DriverError, Outcome, Point, Question, random_stream, renumbered
+from optimizer.driver import (
+    ANCHOR,
+    FOREIGN,
+    Domain,
+    Driver,
+    DriverError,
+    Outcome,
+    Point,
+    Question,
+    random_stream,
+    renumbered,
+)
 
 FILL = "fill: one coefficient per expert"
 
@@ -51,7 +62,7 @@ class Anchored:
     def ask(self, n: int) -> list[Question]:
         """Anchors, then fill while they are on their way, then what `inner` asks."""
         first = self._anchors[self._number : self._number + max(n, 0)]
-        questions = [self._own(Question(-1, point.copy(), stage=f"anchor: {label}")) for label, point in first]
+        questions = [self._own(Question(-1, point.copy(), stage=ANCHOR + label)) for label, point in first]
         rest = n - len(questions)
         if rest < 1:
             return questions

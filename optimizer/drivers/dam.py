@@ -13,7 +13,7 @@ from optimizer.driver import Domain, Point
 
 
 class DAM(Descent):
-    """Adam on `W = sum_k c_k theta_k` from c = 1/K, on KL from the experts at temperature 2 (arXiv:2410.08371).
+    """Adam on `W = sum_k c_k theta_k` from the average, on KL from the experts at temperature 2 (arXiv:2410.08371).
 
     To the loss comes `similarity` times the mean cosine between the experts' coefficients. The authors learn one
     coefficient for each column of a weight matrix; here there is one for each group of the space, `tensor` at finest.

@@ -15,7 +15,7 @@ from optimizer.driver import Domain, Outcome, Point, Wants
 class ExpertMerging(Descent):
     """Adam on `c = sigmoid(a)` between the bounds, aligned to the experts' logits and hidden states (arXiv:2509.25712).
 
-    To the loss comes `stay` times the mean of `|c - start|`.
+    To the loss comes `stay` times the sum over experts of `|c - start|`, averaged over groups.
     """
 
     class Options(descent.Options):
@@ -43,7 +43,10 @@ class ExpertMergingPlus(Descent):
     """
 
     class Options(ExpertMerging.Options):
-        """`pieces`: in all; by default four times as many as there are layers. `kappa`: how much importance counts."""
+        """`pieces`: in all; by default four times as many as there are layers. `kappa`: how much importance counts.
+
+        `patience` ends the first half too, and the pieces begin.
+        """
 
         pieces: int | None = Field(None, ge=1)
         kappa: float = Field(1.0, ge=0)
@@ -82,10 +85,17 @@ class _Pieces:
             weights = (np.abs(self.point) * outcome.gradient[0]).reshape(self._domain.shape).sum(axis=1)
             total = self._options.pieces or 4 * len(set(self._domain.layers))
             pieces = cut(self._layers, weights, total, self._options.kappa)
-            self._inner = _rule(self._domain, self._start, self.point, self._options, _ties(self._domain, pieces))
+            ties, good = _ties(self._domain, pieces), self._inner.good
+            self._inner = _rule(self._domain, self._start, self.point, self._options, ties, good)
             return self.point
         self._left -= 1
         return self._inner.update(outcome)
+
+    def turn(self) -> bool:
+        if self._asked:
+            return False
+        self._left = 0
+        return True
 
     def back(self) -> None:
         self._inner.back()
@@ -135,10 +145,11 @@ def _rule(
     point: Point,
     options: ExpertMerging.Options,
     ties: NDArray[np.int64] | None = None,
+    good: Point | None = None,
 ) -> AdamRule:
     def penalty(now: Point) -> NDArray[np.float64]:
         apart = now - start
         # the sigmoid of a logit is not its argument to the bit, and a sign would make a full step of that
-        return np.asarray(options.stay * np.where(np.abs(apart) > 1e-12, np.sign(apart), 0.0) / len(start))
+        return np.asarray(options.stay * np.where(np.abs(apart) > 1e-12, np.sign(apart), 0.0) / domain.shape[0])
 
-    return AdamRule(domain, point, options.lr, options.bounds, penalty=penalty, ties=ties)
+    return AdamRule(domain, point, options.lr, options.bounds, penalty=penalty, ties=ties, good=good)

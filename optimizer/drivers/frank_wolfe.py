@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from optimizer import descent
@@ -17,9 +18,10 @@ class FrankWolfe(Descent):
     """Steps towards experts (FW-Merging, hard; Chen et al., ICCV 2025, arXiv:2503.12649, algorithm 1).
 
     In coefficient space it is exact: the feasible set is, for each group, the hull of the starting point and of the
-    experts' vertices e_k; the linear minimisation oracle picks the expert with the least `<gradient, e_k>`, one for the
-    whole model or one a group; and `c += gamma_t (e_k - c)` with `gamma_t = step * 2 / (t + 2)`. Rule `cosine` is that
-    of the authors' code: the least sum over tensors of `cos(dL/dW, theta_k)`.
+    experts; the linear minimisation oracle picks the vertex v with the least `<gradient, v>`, one for the whole model
+    or one a group; and `c += gamma_t (v - c)` with `gamma_t = step * 2 / (t + 2)`. Rule `cosine` is that of the
+    authors' code: the expert with the least sum over tensors of `cos(dL/dW, theta_k)`. There the first point is their
+    merge of all experts, by task arithmetic or TIES: `start: space`, here.
     """
 
     class Options(descent.Options):
@@ -35,17 +37,23 @@ class FrankWolfe(Descent):
         step: float = Field(1.0, gt=0, le=1)
 
     def __init__(self, domain: Domain, objectives: int, seed: int, options: Options) -> None:
-        check_vertices(domain)
-        super().__init__(*("frank_wolfe", domain, objectives, options), lambda start: _Hard(domain, start, options))
+        vertices = checked_vertices(domain)
+        super().__init__(
+            *("frank_wolfe", domain, objectives, options), lambda start: _Hard(domain, vertices, start, options)
+        )
 
 
 class _Hard:
     whole = False
     done = False
 
-    def __init__(self, domain: Domain, start: Point, options: FrankWolfe.Options) -> None:
+    def __init__(
+        self, domain: Domain, vertices: NDArray[np.float64], start: Point, options: FrankWolfe.Options
+    ) -> None:
         self.wants: Wants = "cosines" if options.rule == "cosine" else "gradient"
         self._shape, self._options = domain.shape, options
+        ours = vertices if options.rule == "cosine" else np.vstack([vertices, start])
+        self._vertices = ours.reshape(len(ours), *domain.shape)  # (K or K + 1, G, K)
         self._point = self._good = start
         self._step = options.step
         self._count = 0
@@ -57,13 +65,18 @@ class _Hard:
     def update(self, outcome: Outcome) -> Point:
         assert outcome.gradient is not None
         slope = outcome.gradient[0].reshape(self._shape)
+        # of each vertex in each group: its inner product with the gradient, or the cosine that came back
+        values = slope.T if self._options.rule == "cosine" else (self._vertices * slope).sum(axis=2)
         if self._options.scope == "model":
-            slope = np.broadcast_to(slope.sum(axis=0), self._shape)
-        vertex = np.eye(self._shape[1])[slope.argmin(axis=1)].ravel()
+            values = np.broadcast_to(values.sum(axis=1, keepdims=True), values.shape)
+        vertex = self._vertices[values.argmin(axis=0), np.arange(self._shape[0])].ravel()
         self._good = self._point
         self._point = self._point + self._step * 2 / (self._count + 2) * (vertex - self._point)
         self._count += 1
         return self._point
+
+    def turn(self) -> bool:
+        return False
 
     def back(self) -> None:
         self._point, self._step = self._good, self._step / 2
@@ -72,10 +85,13 @@ class _Hard:
 class SoftFrankWolfe(Descent):
     """Adds experts, and learns the coefficients of those added (FW-Merging, soft; arXiv:2503.12649, algorithm 2).
 
-    In each round the oracle picks, for each task, the unused expert with the least `<gradient of that task, e_k>` over
-    the whole model, on all training items (on a few, noise lets irrelevant experts in, and they stay); what is added
-    begins at `enter`. Then `inner` steps of Adam on the coefficients of all that were
-    added; the others stay 0. It ends after `rounds`, or when every expert is in.
+    In each round the oracle picks, for each task, the unused expert towards which its loss falls fastest,
+    `<gradient of that task, e_k>` over the whole model, on all training items (on a few, noise lets irrelevant experts
+    in, and they stay); an expert towards which no task's loss falls stays out. What is added begins at `enter` of its
+    way. Then `inner` steps of Adam (fewer where `patience` ends them) on the coefficients of all that were added; the
+    others stay where they started. It ends after `rounds`, or when the oracle adds none. The authors' code picks by
+    the cosine rule, merges the chosen onto the last round's model with coefficients that begin at 0.3, and learns them
+    by entropy.
     """
 
     class Options(descent.Options):
@@ -89,19 +105,22 @@ class SoftFrankWolfe(Descent):
         bounds: Bounds = "clamp"
 
     def __init__(self, domain: Domain, objectives: int, seed: int, options: Options) -> None:
-        check_vertices(domain)
+        vertices = checked_vertices(domain)
         super().__init__(
-            *("frank_wolfe_soft", domain, objectives, options), lambda start: _Soft(domain, start, options)
+            *("frank_wolfe_soft", domain, objectives, options), lambda start: _Soft(domain, vertices, start, options)
         )
 
 
 class _Soft:
-    def __init__(self, domain: Domain, start: Point, options: SoftFrankWolfe.Options) -> None:
-        self._domain, self._options, self._start = domain, options, start
+    def __init__(
+        self, domain: Domain, vertices: NDArray[np.float64], start: Point, options: SoftFrankWolfe.Options
+    ) -> None:
+        self._domain, self._vertices, self._options, self._start = domain, vertices, options, start
         self._chosen: set[int] = set()
         self._inner: AdamRule | None = None
         self._left = 0  # steps of this round
         self._rounds = 0
+        self._full = False  # the oracle has nobody left to add
 
     @property
     def point(self) -> Point:
@@ -117,8 +136,7 @@ class _Soft:
 
     @property
     def done(self) -> bool:
-        full = len(self._chosen) == self._domain.shape[1]
-        return not self._left and (full or self._rounds >= self._options.rounds)
+        return not self._left and (self._full or self._rounds >= self._options.rounds)
 
     def update(self, outcome: Outcome) -> Point:
         if self._left:
@@ -126,26 +144,55 @@ class _Soft:
             self._left -= 1
             return self._inner.update(outcome)
         assert outcome.gradient is not None
-        experts = self._domain.shape[1]
-        point = self.point.reshape(self._domain.shape).copy()
-        for row in outcome.gradient:
-            slope = row.reshape(self._domain.shape).sum(axis=0)
-            unused = [k for k in np.argsort(slope, kind="stable").tolist() if k not in self._chosen]
-            if unused:
-                self._chosen.add(unused[0])
-                point[:, unused[0]] = self._options.enter
-        free = np.tile(np.isin(np.arange(experts), sorted(self._chosen)), self._domain.shape[0])
-        self._inner = AdamRule(self._domain, point.ravel(), self._options.lr, self._options.bounds, free=free)
-        self._left = self._options.inner
         self._rounds += 1
+        added = self._oracle(outcome.gradient)
+        self._full = not added or len(self._chosen) + len(added) == self._domain.shape[1]
+        if added:
+            self._begin(added)
         return self.point
+
+    def _oracle(self, gradients: NDArray[np.float64]) -> list[int]:
+        """The experts to add: of each task's gradient (T, dim) the best of those that are left, if it is any good."""
+        added: list[int] = []
+        for slopes in gradients @ self._vertices.T:  # (K,)
+            left = [k for k in np.argsort(slopes, kind="stable").tolist() if k not in self._chosen and k not in added]
+            if left and slopes[left[0]] < 0:
+                added.append(left[0])
+        return added
+
+    def _begin(self, added: list[int]) -> None:
+        """A round of Adam on all that are in."""
+        groups, experts = self._domain.shape
+        before = self.point
+        point = before.reshape(groups, experts).copy()
+        for k in added:
+            point[:, k] = self._options.enter * self._vertices[k].reshape(groups, experts)[:, k]
+        self._chosen.update(added)
+        free = np.tile(np.isin(np.arange(experts), sorted(self._chosen)), groups)
+        lr, bounds = self._options.lr, self._options.bounds
+        self._inner = AdamRule(self._domain, point.ravel(), lr, bounds, free=free, good=before)
+        self._left = self._options.inner
+
+    def turn(self) -> bool:
+        self._left = 0
+        return not self.done
 
     def back(self) -> None:
         if self._inner is not None:
             self._inner.back()
 
 
-def check_vertices(domain: Domain) -> None:
-    """Raise DriverError where base and experts are not all inside the bounds."""
-    if (domain.low > 0).any() or (domain.high < 1).any():
-        raise DriverError("Frank-Wolfe goes from 0 to each expert at coefficient 1; widen space.bounds to hold [0, 1]")
+def checked_vertices(domain: Domain) -> NDArray[np.float64]:
+    """The experts as points, `(experts, dim)`. Raises DriverError where there are none, or not inside the bounds."""
+    if domain.vertices is None:
+        raise DriverError(
+            "Frank-Wolfe needs merged weights that are affine in the coefficients; take method task_arithmetic, or "
+            "set space.options.normalize: false"
+        )
+    low, high = domain.vertices.min(axis=0), domain.vertices.max(axis=0)
+    if (domain.low > low).any() or (domain.high < high).any():
+        raise DriverError(
+            f"Frank-Wolfe goes towards each expert alone, at coefficient {high.max():g}; widen space.bounds to hold "
+            f"[0, {high.max():g}]"
+        )
+    return domain.vertices

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,12 +22,14 @@ class MGDA(Descent):
     """Adam along the common descent direction of the tasks' losses (Desideri 2012; Sener & Koltun 2018).
 
     That is the point of least norm in the convex hull of the tasks' gradients, each in units of its loss at the start:
-    a step against it lowers every loss, until none can be lowered without raising another.
+    against it every loss falls, until none can fall without another's rising. (What Adam and the bounds make of that
+    direction has no such guarantee: scores decide.)
     """
 
     class Options(descent.Options):
         """As those of `supervised`."""
 
+        asks: ClassVar[Wants] = "gradients"
         lr: float = Field(1e-2, gt=0)
         steps: int = Field(150, ge=1)
         bounds: Bounds = "project"
@@ -54,6 +57,9 @@ class _Common:
 
     def update(self, outcome: Outcome) -> Point:
         return self._inner.update(outcome)
+
+    def turn(self) -> bool:
+        return False
 
     def back(self) -> None:
         self._inner.back()
@@ -90,8 +96,9 @@ class ParetoPath(Descent):
     """
 
     class Options(descent.Options):
-        """`preferences`: paths lead to these weights of the tasks instead, each a row of T numbers."""
+        """`ends`: paths lead to these weights of the tasks instead, each a row of T numbers."""
 
+        asks: ClassVar[Wants] = "gradients"
         lr: float = Field(1e-2, gt=0)
         steps: int = Field(5000, ge=1)
         start: descent.Start = "best"
@@ -99,7 +106,7 @@ class ParetoPath(Descent):
         first: int = Field(4, ge=1)
         stops: int = Field(3, ge=1)
         emphasis: float = Field(0.9, gt=0, le=1)
-        preferences: list[list[float]] | None = None
+        ends: list[list[float]] | None = None
         bounds: Bounds = "project"
 
     def __init__(self, domain: Domain, objectives: int, seed: int, options: Options) -> None:
@@ -116,9 +123,9 @@ class _Path:
         self._weights: NDArray[np.float64] | None = None  # (T,), known once the first gradients are
         self._ahead: list[tuple[NDArray[np.float64], bool]] = []  # weights, and whether from the first walk's end
         self._left = options.first * options.every  # steps of this stop
-        self._centre = start  # the first walk's end, once it is there
+        self._centre = (start, start)  # the first walk's end, once it is there, and where it last had a gradient
         self._branched = False
-        self._inner = self._walk(start)
+        self._inner = self._walk(start, start)
         self.done = False
 
     @property
@@ -127,7 +134,7 @@ class _Path:
 
     def update(self, outcome: Outcome) -> Point:
         if self._weights is None:
-            ends = targets(len(outcome.losses), self._options.emphasis, self._options.preferences)
+            ends = targets(len(outcome.losses), self._options.emphasis, self._options.ends)
             self._weights = np.full(len(outcome.losses), 1 / len(outcome.losses))
             for end in ends:
                 for j in range(1, self._options.stops + 1):
@@ -136,26 +143,30 @@ class _Path:
         reached = self._inner.update(outcome)
         self._left -= 1
         if self._left == 0:
-            self._turn()
+            self._next_stop()
         return reached
+
+    def turn(self) -> bool:
+        return False
 
     def back(self) -> None:
         self._inner.back()
 
-    def _turn(self) -> None:
+    def _next_stop(self) -> None:
         """On to the next stop: from where this one ended, or from the end of the first walk."""
         if not self._ahead:
             self.done = True
             return
+        here = (self.point, self._inner.good)
         if not self._branched:
-            self._centre, self._branched = self.point, True
+            self._centre, self._branched = here, True
         self._weights, anew = self._ahead.pop(0)
-        self._inner = self._walk(self._centre if anew else self.point)
+        self._inner = self._walk(*(self._centre if anew else here))
         self._left = self._options.every
 
-    def _walk(self, start: Point) -> AdamRule:
+    def _walk(self, start: Point, good: Point) -> AdamRule:
         options = self._options
-        return AdamRule(self._domain, start, options.lr, options.bounds, direction=self._direction)
+        return AdamRule(self._domain, start, options.lr, options.bounds, direction=self._direction, good=good)
 
     def _direction(self, outcome: Outcome) -> NDArray[np.float64]:
         assert self._weights is not None
@@ -165,29 +176,31 @@ class _Path:
 def targets(
     tasks: int,  # T
     emphasis: float,
-    preferences: Sequence[Sequence[float]] | None,
+    ends: Sequence[Sequence[float]] | None,
 ) -> NDArray[np.float64]:
-    """Where paths lead, `(paths, T)`, each row with sum 1. Raises DriverError on preferences that do not fit."""
-    if preferences is None:
+    """Where paths lead, `(paths, T)`, each row with sum 1. Raises DriverError on ends that do not fit."""
+    if ends is None:
         if tasks == 1:
             return np.ones((0, 1))
         return np.full((tasks, tasks), (1 - emphasis) / (tasks - 1)) + np.eye(tasks) * (
             emphasis - (1 - emphasis) / (tasks - 1)
         )
     rows = []
-    for given in preferences:
+    for given in ends:
         row = np.array(given, dtype=np.float64)
         if row.shape != (tasks,) or not np.isfinite(row).all() or (row < 0).any() or not row.sum() > 0:
             raise DriverError(
-                f"driver.preferences: expected {tasks} non-negative numbers, one a task, with a positive sum, "
-                f"got {given}"
+                f"driver.ends: expected {tasks} non-negative numbers, one a task, with a positive sum, got {given}"
             )
         rows.append(row / row.sum())
     return np.array(rows)
 
 
 class _Units:
-    """Gradients of the tasks in units of their losses at the first point: none outweighs the others by its scale."""
+    """Gradients of the tasks in units of their losses at the first point: none outweighs the others by its scale.
+
+    A loss may be next to nothing there (an expert's distance from itself): its unit is a hundredth of the largest one.
+    """
 
     def __init__(self) -> None:
         self._scale: NDArray[np.float64] | None = None  # (T,)
@@ -197,5 +210,5 @@ class _Units:
         assert outcome.gradient is not None
         if self._scale is None:
             first = np.abs(outcome.losses)
-            self._scale = np.where(first > 0, first, 1.0)
+            self._scale = np.maximum(first, 0.01 * first.max()) if first.max() > 0 else np.ones_like(first)
         return np.asarray(outcome.gradient / self._scale[:, None])

@@ -27,6 +27,7 @@ class Linear:
     def __init__(self, options: Mapping[str, Option]) -> None:
         self._normalize = bool(options["normalize"])
         self.unit = 1.0
+        self.affine = not self._normalize
         # a common factor cancels in a normalised average: a sweep of it would ask one candidate again and again
         self.sweep = () if self._normalize else (0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)
 

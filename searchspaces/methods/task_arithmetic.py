@@ -29,6 +29,7 @@ class TaskArithmetic:
         if self._scale == 0.0:
             raise RecipeError("method task_arithmetic: lambda is 0, which makes every candidate the base; leave it out")
         self.unit = 1.0 / self._scale
+        self.affine = True
         self.sweep = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)
 
     def mix(self, coefficients: NDArray[np.float64]) -> Mix:

@@ -31,6 +31,7 @@ class TiesOnce:
     linear: ClassVar[bool] = True
     random: ClassVar[bool] = False
     processes: ClassVar[bool] = True
+    version: ClassVar[int] = 1
 
     def __init__(self, options: Mapping[str, Option]) -> None:
         self._density, self._scale, self._scope = float(options["density"]), float(options["lambda"]), options["scope"]
@@ -41,6 +42,7 @@ class TiesOnce:
         if self._scope not in ("model", "tensor"):
             raise RecipeError(f"method ties_once: scope is {self._scope!r}, expected model or tensor")
         self.unit = 1.0 / self._scale
+        self.affine = True
         self.sweep = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)
         self._least: list[float] | None = None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -94,7 +95,7 @@ def test_the_chain_rule_is_the_derivative_of_decoding(space: CoefficientSpace) -
     point = 0.1 + 0.8 * points(space, 1)[0]
     slope = np.random.default_rng(1).normal(size=(len(space.groups), len(EXPERTS)))
     found = space.pull(point, slope)
-    assert found.shape == point.shape and space.linear
+    assert found.shape == point.shape
     for i in range(min(len(point), 30)):
         ahead, behind = (space.decode(point + s * (np.arange(len(point)) == i)).coefficients for s in (1e-6, -1e-6))
         assert found[i] == pytest.approx(((ahead - behind) * slope).sum() / 2e-6, rel=1e-5, abs=1e-7)
@@ -204,3 +205,26 @@ def test_decoding_and_hashing_a_thousand_dimensions_is_cheap() -> None:
     begin = time.perf_counter()
     assert len({space.decode(p).hash for p in many}) == 50
     assert (time.perf_counter() - begin) / 50 < 0.005  # well under 1 ms on a quiet machine
+
+
+@pytest.mark.parametrize(
+    "method, options, unit", [("task_arithmetic", {"lambda": 0.5}, 2.0), ("linear", {"normalize": False}, 1.0)]
+)
+def test_an_affine_space_knows_the_points_of_its_experts(method: str, options: dict[str, Any], unit: float) -> None:
+    space = CoefficientSpace(["a.0.w", "a.1.w"], ["x", "y"], method, options, bounds=(0.0, 3.0))
+    vertices = space.domain.vertices
+    assert vertices is not None
+    labels = dict(space.anchors())
+    for name, vertex in zip(space.experts, vertices, strict=True):
+        assert np.array_equal(vertex, labels[f"expert: {name}"]) and vertex.max() == unit
+    assert np.array_equal(space.domain.uniform, labels["uniform"])
+    assert ("base" in labels) == (space.domain.base is not None) == (method == "task_arithmetic")
+
+
+def test_where_weights_are_not_affine_there_are_no_vertices() -> None:
+    average = CoefficientSpace(["a.0.w"], ["x", "y"], "linear").domain
+    assert average.vertices is None and average.base is None  # at all 0 an average has no slope
+    inside = CoefficientSpace(["a.0.w"], ["x", "y"], simplex=True)
+    assert inside.domain.vertices is None and inside.domain.base is not None
+    assert inside.decode(inside.domain.uniform).coefficients == pytest.approx(np.full((1, 2), 0.5))
+    assert not inside.decode(inside.domain.base).coefficients.any()
