@@ -164,17 +164,17 @@ class Classification:
         measures["macro_f1"] = metrics.macro_f1(self._truth[items], predicted.cpu().numpy(), self._classes)
         return Scores({metric.name: measures[metric.name] for metric in self.metrics}, per_item)
 
-    def loss(self, model: Any, items: Indices, loss: Loss) -> Iterator[Tensor]:
+    def loss(self, model: Any, items: Indices, loss: Loss, of: Indices | None = None) -> Iterator[Tensor]:
         """The loss over these rows `(n,)`, a share of it for each microbatch; raises `NonFinite`, `OptionError`."""
+        total = len(items if of is None else of)
         self._items.check(self.name, items)
         losses.check_kinds(self.name, self.losses, loss)
         model.eval()
         for start in range(0, len(items), self._size):
             rows = items[start : start + self._size]
             with torch.enable_grad():
-                value = self._loss(model, rows, loss) * (len(rows) / len(items))
-            if not torch.isfinite(value):
-                raise NonFinite(f"evaluator {self.name!r}: the loss is {value.item()}; the candidate has failed")
+                value = self._loss(model, rows, loss) * (len(rows) / total)
+            losses.check_finite(self.name, value, self._outputs)
             yield value
 
     def _loss(self, model: Any, rows: Indices, loss: Loss) -> Tensor:

@@ -49,15 +49,16 @@ class Scores:
 @dataclass(frozen=True)
 class Splits:
     """Row numbers of the calibration and of the held-out items, and of those that only gradients see: all disjoint,
-    each sorted."""
+    each sorted. `alike` has a number for each row of the data, the same for rows of equal content."""
 
     calibration: Indices
     heldout: Indices
     train: Indices = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    alike: Indices | None = None  # None: no two rows are equal
 
     def parted(self, train: Indices) -> Splits:
         """The same with these calibration rows as `train`."""
-        return Splits(np.setdiff1d(self.calibration, train), self.heldout, np.sort(train))
+        return Splits(np.setdiff1d(self.calibration, train), self.heldout, np.sort(train), self.alike)
 
     def __iter__(self) -> Iterator[Indices]:
         return iter((self.calibration, self.heldout, self.train))
@@ -153,9 +154,10 @@ class Differentiable(Evaluator, Protocol):
         """
         ...
 
-    def loss(self, model: Any, items: Indices, loss: Loss) -> Iterator[torch.Tensor]:
+    def loss(self, model: Any, items: Indices, loss: Loss, of: Indices | None = None) -> Iterator[torch.Tensor]:
         """Scalars, one a microbatch, whose sum is the loss over these rows `(n,)`, with the graph to the weights.
 
+        Where the rows are a share of the minibatch `of`, it is their part of the loss over all of that.
         Each is to be differentiated before the next is drawn: one microbatch's graph is in memory at a time. The model
         is in eval mode: no dropout. Raises `NonFinite` where the loss is not finite, `OptionError` for a kind that is
         not among `losses`.

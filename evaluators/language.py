@@ -152,18 +152,18 @@ class Language:
             sums.append(each.sum(dim=1))
         return torch.stack(sums, dim=1)
 
-    def loss(self, model: Any, items: Indices, loss: Loss) -> Iterator[Tensor]:
+    def loss(self, model: Any, items: Indices, loss: Loss, of: Indices | None = None) -> Iterator[Tensor]:
         """The loss per token over these texts `(n,)` (`hidden`: a text), a share of it for each microbatch."""
         self._items.check(self.name, items)
         losses.check_kinds(self.name, self.losses, loss)
         model.eval()
-        total = int(self._tokens[items].sum())
+        every = items if of is None else of
+        total = int(self._tokens[every].sum())
         for start in range(0, len(items), self._size):
             rows = items[start : start + self._size]
             with torch.enable_grad():
-                value = self._loss(model, rows, loss, total, len(items))
-            if not torch.isfinite(value):
-                raise NonFinite(f"evaluator {self.name!r}: the loss is {value.item()}; the candidate has failed")
+                value = self._loss(model, rows, loss, total, len(every))
+            losses.check_finite(self.name, value, self._outputs)
             yield value
 
     def _loss(self, model: Any, rows: Indices, loss: Loss, total: int, count: int) -> Tensor:

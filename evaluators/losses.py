@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
-from evaluators.errors import OptionError
+from evaluators.errors import NonFinite, OptionError
 from evaluators.evaluator import Loss
+
+if TYPE_CHECKING:
+    from evaluators.teacher import Outputs
 
 KINDS = {
     "entropy": "mean softmax entropy: how undecided the model is; needs no labels",
@@ -24,6 +28,13 @@ def check_kinds(name: str, offered: Mapping[str, str], loss: Loss) -> None:
     for kind in loss.weights:
         if kind not in offered:
             raise OptionError(f"evaluator {name!r} offers no loss {kind!r}; its losses are: {', '.join(offered)}")
+
+
+def check_finite(name: str, value: Tensor, outputs: Outputs | None) -> None:
+    """Raise `NonFinite` where the loss of evaluator `name` is not finite; `outputs` are the teacher's that it read."""
+    if not torch.isfinite(value):
+        kept = f" (its teacher's outputs are kept in {outputs.file}, safe to remove)" if outputs is not None else ""
+        raise NonFinite(f"evaluator {name!r}: the loss is {value.item()}{kept}; the candidate has failed")
 
 
 def entropy(logits: Tensor) -> Tensor:

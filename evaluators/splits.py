@@ -96,7 +96,7 @@ def split(table: Table, seed: int, calibration: float | int, limit: int | None =
             f"and {max(len(order) - cut, 0)} held-out items; both need at least one (equal rows stay together): give "
             "more items or another `calibration`"
         )
-    return Splits(_sorted(order[:cut]), _sorted(order[cut:]))
+    return Splits(_sorted(order[:cut]), _sorted(order[cut:]), alike=_numbered(keys))
 
 
 def keep_apart(calibration: Table, heldout: Table, seed: int, limit: int | None = None) -> Splits:
@@ -113,11 +113,18 @@ def keep_apart(calibration: Table, heldout: Table, seed: int, limit: int | None 
                 "seen by the search: remove it from one of the files"
             )
     kept = [sorted(range(len(side)), key=lambda i: (side[i], i))[:limit] for side in keys]
-    return Splits(_sorted(kept[0]), _sorted(len(keys[0]) + i for i in kept[1]))
+    sides = (_sorted(kept[0]), _sorted(len(keys[0]) + i for i in kept[1]))
+    return Splits(*sides, alike=_numbered([*keys[0], *keys[1]]))
 
 
 def _sorted(rows: Iterable[int]) -> Indices:
     return np.array(sorted(rows), dtype=np.int64)
+
+
+def _numbered(keys: Sequence[bytes]) -> Indices:
+    """A number for each key, the same for equal ones, in the order in which they first come."""
+    seen: dict[bytes, int] = {}
+    return np.array([seen.setdefault(key, len(seen)) for key in keys], dtype=np.int64)
 
 
 def _plain(value: Any) -> str:

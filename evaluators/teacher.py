@@ -41,6 +41,8 @@ class Notes:
         self, file: Path, batches: Batches, counts: Mapping[str, Indices], tables: Mapping[str, tuple[int, np.dtype]]
     ) -> None:
         self._file, self._partial = file, file.with_name(f".{file.name}.{os.getpid()}")
+        for left in file.parent.glob(f".{file.name}.*"):  # of processes that were killed: whoever writes has the lock
+            left.unlink(missing_ok=True)
         self._dtypes = {name: dtype for name, (_, dtype) in tables.items()}
         header: dict[str, object] = {"__metadata__": {"items": batches.digest}}
         self._at: dict[str, NDArray[np.int64]] = {}  # by table and row: the byte where its next outputs go
@@ -130,6 +132,7 @@ class Outputs:
     def __init__(self, file: Path, batches: Batches, counts: Mapping[str, Indices], columns: int) -> None:
         self._starts = {name: starts(batches.rows, count) for name, count in counts.items()}
         self._counts = counts
+        self.file = file
         try:
             tensors = cast(Any, safe_open)(file, "pt")
             self._slices = {name: tensors.get_slice(name) for name in set(tensors.keys()) & set(counts)}

@@ -33,7 +33,7 @@ def check_job(job: Job, allow_code: bool = False) -> dict[str, Any]:
     worker = Worker(specification(job, allow_code), "check")
     ready = time.perf_counter() - started
     domain, pool = worker.space.domain, worker.problem.pool
-    build_driver(job, worker.space, len(worker.problem.objectives))
+    build_driver(job, worker.space, worker.problem)
     anchors = len(worker.space.anchors()) if job.driver.anchors else 0
     worker.answer(Question(0, domain.start))  # the first one maps pages and warms caches
     seconds = _seconds(worker, "calibration")
@@ -53,9 +53,9 @@ def check_job(job: Job, allow_code: bool = False) -> dict[str, Any]:
         "dimension": len(domain.names),
         "groups": domain.shape[0],
         "objectives": [f"{o.name} ({o.goal})" for o in worker.problem.objectives],
-        "items": {e.name: [len(e.splits.calibration), len(e.splits.heldout)] for e in worker.problem.evaluators},
+        "items": {e.name: [len(rows) for rows in e.splits] for e in worker.problem.evaluators},
         "evaluations": evaluations,
-        "anchors": anchors,
+        "anchors": min(anchors, evaluations),
         "workers": workers,
         "worker_start_seconds": ready,
         "candidate_seconds": seconds,
@@ -78,11 +78,14 @@ def print_check(found: dict[str, Any]) -> None:
     once, unseen = found["candidate_seconds"], found["heldout_seconds"]
     rows = {
         "job": f"{found['name']}: valid",
-        "pool": f"{len(found['experts'])} experts of {found['parameters'] / 1e6:.1f} M parameters, "
+        "pool": f"{len(found['experts'])} experts of {found['parameters'] / 1e6:.3g} M parameters, "
         f"{_gb(found['pool_bytes'])} on disk in all",
         "dimension": f"{found['dimension']} coefficients in {found['groups']} groups",
         "objectives": ", ".join(found["objectives"]),
-        "items": ", ".join(f"{k} {a} + {b} held out" for k, (a, b) in found["items"].items()),
+        "items": ", ".join(
+            f"{k} {seen}{f' + {train} that gradients see' if train else ''} + {heldout} held out"
+            for k, (seen, heldout, train) in found["items"].items()
+        ),
         "memory": f"{_gb(found['worker_private_bytes'])} private in each of {found['workers']} workers, beside the "
         f"shared pool; {_gb(found['available_bytes'])} free here",
         "one candidate": f"{once:.3g} s, and {unseen:.3g} s on held-out items (measured on one)",
@@ -120,6 +123,11 @@ def _seconds(worker: Any, split: str) -> float:
 
 def _warnings(job: Job, anchors: int) -> list[str]:
     found = []
+    if all(name.endswith(".entropy") for name in job.objectives):
+        found.append(
+            "every objective is an entropy, which a merge that is sure and wrong lowers too; choose by accuracy or "
+            "cross_entropy, or without labels by kl from each expert (`teacher`)"
+        )
     if job.budget.evaluations <= anchors:
         found.append(
             f"the {anchors} anchors alone use up the budget of {job.budget.evaluations}; give it more to search"

@@ -73,9 +73,7 @@ def run(
 
     loaded = Job.load(job)
     if name is not None:
-        loaded = Job.parse(
-            {**loaded.model_dump(mode="json", exclude_none=True), "name": name}, Path(loaded.root or ".")
-        )
+        loaded = Job.parse({**loaded.model_dump(mode="json"), "name": name}, Path(loaded.root or "."))
     made = Run.create(loaded, runs, allow_code, lambda what: typer.echo(f"reading {what}", err=True))
     typer.echo(f"run {made.folder}")
     try:
@@ -149,8 +147,12 @@ def export(
     allow_code: AllowCode = False,
 ) -> None:
     """Write a candidate as a Hugging Face checkpoint, load it again and check that it scores the same."""
-    folder = _find(name, runs).export(candidate, out, allow_code)
+    made = _find(name, runs)
+    chosen = made.results().pick(candidate)
+    folder = made.export(chosen, out, allow_code)
     typer.echo(f"exported {folder}\nits scores on reload are those of the ledger")
+    if candidate == "best" and chosen.is_anchor:
+        typer.echo(f"it is the anchor {chosen.label}: no merge has a better mean")
 
 
 @app.command()
@@ -225,7 +227,14 @@ def _drive(made: Run, evaluations: int | None, allow_code: bool) -> None:
         search = made.search(progress.on_answer, start, evaluations, allow_code)
     results = made.results()
     show.print_front(results)
+    if search.ended and search.gradient_failure is not None:
+        typer.echo(f"the walk ended early, its last gradients failed: {search.gradient_failure}", err=True)
+    elif search.ended and search.answered < search.evaluations:
+        taken = f" after {search.gradients} of {search.steps} steps" if search.steps else ""
+        typer.echo(f"the driver has nothing left to ask{taken}: more evaluations change nothing")
     typer.echo(f"report {made.report()}")
+    if search.ended and search.gradient_failure is not None:
+        raise SystemExit(1)
     if search.stopped:
         typer.echo(
             f"stopped at {search.answered} of {search.evaluations} candidates; 'mergeopt resume {made.folder}' goes on"

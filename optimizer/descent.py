@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import ClassVar, Literal, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from optimizer.driver import (
@@ -34,7 +35,7 @@ class Options(BaseModel):
     before (null: never). `start` is the space's own, the best anchor, the base, or the average of the experts.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     asks: ClassVar[Wants] = "gradient"
     """What most of its steps ask for."""
     lr: float = Field(1e-3, gt=0)
@@ -116,6 +117,9 @@ class Descent:
         self._criteria: list[tuple[int, float]] = []  # of scored steps
         self._failures = 0
         self._ended = False
+
+    def check_tasks(self, count: int) -> None:
+        """Raise DriverError for options that do not fit a job of so many tasks, before anything is asked."""
 
     @property
     def done(self) -> bool:
@@ -199,8 +203,11 @@ class Descent:
     def _note(self, step: int, outcome: Outcome) -> None:
         value = np.inf
         if outcome.failure is None:
-            value = float(np.mean((checked_losses(outcome, self._objectives) - self._ideal) / self._span))
+            value = self._criterion(checked_losses(outcome, self._objectives))
         self._criteria.append((step, value))
+
+    def _criterion(self, losses: NDArray[np.float64]) -> float:
+        return float(np.mean((losses - self._ideal) / self._span))
 
     def _learn(self, outcome: Outcome) -> None:
         assert self._rule is not None  # it asked
@@ -213,7 +220,7 @@ class Descent:
         if self._step == 0 and outcome.failure.partition(":")[0] in LASTING:
             raise DriverError(
                 f"{self._name} cannot start: at its first point there is no gradient ({outcome.failure}); lower "
-                "space.start, or see what is wrong with that evaluator's items"
+                "space.start, or see what is wrong with that evaluator's items, or the loss's weights and temperature"
             )
         self._rule.back()
         self._reached = self._rule.point
@@ -248,7 +255,8 @@ class Descent:
         elif kind == "best":
             scored = [o for o in self._anchors if self._inside(o.question.point)]
             if scored:
-                best = min(scored, key=lambda o: float(np.mean((o.losses - self._ideal) / self._span)))
+                # the point decides between equals: who answered first depends on the workers
+                best = min(scored, key=lambda o: (self._criterion(o.losses), o.question.point.tobytes()))
                 point = best.question.point
         if point is None:
             raise DriverError(

@@ -66,7 +66,7 @@ class Gradients(_Strict):
     """
 
     loss: str | dict[str, float] | None = None
-    temperature: float | None = Field(None, gt=0)
+    temperature: float | None = Field(None, ge=1e-3, le=1e3)
     tasks: list[str] | None = Field(None, min_length=1)
     train: float = Field(0.75, gt=0, lt=1)
     parts: int | None = Field(None, ge=1, le=1024)

@@ -34,7 +34,9 @@ def resolve(names: Sequence[str], offered: Mapping[str, Metric]) -> tuple[Object
     for name in names:
         if name not in offered:
             near = difflib.get_close_matches(name, offered, n=3) or sorted(offered)
-            raise JobError(f"objectives: no evaluator reports {name!r}; there are: {', '.join(near)}")
+            task, _, metric = name.rpartition(".")
+            hint = f"; 'kl' is a metric of {task!r} where that evaluator names a `teacher`" if metric == "kl" else ""
+            raise JobError(f"objectives: no evaluator reports {name!r}; there are: {', '.join(near)}{hint}")
     return tuple(Objective(name, offered[name].goal) for name in names)
 
 

@@ -22,7 +22,7 @@ class SearchProgress:
         self._console = console
         self._live = console.is_terminal if live is None else live
         self._start = time.monotonic()
-        self._before = 0  # answers replayed, not made now
+        self._before: int | None = None  # answers replayed, not made now
         self._last_line = 0.0
         self._bar: Progress | None = None
         self._task: TaskID | None = None
@@ -48,36 +48,29 @@ class SearchProgress:
     def on_start(self, search: Search) -> None:
         """The search is about to replay and start its workers."""
         if self._bar is None:
-            self._console.print(
-                f"search of {search.evaluations} candidates; starting the workers", highlight=False, soft_wrap=True
-            )
+            many = f"{search.steps} steps at most" if search.steps else f"{search.evaluations} candidates"
+            self._console.print(f"search of {many}; starting the workers", highlight=False, soft_wrap=True)
 
     def on_answer(self, search: Search, answer: Answer) -> None:
         """An answer was committed."""
-        if self._before == 0:
-            self._before = max(0, search.answered - 1)
+        if self._before is None:
+            self._before = max(0, _count(search)[0] - 1)
             self._start = time.monotonic() - answer.seconds
         if search.phase == "heldout":
             self._heldout(search)
             return
-        text = self.describe(search)
+        text, (made, most) = self.describe(search), _count(search)
+        said = f"{made}/{most} steps" if search.steps else f"{made}/{most}"
         if self._bar is not None and self._task is not None:
-            self._bar.update(
-                self._task,
-                total=search.evaluations,
-                completed=search.answered,
-                description=f"{search.answered}/{search.evaluations}",
-                text=text,
-            )
-        elif time.monotonic() - self._last_line > LINE_EVERY_SECONDS or search.answered == search.evaluations:
+            self._bar.update(self._task, total=most, completed=made, description=said, text=text)
+        elif time.monotonic() - self._last_line > LINE_EVERY_SECONDS or made == most:
             self._last_line = time.monotonic()
-            self._console.print(f"{search.answered}/{search.evaluations}  {text}", highlight=False, soft_wrap=True)
+            self._console.print(f"{said}  {text}", highlight=False, soft_wrap=True)
 
     def describe(self, search: Search) -> str:
         """The figures after the count, as one line."""
-        made = search.answered - self._before
-        rate = made / max(1e-9, time.monotonic() - self._start)
-        left = (search.evaluations - search.answered) / max(rate, 1e-9)
+        made, most = _count(search)
+        rate = (made - (self._before or 0)) / max(1e-9, time.monotonic() - self._start)
         parts = [f"{rate * 60:.1f}/min", f"hypervolume {search.front.hypervolume:.4f}"]
         best = search.front.best()
         if best is not None:
@@ -85,11 +78,12 @@ class SearchProgress:
             parts.append(
                 "best " + " ".join(f"{o.name} {v:.3f}" for o, v in list(shown)[:4]) + (" …" if len(best) > 4 else "")
             )
-        if search.gradients:
-            parts.append(f"{search.gradients} gradients")
+        if search.steps:
+            parts.append(f"{search.answered} scored")
         if search.failed:
             parts.append(f"{search.failed} failed")
-        parts.append(f"{duration(left)} left")
+        if rate > 0:
+            parts.append(f"{duration((most - made) / rate)} left{' at most' if search.steps else ''}")
         return "  ".join(parts)
 
     def _heldout(self, search: Search) -> None:
@@ -103,6 +97,13 @@ class SearchProgress:
                 highlight=False,
                 soft_wrap=True,
             )
+
+
+def _count(search: Search) -> tuple[int, int]:
+    """How far it is, and how far it can get: in steps of a walk, else in candidates."""
+    if search.steps:
+        return search.gradients, search.steps
+    return search.answered, search.evaluations
 
 
 def duration(seconds: float) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -9,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 
 from evaluators.evaluator import Measure
@@ -66,6 +69,7 @@ class Results:
         self.goals: dict[str, str] = ledger.meta("metrics")
         self.space: dict[str, Any] = ledger.meta("space")
         self.times = ledger.times()
+        self.steps: int = ledger.meta("steps")
         self.done: bool = ledger.meta("done")
         self.gradients = len(ledger.times("train"))
         heldout = {a.number: a for a in ledger.answers("heldout")}
@@ -95,6 +99,16 @@ class Results:
             if a.failure is None:
                 self.front.add(a.number, losses(self.objectives, a.measures)[0], anchor=q.stage.startswith(ANCHOR))
             self.curve.append((count, self.front.hypervolume, self.front.epsilon))
+
+    @property
+    def driven_by(self) -> str | None:
+        """Which process of this host drives the run now, if one does."""
+        try:
+            who = json.loads((self.folder / "driver.json").read_text())
+        except (OSError, ValueError):
+            return None
+        alive = who.get("host") == socket.gethostname() and psutil.pid_exists(int(who.get("pid", 0)))
+        return f"process {who['pid']} since {who['since']}" if alive else None
 
     @cached_property
     def on_front(self) -> list[Candidate]:
@@ -132,7 +146,7 @@ class Results:
             found = found[:1] or [c for c in self.candidates.values() if c.is_anchor and text in c.label.split(", ")]
         if not found:
             raise JobError(
-                f"no candidate {text!r} in {self.folder}; give a number from 0 to {max(self.candidates)}, "
+                f"no candidate {text!r} in {self.folder}; give a candidate's number, "
                 "a recipe hash, an anchor such as 'uniform', 'best', or 'best:METRIC'"
             )
         return found[0]

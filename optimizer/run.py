@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
+from optimizer.descent import Options as WalkOptions
 from optimizer.errors import JobError, RunError, RunLocked
 from optimizer.job import Hashes, Job
 from optimizer.ledger import Ledger
@@ -71,7 +72,7 @@ class Run:
             problem.unchanged(job.hashes)
         job = job.model_copy(update={"hashes": hashes})
         space = problem.space(hashes.models)
-        build_driver(job, space, len(problem.objectives))  # its options are checked before anything is written,
+        build_driver(job, space, problem)  # its options are checked before anything is written,
         build_executor(job, allow_code)  # and those of the executor
         folder.parent.mkdir(parents=True, exist_ok=True)
         if shutil.disk_usage(folder.parent).free < SPARE_BYTES:
@@ -111,7 +112,7 @@ class Run:
                 ledger.set_meta("evaluations", evaluations)
             executor = build_executor(self.job, allow_code)
             search = Search(
-                build_driver(self.job, space, len(problem.objectives)),
+                build_driver(self.job, space, problem),
                 executor,
                 ledger,
                 problem.objectives,
@@ -119,6 +120,7 @@ class Run:
                 lambda point: space.decode(point).hash,
                 on_answer,
                 problem.training.names if problem.training else (),
+                most_steps(self.job),
             )
             try:
                 on_start(search)
@@ -210,14 +212,19 @@ def _owner(path: Path) -> dict[str, Any]:
         return {"host": "?", "pid": "?", "since": "?"}
 
 
-def build_driver(job: Job, space: CoefficientSpace, objectives: int) -> Driver:
+def build_driver(job: Job, space: CoefficientSpace, problem: Problem) -> Driver:
     """The job's driver: wrapped for several objectives if it knows only one, anchors first unless switched off."""
     from optimizer import drivers
+    from optimizer.descent import Descent
     from optimizer.drivers.anchors import Anchored
     from optimizer.drivers.scalarised import Scalarised
 
-    entry = drivers.find(job.driver.name)
+    entry, objectives = drivers.find(job.driver.name), len(problem.objectives)
     kind, options = entry.load(), driver_options(job)
+    if isinstance(options, WalkOptions) and options.start == "best" and not job.driver.anchors:
+        raise JobError(
+            "driver.start: best is the best anchor, and driver.anchors is false; set it true, or start: space"
+        )
     inner: Driver
     if entry.objectives == "one" and objectives > 1:
         inner = Scalarised(
@@ -231,6 +238,8 @@ def build_driver(job: Job, space: CoefficientSpace, objectives: int) -> Driver:
         raise JobError(f"driver {job.driver.name!r} trades objectives off by itself; remove driver.preferences")
     else:
         inner = kind(space.domain, objectives, job.seed, options)
+    if isinstance(inner, Descent) and problem.training is not None:
+        inner.check_tasks(len(problem.training.tasks))
     return Anchored(space.domain, space.anchors(), inner, job.seed) if job.driver.anchors else inner
 
 
@@ -243,8 +252,18 @@ def driver_options(job: Job) -> Any:
         return kind.Options.model_validate(job.driver.options)
     except ValidationError as error:
         known = ", ".join(kind.Options.model_fields) or "none"
-        found = "; ".join(f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']}" for e in error.errors(include_url=False))
+        found = "; ".join(
+            f"{'.'.join(str(p) for p in e['loc'])}: "
+            + ("no such option" if e["type"] == "extra_forbidden" else str(e["msg"]))
+            for e in error.errors(include_url=False)
+        )
         raise JobError(f"driver {job.driver.name!r}: {found}; its options are: {known}") from error
+
+
+def most_steps(job: Job) -> int:
+    """How many gradients the job's driver asks at most, where it is one that walks; else 0."""
+    options = driver_options(job)
+    return options.steps if isinstance(options, WalkOptions) else 0
 
 
 def build_executor(job: Job, allow_code: bool) -> Executor:
@@ -290,6 +309,7 @@ def _write_run(folder: Path, job: Job, problem: Problem, space: CoefficientSpace
         "metrics": {name: metric.goal for name, metric in problem.metrics.items()},
         "space": space.describe(),
         "job": _identity(job),
+        "steps": most_steps(job),
         "done": False,  # whether the driver has nothing left to ask
     }
     Ledger.create(folder / "ledger.db", meta).close()

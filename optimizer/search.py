@@ -28,8 +28,9 @@ class Search:
 
     `evaluations` bounds the candidates scored on calibration items; gradients are not counted, drivers bound those.
     `recipe_of` names the recipe (its hash) that a point decodes to; `on_answer` is called after each committed answer.
-    `tasks` are the evaluators whose losses gradients are taken of. `front` holds the calibration losses of all that did
-    not fail; `answered` and `gradients` count answers, `failed` the candidates without scores.
+    `tasks` are the evaluators whose losses gradients are taken of, `steps` how many the driver asks at most, to show
+    how far it is. `front` holds the calibration losses of all that did not fail; `answered` and `gradients` count
+    answers, `failed` the candidates without scores. `ended` says whether the driver has nothing left to ask.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Search:
         recipe_of: Callable[[Point], str],
         on_answer: Callable[[Search, Answer], None] = lambda search, answer: None,
         tasks: Sequence[str] = (),
+        steps: int = 0,
     ) -> None:
         self.objectives = tuple(objectives)
         self.evaluations = evaluations
@@ -49,6 +51,8 @@ class Search:
         self.answered = 0
         self.failed = 0
         self.gradients = 0
+        self.steps = steps
+        self.gradient_failure: str | None = None  # of the last gradient, if it failed
         self.phase = "calibration"
         self._driver, self._executor, self._ledger = driver, executor, ledger
         self._recipe_of, self._on_answer, self._tasks = recipe_of, on_answer, tuple(tasks)
@@ -65,6 +69,10 @@ class Search:
     def stopped(self) -> bool:
         """True once `stop` was called."""
         return self._stop_at is not None
+
+    @property
+    def ended(self) -> bool:
+        return self._driver.done
 
     @property
     def waiting(self) -> int:
@@ -181,7 +189,7 @@ class Search:
 
     def _learn_gradient(self, question: Question, answer: Answer) -> None:
         self.gradients += 1
-        failure = None if answer.failure is None else str(answer.failure)
+        self.gradient_failure = failure = None if answer.failure is None else str(answer.failure)
         names = [training_loss(task) for task in self._tasks]
         found = np.array([answer.measures[n].value for n in names if n in answer.measures], dtype=np.float64)
         self._driver.tell([Outcome(question, found, np.zeros(len(found)), answer.gradient, failure)])

@@ -34,8 +34,13 @@ def status(results: Results) -> dict[str, Any]:
         "hypervolume": results.front.hypervolume,
         "epsilon": results.front.epsilon,
         "per_minute": (answered - 1) / minutes if minutes else None,
-        "best": None if best is None else {"candidate": best.number, **_values(results, best.measures)},
+        "best": None
+        if best is None
+        else {"candidate": best.number, "label": best.label, **_values(results, best.measures)},
         "gradients": results.gradients,
+        "steps": results.steps,
+        "ended": results.done,
+        "running": results.driven_by,
         "finished": (results.done or answered >= results.evaluations)
         and results.heldout_answered >= results.heldout_asked > 0,
     }
@@ -68,24 +73,29 @@ def print_status(results: Results) -> None:
     """The status as a short table."""
     found = status(results)
     table = Table(show_header=False, box=None)
-    state = "finished" if found["finished"] else "not finished: 'mergeopt resume' goes on, unless it is running now"
-    table.add_row("run", f"{escape(found['name'])} ({state})")
+    state = "finished" if found["finished"] else "not finished: 'mergeopt resume' goes on"
+    if found["running"]:
+        state = f"running: {found['running']}"
+    elif found["ended"]:
+        state += "; its driver has nothing left to ask"
+    table.add_row("run", f"{escape(found['name'])} ({escape(state)})")
     table.add_row(
         "candidates",
-        f"{found['answered']} of {found['evaluations']}, {found['failed']} failed, {found['in_flight']} in flight",
+        f"{found['answered']} of {found['evaluations']} at most, {found['failed']} failed, "
+        f"{found['in_flight']} in flight",
     )
-    if found["gradients"]:
-        table.add_row("gradients", f"{found['gradients']}")
+    if found["steps"]:
+        table.add_row("steps", f"{found['gradients']} of {found['steps']} at most")
     table.add_row("front", f"{found['front']} candidates, {found['heldout']} candidates scored on held-out items")
-    table.add_row(
-        "hypervolume",
-        f"{'' if results.front.exact else 'about '}{found['hypervolume']:.4f}   epsilon {found['epsilon']:.4f}",
-    )
+    about = "" if results.front.exact else "about "
+    table.add_row("hypervolume", f"{about}{found['hypervolume']:.4f} (0: no better than the anchors; 1: ideal)")
     if found["per_minute"]:
         table.add_row("rate", f"{found['per_minute']:.1f} candidates a minute")
     if found["best"]:
-        scores = "  ".join(f"{escape(k)} {v:.3f}" for k, v in found["best"].items() if k != "candidate")
-        table.add_row("best mean", f"candidate {found['best']['candidate']}: {scores}")
+        best = found["best"]
+        scores = "  ".join(f"{escape(k)} {v:.3f}" for k, v in best.items() if k not in ("candidate", "label"))
+        anchor = "" if best["label"] == str(best["candidate"]) else f" ({escape(best['label'])})"
+        table.add_row("best mean", f"candidate {best['candidate']}{anchor}: {scores}")
     Console().print(table)
 
 
@@ -96,7 +106,8 @@ def print_front(results: Results, everything: bool = False) -> None:
         Console().print("no candidate has been scored yet")
         return
     on_front = {c.number for c in results.on_front}
-    best = shown[: len(on_front) if everything else min(BEST_SHOWN, len(on_front))]
+    count = len(on_front) if everything else min(BEST_SHOWN, len(on_front))
+    best = [c for i, c in enumerate(shown[: len(on_front)]) if i < count or (c.is_anchor and _plain_anchor(c))]
     anchors = [c for c in shown[len(on_front) :] if everything or _plain_anchor(c)]
     console = Console()
     exact = console.width >= 32 + 11 * len(results.objectives)
@@ -113,6 +124,8 @@ def print_front(results: Results, everything: bool = False) -> None:
         if c.heldout:
             table.add_row("", "held-out", *_cells(results, c.heldout, exact), style=style)
     console.print(table)
+    if shown[0].is_anchor:
+        console.print(f"No merge has a better mean than the anchor {shown[0].label}.", highlight=False)
     notes = ["seen: the calibration items, which chose these merges; held-out: items the search never saw."]
     if anchors:
         notes.append("Dim, last: anchors that others dominate.")

@@ -23,7 +23,7 @@ $experts
 
 # $summary
 space:
-  method: task_arithmetic        # base + sum of coefficient x (expert - base); or: linear
+  method: task_arithmetic        # base + sum of coefficient x (expert - base); or: linear, ties_once
   granularity: $granularity             # model | layer | module | tensor: which tensors share a coefficient
   bounds: [0.0, 1.0]             # for all experts, or {NAME: [low, high], ...}
   start: 0.3                     # where the search starts, for all or {NAME: value, ...}
@@ -36,7 +36,9 @@ $evaluators
 objectives:                      # NAME.metric; several make a Pareto front
 $objectives
 
-driver: {name: cma}              # cma | tpe | sobol | random; the anchors (base, experts, averages) always come first
+# cma | tpe | sobol | random; or by gradient, in minutes, with granularity: tensor (docs/gradients.md), for example
+# driver: {name: supervised, steps: 75, lr: 0.02}
+driver: {name: cma}              # the anchors (base, experts, averages) always come first
 budget: {evaluations: $budget}       # candidates, anchors included
 executor: {kind: ray, workers: 2, threads: 1}   # or kind: inline, in this process
 seed: 0
@@ -65,7 +67,7 @@ def write_job(base: str, experts: Sequence[str], data: Sequence[str], out: Path)
     }
     metric = "loss" if causal else "accuracy"
     count = f"{len(named)} experts x {layers} layer groups = {len(named) * layers} coefficients"
-    summary = f"{count}, {pool.parameters / 1e6:.1f} M parameters a model."
+    summary = f"{count}, {pool.parameters / 1e6:.3g} M parameters a model."
     out.write_text(
         TEMPLATE.substitute(
             file=out.name,

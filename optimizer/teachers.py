@@ -38,7 +38,8 @@ def teach(problem: Problem, hashes: Mapping[str, str], resident: Callable[[], Re
                 if not file.exists():  # or another worker has just written it
                     model = resident()
                     assert evaluator.teacher is not None  # or the job would have been refused
-                    model.write_expert(evaluator.teacher)
+                    # an evaluator without a head of its own reads the model's
+                    model.write_expert(evaluator.teacher, heads=not hasattr(evaluator, "head_use"))
                     evaluator.teach(model.model, file, hidden)
         evaluator.learn(file)
 

@@ -61,13 +61,19 @@ class Training:
 
         Raises JobError where either is left without items.
         """
-        rows = evaluator.splits.calibration
-        order = random_stream(self.seed, "train", evaluator.name).permutation(len(rows))
+        rows, alike = evaluator.splits.calibration, evaluator.splits.alike
+        # equal rows stay together, or gradients would see what decides when to stop
+        kinds = np.arange(len(rows)) if alike is None else np.unique(alike[rows], return_inverse=True)[1]
+        place = random_stream(self.seed, "train", evaluator.name).permutation(int(kinds.max()) + 1).argsort()[kinds]
+        order = np.argsort(place, kind="stable")
         cut = round(self.share * len(rows))
+        while 0 < cut < len(rows) and place[order[cut]] == place[order[cut - 1]]:
+            cut += 1
         if not 0 < cut < len(rows):
             raise JobError(
                 f"evaluator {evaluator.name!r}: of {len(rows)} calibration items, driver.gradients.train: {self.share} "
-                f"leaves {cut} for gradients and {len(rows) - cut} to score on; both need one at least: give more items"
+                f"leaves {cut} for gradients and {len(rows) - cut} to score on (equal rows stay together); "
+                "both need one at least: give more items"
             )
         return np.sort(rows[order[:cut]])
 
@@ -100,7 +106,9 @@ def minibatch(rows: Indices, items: Items, seed: int, name: str) -> Indices:
 
 def _tasks(who: str, names: Sequence[str] | None, made: Sequence[Evaluator], loss: Loss) -> tuple[Differentiable, ...]:
     by_name = {e.name: e for e in made}
-    for name in names or ():
+    for i, name in enumerate(names or ()):
+        if name in (names or ())[:i]:
+            raise JobError(f"driver.gradients.tasks: {name!r} is listed twice; list each task once")
         if name not in by_name:
             raise JobError(f"driver.gradients.tasks: no evaluator {name!r}; there are: {', '.join(by_name)}")
     for kind, weight in loss.weights.items():
@@ -113,7 +121,7 @@ def _tasks(who: str, names: Sequence[str] | None, made: Sequence[Evaluator], los
                 offered = ", ".join(task.losses) or "none: it can only score"
                 raise JobError(
                     f"{who} of the loss {kind!r}, which evaluator {task.name!r} does not offer (its losses: {offered});"
-                    " name another under driver.gradients.loss, or leave the evaluator out of driver.gradients.tasks"
+                    " name one of these under driver.gradients.loss, or other evaluators under driver.gradients.tasks"
                 )
         if not set(TAUGHT).isdisjoint(loss.weights) and task.teacher is None:
             raise JobError(

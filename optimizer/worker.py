@@ -120,11 +120,10 @@ class Worker:
         rows = minibatch[share[0] :: share[1]]
         if not len(rows):
             return
-        part = len(rows) / len(minibatch)
         total = 0.0
-        for loss in evaluator.loss(self.resident.model, rows, training.loss):
-            (part * loss).backward()  # type: ignore[no-untyped-call]
-            total += part * float(loss.detach())
+        for loss in evaluator.loss(self.resident.model, rows, training.loss, minibatch):
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += float(loss.detach())
         name = training_loss(evaluator.name)
         before = found.measures.get(name, Measure(0.0, 0.0, 0))
         found.measures[name] = Measure(before.value + total, 0.0, before.count + len(rows))

@@ -43,7 +43,11 @@ def load_model(folder: Path, device: str | torch.device = "cpu", dtype: torch.dt
     for name in report["missing_keys"]:
         if name in state and state[name].is_floating_point():
             state[name].fill_(float("nan"))
-    return model.eval().requires_grad_(False).to(device)
+    try:
+        return model.eval().requires_grad_(False).to(device)
+    except (AssertionError, RuntimeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise PoolError(f"the model cannot be moved to {str(device)!r}: {reason}; see executor.device") from error
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from searchspaces import kernel, methods, reference
-from searchspaces.errors import NonFinite, RecipeError
+from searchspaces.errors import NonFinite, PoolError, RecipeError
 from searchspaces.gradient import SLICE, Slope, cosines, products
 from searchspaces.groups import group_tensors
 from searchspaces.loading import copied_targets, targets
@@ -158,19 +158,25 @@ class Resident:
             raise _not_finite(bad[0])
 
     @torch.no_grad()
-    def write_expert(self, name: str) -> None:
+    def write_expert(self, name: str, heads: bool = False) -> None:
         """Make the model that expert, as it was opened, whatever merges do to it; the next `write` undoes it.
 
-        What merges take from the base is the expert's too where it has its own, heads apart: those are evaluators'.
-        Raises KeyError for a name that is no expert's.
+        What merges take from the base is the expert's too where it has its own. So are its heads with `heads`; else
+        they stay the base's, for evaluators that bring them. Raises KeyError for a name that is no expert's, and
+        PoolError where the model has no place for a head.
         """
         expert = self._pool.original.experts[name]
         for job in self._jobs:
             job.out.copy_(expert.tensor(job.name).reshape(-1))
-        heads = self._pool.heads.get(name, {})
+        own = self._pool.heads.get(name, {})
+        if heads and (homeless := sorted(own.keys() - self._kept.keys())):
+            raise PoolError(
+                f"expert {name!r} has a head {homeless[0]!r} of its own, for which the base's model has no place (it "
+                "ties its output layer, say): its outputs as a teacher cannot be computed; save base and experts alike"
+            )
         for tensor, out in self._kept.items():
-            own = expert.tensors.get(tensor)
-            if own is not None and own.shape == tuple(out.shape) and tensor not in heads:
+            found = expert.tensors.get(tensor)
+            if found is not None and found.shape == tuple(out.shape) and (heads or tensor not in own):
                 out.copy_(expert.tensor(tensor))
         self._expert = True
 

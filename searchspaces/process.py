@@ -71,7 +71,10 @@ def processed(
                 f"processed task vectors cannot be written to {home}: {error}; make room there, or set XDG_CACHE_HOME "
                 "to another disk"
             ) from error
-    kept = Checkpoint.open(home, f"processed experts (safe to remove) in {home}")
+    try:
+        kept = Checkpoint.open(home, "processed experts")
+    except PoolError as error:
+        raise PoolError(f"{error}; or remove {home}, and it is made again") from error
     experts = {
         name: replace(
             kept.renamed({t.name: f"{name}/{t.name}" for t in pool.merged}),

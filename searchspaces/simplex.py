@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+STEEP = 0.99
+
 
 def decode(u: NDArray[np.float64]) -> NDArray[np.float64]:
     """From `[0, 1]^K` to `{c >= 0, sum c <= 1}`, row by row; u and the result are float64 of shape `(G, K)`.
@@ -33,10 +35,11 @@ def pull(u: NDArray[np.float64], gradient: NDArray[np.float64]) -> NDArray[np.fl
     """The chain rule through `decode`: from a derivative by c to one by u, both `(G, K)`; finite on the faces.
 
     With `v_i = 1 - (1 - u_i)^(1 / n_i)`, `c_i = v_i prod_{j<i} (1 - v_j)`: `dc_i/dv_i = rem_i`, and for j > i
-    `dc_j/dv_i = -c_j / (1 - v_i)`; where u_i is 1 its own derivative is that at 1 - 1e-12.
+    `dc_j/dv_i = -c_j / (1 - v_i)`. Towards u_i = 1 the bijection has no bounded slope: above `STEEP` its own derivative
+    is that at `STEEP`, so that one step from a face does not drown all that follow.
     """
     count = u.shape[1]
-    inner = np.minimum(u, 1.0 - 1e-12)
+    inner = np.minimum(u, STEEP)
     n = np.arange(count, 0, -1)
     kept = np.exp(np.log1p(-inner) / n)  # 1 - v
     rest = np.cumprod(kept, axis=1)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import worlds
 
-from optimizer import cli
+from optimizer import Run, cli
 
 
 @pytest.fixture
@@ -95,3 +95,13 @@ def test_a_run_that_cannot_start_leaves_its_name_free(
     assert not (world / "runs" / "pico").exists()
     Path("job.yaml").write_text(text)
     assert mergeopt(monkeypatch, "run", "job.yaml") == 0
+
+
+def test_a_run_of_another_name_is_otherwise_the_same(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (
+        Path("job.yaml").read_text().replace("text: text, classes: [neg, pos]", "text: text, label: null, head: spam")
+    )
+    Path("unlabelled.yaml").write_text(text.replace("spam.accuracy, mood.cross_entropy", "spam.entropy, mood.entropy"))
+    assert mergeopt(monkeypatch, "run", "unlabelled.yaml", "--name", "other") == 0
+    metrics = Run("runs/other").results().candidates[0].measures
+    assert set(metrics) == {"spam.entropy", "mood.entropy"}, "labels are not read"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -318,3 +319,34 @@ def test_the_toy_answers_differentiate_their_own_losses() -> None:
             moved = [domain.start + sign * 1e-6 * np.eye(len(domain.low))[i] for sign in (1, -1)]
             ahead, behind = (answer(domain, Question(0, p), objectives).losses for p in moved)
             np.testing.assert_allclose(rows[:, i], (ahead - behind) / 2e-6, atol=1e-6)
+
+
+def test_the_documented_defaults_are_those_of_the_code() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "gradients.md").read_text()
+    head = next(line for line in text.splitlines() if line.startswith("| default of"))
+    common = [cell.strip("` ") for cell in head.split("|")[2:-2]]
+
+    def said(value: object) -> str:
+        return "null" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+    for name in WALKS:
+        fields = find(name).load().Options.model_fields
+        own = ", ".join(f"`{k}: {said(f.default)}`" for k, f in fields.items() if k not in common)
+        cells = [f"`{name}`", *(f"`{said(fields[k].default)}`" for k in common), own]
+        assert f"| {' | '.join(cells)} |" in text
+
+
+def test_equal_anchors_start_the_same_walk_in_whatever_order_they_came() -> None:
+    starts = []
+    for values in ((0.1, 0.6), (0.6, 0.1)):
+        driver = make("supervised", unit_box(2, 2), start="best")
+        for value in values:
+            question = Question(FOREIGN, np.full(4, value), stage=ANCHOR)
+            driver.tell([Outcome(question, np.ones(1), np.zeros(1))])
+        starts.append(driver.ask(1)[0].point)
+    assert np.array_equal(*starts)
+
+
+def test_however_much_importance_counts_every_layer_has_a_piece() -> None:
+    found = cut(np.array([0, 0, 1, 1]), np.array([1.0, 1.0, 5.0, 5.0]), 4, 2000.0)
+    assert len(set(found[:2])) == 1 and len(set(found[2:])) == 2

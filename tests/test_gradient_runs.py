@@ -8,23 +8,27 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import worlds
 
-from optimizer import Job, Run
+from optimizer import Job, Run, cli
 from optimizer.driver import Items, Question
 from optimizer.ledger import Ledger
 from optimizer.training import minibatch
 from optimizer.worker import Worker, specification
+from searchspaces.loading import load_model
 
 DRIVER = "supervised, steps: 12, every: 4, batch: 8, lr: 0.05"
 
 
-def job(folder: Path, driver: str = DRIVER, **changes: Any) -> Job:
+def job(folder: Path, driver: str | dict[str, Any] = DRIVER, **changes: Any) -> Job:
     """The two-task world with a gradient driver; changes replace whole entries of the job."""
     made = Job.load(worlds.classification(folder, evaluations=60))
-    name, _, rest = driver.partition(", ")
-    options = {k: json.loads(v) for k, _, v in (pair.partition(": ") for pair in rest.split(", ") if pair)}
-    data = made.model_dump(mode="json") | {"driver": {"name": name, **options}} | changes
+    if isinstance(driver, str):
+        name, _, rest = driver.partition(", ")
+        pairs = (pair.partition(": ") for pair in rest.split(", ") if pair)
+        driver = {"name": name, **{k: json.loads(v) for k, _, v in pairs}}
+    data = made.model_dump(mode="json") | {"driver": driver} | changes
     return Job.parse(data, folder)
 
 
@@ -173,7 +177,7 @@ def test_teachers_are_asked_once_and_alignment_needs_no_labels(tmp_path: Path, m
                for c in run.results().candidates.values())  # fmt: skip
 
 
-def refused(tmp_path: Path, match: str, driver: str = DRIVER, **changes: Any) -> None:
+def refused(tmp_path: Path, match: str, driver: str | dict[str, Any] = DRIVER, **changes: Any) -> None:
     with pytest.raises(ValueError, match=match) as caught:
         Run.create(job(tmp_path, driver, **changes), tmp_path / "runs")
     assert getattr(caught.value, "exit_code", None) == 2
@@ -211,3 +215,85 @@ def test_a_loss_that_is_not_finite_at_the_start_is_told_as_such(tmp_path: Path) 
     with pytest.raises(ValueError, match="nonfinite") as caught:
         Run.create(made, tmp_path / "runs").search()
     assert getattr(caught.value, "exit_code", None) is not None
+
+
+def test_parts_of_a_language_gradient_add_up_though_texts_differ_in_length(tmp_path: Path) -> None:
+    made = Job.load(worlds.language(tmp_path)).model_dump(mode="json")
+    losses = {"cross_entropy": 1.0, "entropy": 0.5, "kl": 1.0, "hidden": 0.2}
+    made["evaluators"] = [
+        {"kind": "language", "name": "text", "data": "data/text.jsonl", "text": "text", "teacher": "one"}
+    ]
+    made["driver"] = {"name": "supervised", "gradients": {"loss": losses}}
+    worker = Worker(specification(Job.parse(made, tmp_path), False), "w")
+    start = worker.space.domain.start
+
+    def ask(part: tuple[int, int] = (0, 1)) -> Any:
+        answer = worker.answer(Question(0, start, "gradient", Items("train"), part=part))
+        assert answer.failure is None, answer.failure
+        return answer
+
+    whole = ask()
+    for count in (2, 4, 7):
+        parts = [ask((i, count)) for i in range(count)]
+        np.testing.assert_allclose(sum(a.gradient for a in parts), whole.gradient, rtol=2e-4, atol=1e-6)
+        loss = sum(a.measures["text.training_loss"].value for a in parts)
+        assert loss == pytest.approx(whole.measures["text.training_loss"].value, rel=1e-5)
+
+
+def test_equal_rows_are_all_seen_by_gradients_or_none_is(tmp_path: Path) -> None:
+    made = job(tmp_path)
+    for name in ("spam", "mood"):
+        path = tmp_path / "data" / f"{name}.jsonl"
+        path.write_text("".join(line * 3 for line in path.read_text().splitlines(keepends=True)))
+    run = Run.create(made, tmp_path / "runs")
+    for evaluator in run.open_problem().evaluators:
+        splits = evaluator.splits
+        train, scored = (set(splits.alike[rows].tolist()) for rows in (splits.train, splits.calibration))
+        assert train and scored and not train & scored
+
+
+def test_a_head_of_the_model_itself_is_the_teachers_own(tmp_path: Path) -> None:
+    """Where the output layer is kept per expert, a language teacher still is the expert whole."""
+    made = Job.load(worlds.language(tmp_path)).model_dump(mode="json")
+    made["models"]["heads"] = ["lm_head*"]
+    made["evaluators"] = [
+        {"kind": "language", "name": "text", "data": "data/text.jsonl", "text": "text", "teacher": "one"}
+    ]
+    worker = Worker(specification(Job.parse(made, tmp_path), False), "w")
+    worker.resident.write_expert("one", heads=True)
+    expert = load_model(tmp_path / "experts" / "one")
+    for name, tensor in expert.state_dict().items():
+        assert torch.equal(worker.resident.model.state_dict()[name], tensor), name
+    answer = worker.problem.evaluators[0].score(worker.resident.model, worker.problem.evaluators[0].splits.heldout)
+    assert answer.measures["kl"].value == pytest.approx(0, abs=1e-4)
+
+
+def test_tasks_named_twice_are_refused(tmp_path: Path) -> None:
+    driver = {"name": "supervised", "gradients": {"tasks": ["spam", "spam"]}}
+    refused(tmp_path, "'spam' is listed twice", driver)
+
+
+def test_ends_of_a_path_for_other_tasks_are_refused(tmp_path: Path) -> None:
+    driver = {"name": "pareto", "ends": [[1, 0, 0]]}
+    refused(tmp_path, r"driver\.ends: expected 2 non-negative numbers", driver)
+
+
+def test_the_best_anchor_needs_anchors(tmp_path: Path) -> None:
+    driver = {"name": "supervised", "start": "best", "anchors": False}
+    refused(tmp_path, "start: best is the best anchor", driver)
+
+
+def test_a_walk_whose_gradients_all_fail_says_so_and_does_not_end_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def no_memory(*arguments: Any) -> None:
+        raise MemoryError("no room for the gradient")
+
+    monkeypatch.setattr(Worker, "_backward", no_memory)
+    (tmp_path / "mine.yaml").write_text(job(tmp_path).yaml())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["mergeopt", "run", "mine.yaml"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 1
+    assert "its last gradients failed: oom: no room for the gradient" in capsys.readouterr().err

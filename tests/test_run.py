@@ -200,7 +200,7 @@ def test_a_language_model_runs_with_linear_and_exports(tmp_path: Path) -> None:
         ("spam.accuracy", "spam.accurracy", r"no evaluator reports 'spam.accurracy'; there are: .*spam.accuracy"),
         ("experts/mood}", "experts/gone}", r"gone"),
         ("kind: classification, name: mood", "kind: clasification, name: mood", r"clasification.*classification"),
-        ("name: sobol", "name: soboll", r"there is no driver 'soboll'; there are: .*sobol"),
+        ("name: sobol", "name: soboll", r"there is no driver 'soboll'; did you mean 'sobol'"),
         ("name: sobol", "name: cma, sigma: 1", r"sigma.*its options are: .*sigma0"),
         ("granularity: layer", "granularity: layers", r"granularity"),
         ("granularity: layer", "bounds: [1, 0]", r"bounds of .* are \[1.0, 0.0\]"),

@@ -145,6 +145,7 @@ def find(name: str) -> Entry:
     """The driver of this name. Raises DriverError, with the nearest names, where there is none."""
     known = DRIVERS if name in DRIVERS else table()
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=3) or sorted(known)
-        raise DriverError(f"driver.name: there is no driver {name!r}; there are: {', '.join(near)}")
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise DriverError(f"driver.name: there is no driver {name!r}; {hint}there are: {', '.join(sorted(known))}")
     return known[name]

@@ -110,7 +110,7 @@ def cut(
     """The piece of each group, `(G,)`: layers cut, along their groups, in pieces of about equal weight."""
     count = int(layers.max()) + 1
     importance = np.bincount(layers, weights, minlength=count)
-    shares = (importance / importance.sum()) ** kappa if importance.sum() > 0 else np.ones(count)
+    shares = (importance / importance.max()) ** kappa if importance.max() > 0 else np.ones(count)
     pieces = np.zeros(len(layers), dtype=np.int64)
     begun = 0
     for layer in range(count):

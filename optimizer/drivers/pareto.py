@@ -90,7 +90,7 @@ def common_weights(
 class ParetoPath(Descent):
     """Traces the front: Adam on weighted losses, whose weights move step by step, from where the last ones led.
 
-    The first walk weighs all tasks alike, from the best anchor, for `first` times `every` steps. From its end a path
+    The first walk weighs all tasks alike, for `first` times `every` steps. From its end a path
     leads towards each task: the task's weight rises in `stops` equal steps to `emphasis`, the others share the rest,
     and each stop takes `every` steps, at whose end the point is scored. Losses are in units of their first value.
     """
@@ -101,7 +101,6 @@ class ParetoPath(Descent):
         asks: ClassVar[Wants] = "gradients"
         lr: float = Field(1e-2, gt=0)
         steps: int = Field(5000, ge=1)
-        start: descent.Start = "best"
         patience: int | None = Field(None, ge=1)
         first: int = Field(4, ge=1)
         stops: int = Field(3, ge=1)
@@ -111,6 +110,11 @@ class ParetoPath(Descent):
 
     def __init__(self, domain: Domain, objectives: int, seed: int, options: Options) -> None:
         super().__init__(*("pareto", domain, objectives, options), lambda start: _Path(domain, start, options))
+        self._weights = (options.emphasis, options.ends)
+
+    def check_tasks(self, count: int) -> None:
+        """Raise DriverError where `ends` are not of so many tasks."""
+        targets(count, *self._weights)
 
 
 class _Path:
