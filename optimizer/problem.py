@@ -81,6 +81,7 @@ class Problem:
             simplex=space.simplex,
             seed=self.job.seed,
             hashes=hashes,
+            blocks=self.pool.blocks,
         )
 
     def _start(self) -> float | dict[str, float]:

@@ -49,7 +49,6 @@ def write_job(base: str, experts: Sequence[str], data: Sequence[str], out: Path)
     Raises JobError where `out` exists or a pair is malformed, and PoolError where the models do not fit together.
     """
     from searchspaces import Pool
-    from searchspaces.groups import group_tensors
     from searchspaces.pool import suggest_heads
 
     if out.exists():
@@ -57,7 +56,7 @@ def write_job(base: str, experts: Sequence[str], data: Sequence[str], out: Path)
     named, tasks = _pairs("--expert", experts), _pairs("--data", data)
     heads = suggest_heads(base, named)
     pool = Pool.open(base, named, heads=heads)
-    layers = len(group_tensors([t.name for t in pool.merged], "layer"))
+    layers = len(pool.groups("layer"))
     causal = any("CausalLM" in a for a in pool.base.config.get("architectures") or [])
     entries = {
         name: _entry(name, path, causal, "num_channels" in pool.base.config, named)

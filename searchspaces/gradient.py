@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from searchspaces import kernel, reference
 from searchspaces.errors import NonFinite
+from searchspaces.layout import Place
 
 SLICE = 1 << 21  # elements: what one thread takes at a time, so that a large embedding does not keep the others waiting
 
@@ -21,12 +22,12 @@ Map = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 
 @dataclass(frozen=True, eq=False)
 class Slope:
-    """One merged tensor whose gradient is wanted: its parameter, and base and experts, flat and contiguous."""
+    """One merged tensor whose gradient is wanted: its place in the model, and base and experts, flat and contiguous."""
 
     name: str
     base: torch.Tensor
     experts: tuple[torch.Tensor, ...]
-    parameter: torch.nn.Parameter
+    parameter: Place
 
     @cached_property
     def norms(self) -> NDArray[np.float64]:
@@ -46,9 +47,9 @@ def products(slopes: Sequence[Slope], map_: Map) -> NDArray[np.float64]:
     """
     count = len(slopes[0].experts)
     parts = [
-        (number, slope, slope.parameter.grad.reshape(-1), at)
+        (number, slope, grad.reshape(-1), at)
         for number, slope in enumerate(slopes)
-        if slope.parameter.grad is not None
+        if (grad := slope.parameter.grad) is not None
         for at in range(0, len(slope.base), SLICE)
     ]
     out = np.zeros((len(slopes), count + 2))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from searchspaces import kernel, methods, reference
 from searchspaces.errors import NonFinite, RecipeError
 from searchspaces.gradient import SLICE, Slope, cosines, products
-from searchspaces.groups import group_tensors
+from searchspaces.layout import Place
 from searchspaces.loading import copied_targets, targets
 from searchspaces.loading import load_model as load_model
 from searchspaces.method import Method
@@ -81,7 +81,7 @@ class _Scales:
                 f"the recipe merges task vectors processed by {wanted or 'nothing'}, this pool's are processed by "
                 f"{pool.processing or 'nothing'}; make the pool that it needs with searchspaces.processed"
             )
-        groups = group_tensors([t.name for t in pool.merged], recipe.granularity)
+        groups = pool.groups(recipe.granularity)
         if tuple(groups) != recipe.groups:
             odd = min(set(groups) ^ set(recipe.groups), default=recipe.granularity)
             raise RecipeError(f"the recipe's groups are not this pool's ({odd!r}); it is of another pool")
@@ -124,18 +124,18 @@ class Resident:
         """
         self.model: Any = load_model(pool.base.folder, device, dtype)
         self._pool = pool
-        self._jobs = [_Job.of(pool, name, out) for name, out in targets(pool, self.model).items()]
+        places = targets(pool, self.model)
+        self._jobs = [_Job.of(pool, name, _room(place)) for name, place in places.items()]
+        # what a model keeps in another order than it is stored is merged aside, and copied in
+        self._aside = [(places[job.name], job.out) for job in self._jobs if places[job.name].flat is None]
         self._slices = [
             (job, at, min(at + SLICE, len(job.out))) for job in self._jobs for at in range(0, len(job.out), SLICE)
         ]
         self._threads = ThreadPoolExecutor(threads, "merge") if threads > 1 and device == "cpu" else None
         self._kept = copied_targets(pool, self.model)
         self._expert = False  # the weights are an expert's
-        parameters = {p.data_ptr(): p for p in self.model.parameters() if p.numel()}
         self._slopes = [
-            Slope(job.name, job.base, job.experts, parameters[job.out.data_ptr()])
-            for job in self._jobs
-            if job.out.data_ptr() in parameters  # and is no buffer
+            Slope(job.name, job.base, job.experts, places[job.name]) for job in self._jobs if places[job.name].trained
         ]
 
     @torch.no_grad()
@@ -156,6 +156,7 @@ class Resident:
         bad = [name for name in found if name is not None]
         if bad:
             raise _not_finite(bad[0])
+        self._place()
 
     @torch.no_grad()
     def write_expert(self, name: str) -> None:
@@ -167,11 +168,12 @@ class Resident:
         expert = self._pool.original.experts[name]
         for job in self._jobs:
             job.out.copy_(expert.tensor(job.name).reshape(-1))
+        self._place()
         heads = self._pool.heads.get(name, {})
         for tensor, out in self._kept.items():
             own = expert.tensors.get(tensor)
-            if own is not None and own.shape == tuple(out.shape) and tensor not in heads:
-                out.copy_(expert.tensor(tensor))
+            if own is not None and own.shape == out.shape and tensor not in heads:
+                out.write(expert.tensor(tensor))
         self._expert = True
 
     @contextmanager
@@ -189,7 +191,7 @@ class Resident:
     def forget(self) -> None:
         """Drop the gradients that backward passes have added up."""
         for slope in self._slopes:
-            slope.parameter.grad = None
+            slope.parameter.forget()
 
     def gradient(self, recipe: Recipe) -> NDArray[np.float64]:
         """dL/dc, `(G, K)` in the recipe's groups and experts; L is what was differentiated inside `tracking`.
@@ -233,8 +235,13 @@ class Resident:
         """What `write_expert` changed beside the merged tensors."""
         if self._expert:
             for name, out in self._kept.items():
-                out.copy_(self._pool.base.tensor(name))
+                out.write(self._pool.base.tensor(name))
             self._expert = False
+
+    def _place(self) -> None:
+        """Copy in what was merged aside."""
+        for place, merged in self._aside:
+            place.write(merged)
 
 
 def merged_tensors(pool: Pool, recipe: Recipe, dtype: torch.dtype | None = None) -> Iterator[tuple[str, torch.Tensor]]:
@@ -253,6 +260,14 @@ def merged_tensors(pool: Pool, recipe: Recipe, dtype: torch.dtype | None = None)
         if not scales.run(_Job.of(pool, info.name, out.view(-1)), 0, out.numel()):
             raise _not_finite(info.name)
         yield info.name, out
+
+
+def _room(place: Place) -> torch.Tensor:
+    """Where a tensor is merged, flat: in the model itself, or aside where the model keeps it in another order."""
+    first = place.parts[0].view
+    if place.flat is not None:
+        return place.flat
+    return torch.empty(place.shape, dtype=first.dtype, device=first.device).view(-1)
 
 
 def _not_finite(name: str) -> NonFinite:

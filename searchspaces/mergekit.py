@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from searchspaces import methods
 from searchspaces.errors import Inexpressible
-from searchspaces.groups import group_tensors
 from searchspaces.pool import Pool
 from searchspaces.recipe import Recipe
 
@@ -25,7 +24,7 @@ def to_mergekit(recipe: Recipe, pool: Pool) -> str:
 
     Raises Inexpressible, with the reason, where mergekit has no way to say it.
     """
-    groups = group_tensors([t.name for t in pool.merged], recipe.granularity)
+    groups = pool.groups(recipe.granularity)
     copied = [t.name for t in pool.copied if t.dtype.is_floating_point]
     if recipe.method not in _METHODS:
         raise Inexpressible(f"mergekit has no method like {recipe.method}; recipe.yaml and the weights say it all")

@@ -13,9 +13,10 @@ from types import MappingProxyType
 import torch
 
 from searchspaces.align import canonical, head_patterns, untie
+from searchspaces.architecture import skeleton, stored_blocks
 from searchspaces.checkpoint import Checkpoint
 from searchspaces.errors import PoolError
-from searchspaces.groups import order
+from searchspaces.groups import group_tensors, order
 from searchspaces.hashes import content_hash
 from searchspaces.headers import MERGEABLE, TensorInfo
 
@@ -117,6 +118,25 @@ class Pool:
                 if names
             }
         )
+
+    @cached_property
+    def blocks(self) -> tuple[str, ...]:
+        """Prefixes of the blocks' tensors, from the model's module tree; nothing where the names say as much.
+
+        What transformers cannot make a model of is refused where weights are loaded; here its names must do.
+        """
+        names = [t.name for t in self.merged]
+        try:
+            blocks = stored_blocks(names, skeleton(self.base.folder))
+        except PoolError:
+            return ()
+        same = dict(group_tensors(names, "layer", blocks)) == dict(group_tensors(names, "layer"))
+        return () if same else blocks
+
+    def groups(self, granularity: str) -> Mapping[str, tuple[str, ...]]:
+        """Group name -> its merged tensors (see `searchspaces.groups`); raises RecipeError for another granularity."""
+        blocks = () if granularity in ("model", "tensor") else self.blocks
+        return group_tensors([t.name for t in self.merged], granularity, blocks)
 
     def layout(self, dtype: torch.dtype | None = None) -> list[TensorInfo]:
         """Every tensor of a merged checkpoint in the order of `merged_tensors`, the float ones in `dtype` if given."""

@@ -73,7 +73,7 @@ def by_autograd(pool: Pool, space: CoefficientSpace, point: np.ndarray, kind: st
             weights = weights / weights.sum()
         scale = float(recipe.options.get("lambda", 1.0))
         total = base * (weights.sum() if whole else 1.0) + scale * torch.tensordot(weights, tau, 1)
-        merged[places[place.data_ptr()]] = total.to(dtype)
+        merged[places[place.parts[0].view.data_ptr()]] = total.to(dtype)
     loss_of(functional_call(model, merged, (), inputs(kind))).backward()
     assert c.grad is not None
     return c.grad.double().numpy()
