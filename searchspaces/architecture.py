@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -39,6 +40,32 @@ def skeleton(folder: Path) -> Any:
         raise PoolError(
             f"base: transformers cannot make a model of {folder}: {reason}; check its config.json"
         ) from error
+
+
+def vocabulary(names: Sequence[str], folder: Path) -> dict[str, int]:
+    """The stored tensors with one entry for each token, and along which dimension: what transformers resizes.
+
+    Nothing for a model without tokens, and for one whose embeddings transformers cannot resize by itself.
+    """
+    import torch
+
+    model = copy.deepcopy(skeleton(folder))
+    find = finder(model)
+    owners = {name: place.parts[0].name for name in names if (place := find(name)) is not None}
+    before = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    try:
+        count = model.get_input_embeddings().weight.shape[0]
+        with torch.device("meta"):
+            model.resize_token_embeddings(count + 1, mean_resizing=False)
+    except (NotImplementedError, AttributeError):
+        return {}
+    after = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    found = {}
+    for name, own in owners.items():
+        grown = [axis for axis, (a, b) in enumerate(zip(before[own], after[own], strict=True)) if a != b]
+        if grown:
+            found[name] = grown[0]
+    return found
 
 
 def stored_blocks(names: Sequence[str], model: Any) -> tuple[str, ...]:

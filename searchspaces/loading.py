@@ -43,6 +43,23 @@ def load_model(folder: Path, device: str | torch.device = "cpu", dtype: torch.dt
     return model.eval().requires_grad_(False).to(device)
 
 
+def load_base(pool: Pool, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> Any:
+    """The base's model, as `load_model`, with the pool's rows of tokens where those are others than the base's own."""
+    opened = pool.base.opened
+    if opened is None:
+        return load_model(pool.base.folder, device, dtype)
+    model = load_model(opened.folder, "cpu", dtype)
+    moved = [name for name, place in pool.base.stored.items() if place != opened.stored[name]]
+    rows = read_json(pool.base.folder / "config.json", "base")
+    model.resize_token_embeddings(rows.get("vocab_size") or rows["text_config"]["vocab_size"], mean_resizing=False)
+    find = finder(model)
+    with torch.no_grad():
+        for name in moved:
+            if (place := find(name)) is not None:
+                place.write(pool.base.tensor(name))
+    return model.eval().requires_grad_(False).to(device)
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     """No progress bars and no load report: who runs thousands of workers reads neither."""
@@ -95,8 +112,7 @@ def _verify(pool: Pool, targets: dict[str, Place]) -> None:
     """The model was loaded from the base: each target must hold the base's values, or names lead astray."""
     for name, place in targets.items():
         wanted, held = pool.base.tensor(name), place.read()
-        same = wanted.dtype == held.dtype and held.device.type == "cpu"
-        if same and not torch.equal(held, wanted) and bool(torch.isfinite(wanted).all()):
+        if not torch.equal(held.cpu(), wanted.to(held.dtype)) and bool(torch.isfinite(wanted).all()):
             raise PoolError(
                 f"base: transformers changes the values of tensor {name!r} while loading; list it under models.exclude"
             )

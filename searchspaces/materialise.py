@@ -16,7 +16,7 @@ from searchspaces import kernel, methods, reference
 from searchspaces.errors import NonFinite, RecipeError
 from searchspaces.gradient import SLICE, Slope, cosines, products
 from searchspaces.layout import Place
-from searchspaces.loading import copied_targets, targets
+from searchspaces.loading import copied_targets, load_base, targets
 from searchspaces.loading import load_model as load_model
 from searchspaces.method import Method
 from searchspaces.pool import Pool
@@ -122,7 +122,7 @@ class Resident:
         Raises PoolError where transformers has no such architecture, or loads a merged tensor as something else.
         Parameters that the base does not store (a pooler, say) are NaN: what they touch is refused, never random.
         """
-        self.model: Any = load_model(pool.base.folder, device, dtype)
+        self.model: Any = load_base(pool, device, dtype)
         self._pool = pool
         places = targets(pool, self.model)
         self._jobs = [_Job.of(pool, name, _room(place)) for name, place in places.items()]

@@ -28,6 +28,8 @@ def to_mergekit(recipe: Recipe, pool: Pool) -> str:
     copied = [t.name for t in pool.copied if t.dtype.is_floating_point]
     if recipe.method not in _METHODS:
         raise Inexpressible(f"mergekit has no method like {recipe.method}; recipe.yaml and the weights say it all")
+    if pool.vocabulary:
+        raise Inexpressible("rows of tokens were brought to one vocabulary, which mergekit does by rules of its own")
     if tuple(groups) != recipe.groups or set(recipe.experts) != set(pool.names):
         raise Inexpressible("the recipe is of another pool; give the pool that it was made for")
     every = [t for tensors in groups.values() for t in tensors]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from searchspaces.errors import PoolError
 from searchspaces.groups import group_tensors, order
 from searchspaces.hashes import content_hash
 from searchspaces.headers import MERGEABLE, TensorInfo
+from searchspaces.vocabulary import Mode, align
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _HUB = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)@([0-9a-f]{40})")
@@ -46,6 +48,7 @@ class Pool:
     merged: tuple[TensorInfo, ...]
     copied: tuple[TensorInfo, ...]
     _head_names: Mapping[str, tuple[str, ...]] = field(repr=False)
+    vocabulary: str = ""  # what was done to tensors of tokens (see `searchspaces.vocabulary`); nothing where empty
     processing: str = ""  # what was done to the task vectors (see `searchspaces.process`); nothing where empty
     _original: Pool | None = field(default=None, repr=False)
 
@@ -56,11 +59,14 @@ class Pool:
         experts: Mapping[str, str | Path],
         heads: Sequence[str] = (),
         exclude: Sequence[str] = (),
+        vocabulary: Mode | None = None,
+        sources: Mapping[str, str] | None = None,
     ) -> Pool:
         """Open folders in Hugging Face layout, or hub ids `org/name@commit`; weights are mapped, not read.
 
         `heads` and `exclude` are fnmatch patterns of tensor names: a head belongs to one expert and is kept per task;
-        what is excluded comes from the base. Raises PoolError for what is missing, malformed or unlike the base.
+        what is excluded comes from the base. `vocabulary` and `sources` are for experts with tokens of their own (see
+        `searchspaces.vocabulary.align`). Raises PoolError for what is missing, malformed or unlike the base.
         """
         if not experts:
             raise PoolError("a pool needs at least one expert; list them under models.experts")
@@ -74,6 +80,9 @@ class Pool:
         for name, expert in others.items():
             _same_architecture(first, expert, name)
         _check_patterns(exclude, (first, *others.values()))
+        first, others, aligned = align(
+            first, others, vocabulary, sources or {}, lambda n: _matches(n, (*heads, *exclude))
+        )
         merged: list[TensorInfo] = []
         copied: list[TensorInfo] = []
         for info in sorted(first.tensors.values(), key=lambda t: order(t.name)):
@@ -86,7 +95,14 @@ class Pool:
             raise PoolError(
                 "nothing is left to merge: every tensor is excluded, a head or no float; see models.exclude"
             )
-        return cls(first, MappingProxyType(others), tuple(merged), tuple(copied), MappingProxyType(head_names))
+        return cls(
+            first,
+            MappingProxyType(others),
+            tuple(merged),
+            tuple(copied),
+            MappingProxyType(head_names),
+            vocabulary=aligned,
+        )
 
     @property
     def original(self) -> Pool:
@@ -154,7 +170,9 @@ class Pool:
         for name, checkpoint in {"base": self.base, **self.original.experts}.items():
             if progress is not None:
                 progress(name)
-            found[name] = content_hash(checkpoint)
+            found[name] = content_hash(checkpoint.opened or checkpoint)
+        if self.vocabulary:  # weights follow from it as they do from the base
+            found["base"] = hashlib.sha256(f"{found['base']} {self.vocabulary}".encode()).hexdigest()
         return found
 
     def describe(self) -> str:
@@ -166,6 +184,8 @@ class Pool:
             f"{len(self.experts)} experts: {', '.join(self.names)}",
             f"{len(self.merged)} tensors merged, {len(self.copied)} taken from the base",
         ]
+        if self.vocabulary:
+            lines.append("embeddings brought to one vocabulary")
         if heads:
             lines.append("heads: " + ", ".join(f"{name} ({count} tensors)" for name, count in heads.items()))
         return "\n".join(lines)

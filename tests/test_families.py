@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from searchspaces import CoefficientSpace, Pool, Recipe, Resident, shards
 from searchspaces.errors import PoolError
-from searchspaces.loading import load_model
+from searchspaces.loading import load_model, targets
 from searchspaces.materialise import merged_tensors
 
 
@@ -164,23 +165,54 @@ def test_in_bf16_and_on_threads_what_is_converted_keeps_its_bits(tmp_path: Path,
     assert all(torch.equal(p, held[n]) for n, p in reloaded.named_parameters())
 
 
-def test_a_stored_tensor_that_transformers_transposes_is_merged_in_place(tmp_path: Path) -> None:
+@contextmanager
+def converting(operation: Any) -> Iterator[None]:
+    """Inside, transformers stores a Llama's `mlp.down_proj` as `mlp.down`, changed by an operation."""
     from transformers.conversion_mapping import (
         get_checkpoint_conversion_mapping,
         register_checkpoint_conversion_mapping,
     )
-    from transformers.core_model_loading import Transpose, WeightConverter
+    from transformers.core_model_loading import WeightConverter
 
-    turned = [WeightConverter("mlp.down.weight", "mlp.down_proj.weight", operations=[Transpose(0, 1)])]
+    changed = [WeightConverter("mlp.down.weight", "mlp.down_proj.weight", operations=[operation])]
     before = get_checkpoint_conversion_mapping("llama")
-    register_checkpoint_conversion_mapping("llama", turned, overwrite=True)
+    register_checkpoint_conversion_mapping("llama", changed, overwrite=True)
     try:
-        test_what_is_exported_answers_as_what_was_resident(tmp_path, FAMILIES["llama"], "tensor")
-        assert "model.layers.0.mlp.down.weight" in load_file(tmp_path / "base" / "model.safetensors")
-        (tmp_path / "two").mkdir()
-        test_the_gradient_is_that_by_the_parameters_which_transformers_makes(tmp_path / "two", FAMILIES["llama"])
+        yield
     finally:
         register_checkpoint_conversion_mapping("llama", before or [], overwrite=True)
+
+
+def test_a_stored_tensor_that_transformers_transposes_is_merged_too(tmp_path: Path) -> None:
+    from transformers.core_model_loading import Transpose
+
+    with converting(Transpose(0, 1)):
+        test_what_is_exported_answers_as_what_was_resident(tmp_path, FAMILIES["llama"], "tensor")
+        assert load_file(tmp_path / "base" / "model.safetensors")["model.layers.0.mlp.down.weight"].shape == (24, 16)
+        (tmp_path / "two").mkdir()
+        test_the_gradient_is_that_by_the_parameters_which_transformers_makes(tmp_path / "two", FAMILIES["llama"])
+
+
+def test_a_stored_tensor_that_transformers_shuffles_is_refused_by_name(tmp_path: Path) -> None:
+    from transformers.core_model_loading import Interleave
+
+    with converting(Interleave(dim=0)):
+        pool = pool_of(tmp_path, FAMILIES["llama"])
+        with pytest.raises(PoolError, match=r"no parameter for tensor 'model.layers.0.mlp.down.weight' \(16, 24\)"):
+            Resident(pool)
+        left = Pool.open(tmp_path / "base", {"e1": tmp_path / "e1"}, exclude=["*.mlp.down.weight"])
+        Resident(left).write(recipe_of(space_of(left)))
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_a_model_that_does_not_hold_the_bases_values_is_refused(tmp_path: Path, dtype: torch.dtype | None) -> None:
+    pool = pool_of(tmp_path, FAMILIES["mixtral"])
+    model = load_model(pool.base.folder, dtype=dtype)
+    targets(pool, model)
+    with torch.no_grad():
+        model.model.layers[1].mlp.experts.down_proj[2].mul_(-1)
+    with pytest.raises(PoolError, match=r"changes the values of tensor 'model.layers.1.*experts.2.w2.weight'"):
+        targets(pool, model)
 
 
 def test_a_layout_that_cannot_be_followed_is_refused_by_name(tmp_path: Path) -> None:
