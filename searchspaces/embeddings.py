@@ -147,6 +147,11 @@ def _beside(folder: Path) -> list[Path]:
     return sorted(f for f in found if not f.name.endswith(".index.json"))
 
 
+def rows_of(config: Mapping[str, Any]) -> int:
+    """How many rows the embeddings of a config's model have."""
+    return int(config["vocab_size"] if "vocab_size" in config else config["text_config"]["vocab_size"])
+
+
 def _resized(config: Mapping[str, Any], rows: int) -> dict[str, Any]:
     """A config whose model has embeddings of `rows` rows."""
     text = config.get("text_config")

@@ -11,6 +11,7 @@ import torch
 
 from searchspaces.architecture import model_class
 from searchspaces.checkpoint import read_json
+from searchspaces.embeddings import rows_of
 from searchspaces.errors import PoolError
 from searchspaces.layout import Place, finder
 from searchspaces.pool import Pool
@@ -50,8 +51,7 @@ def load_base(pool: Pool, device: str | torch.device = "cpu", dtype: torch.dtype
         return load_model(pool.base.folder, device, dtype)
     model = load_model(opened.folder, "cpu", dtype)
     moved = [name for name, place in pool.base.stored.items() if place != opened.stored[name]]
-    rows = read_json(pool.base.folder / "config.json", "base")
-    model.resize_token_embeddings(rows.get("vocab_size") or rows["text_config"]["vocab_size"], mean_resizing=False)
+    model.resize_token_embeddings(rows_of(pool.base.config), mean_resizing=False)
     find = finder(model)
     with torch.no_grad():
         for name in moved:

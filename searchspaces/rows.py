@@ -117,7 +117,7 @@ def _fresh(base: Rows, experts: Mapping[str, Rows]) -> tuple[Mapping[str, Any], 
 def _map(model: Rows, base: Rows, rows: int, placed: Mapping[str, int]) -> NDArray[np.int64]:
     """The model's row for each merged row, -1 where it has none."""
     found = np.arange(rows)
-    found[min(model.count, base.count) :] = -1
+    found[model.count :] = -1
     own, first = model.tokens, base.tokens
     if own is None or first is None:
         return found
@@ -131,6 +131,11 @@ def _map(model: Rows, base: Rows, rows: int, placed: Mapping[str, int]) -> NDArr
         if row < rows and (own.kind or token in own.added):
             found[row] = ids[token] if ids.get(token, model.count) < model.count else -1
     return found
+
+
+def counted(names: Sequence[str]) -> str:
+    """How many tokens, for a message."""
+    return f"{len(names)} token{'s' * (len(names) != 1)}"
 
 
 def some(names: Sequence[str]) -> str:

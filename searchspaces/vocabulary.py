@@ -12,7 +12,7 @@ from searchspaces.architecture import vocabulary
 from searchspaces.checkpoint import Checkpoint
 from searchspaces.embeddings import aligned
 from searchspaces.errors import PoolError, VocabularyError
-from searchspaces.rows import Plan, Rows, some
+from searchspaces.rows import Plan, Rows, counted, some
 from searchspaces.tokens import Tokens
 
 Mode = Literal["base", "union"]
@@ -97,11 +97,11 @@ def _refuse(expert: Tokens, base: Tokens) -> None:
     moved = [t for t in ours if t in theirs and ours[t] != theirs[t]]
     if fresh:
         raise VocabularyError(
-            f"{expert.label} has {len(fresh)} tokens that the base lacks ({some(fresh)}); say models.vocabulary: base "
+            f"{expert.label} has {counted(fresh)} that the base lacks ({some(fresh)}); say models.vocabulary: base "
             "to leave them out, or union to keep their rows"
         )
     if lost or moved:
-        what = f"lacks {len(lost)} tokens of the base ({some(lost)})"
+        what = f"lacks {counted(lost)} of the base ({some(lost)})"
         if moved:
             what = f"has token {moved[0]!r} at id {ours[moved[0]]} (base: {theirs[moved[0]]})"
         raise VocabularyError(f"{expert.label} {what}; say models.vocabulary: base to match rows by their tokens")

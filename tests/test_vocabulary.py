@@ -326,7 +326,7 @@ def test_older_tokenizer_files_are_compared_byte_for_byte(tmp_path: Path) -> Non
         (folder / "vocab.txt").write_text("\n".join(TRAINED))
     Pool.open(first, {"other": other})
     (other / "added_tokens.json").write_text(json.dumps({"<x>": 24}))
-    with pytest.raises(PoolError, match="'other' has 1 tokens that the base lacks"):
+    with pytest.raises(PoolError, match="'other' has 1 token that the base lacks"):
         Pool.open(first, {"other": other})
     (other / "vocab.txt").write_text("\n".join(reversed(TRAINED)))
     with pytest.raises(PoolError, match=r"another tokenizer than the base: vocab.txt is not the base's"):
@@ -363,6 +363,24 @@ def test_aligned_rows_are_made_once(three: tuple[Path, dict[str, Path]], monkeyp
     assert torch.equal(merged(again, at(again, 0.3)), merged(pool, at(pool, 0.3)))
     with pytest.raises(Inexpressible, match="one vocabulary"):
         to_mergekit(at(pool, 0.3), pool)
+
+
+def test_other_weights_make_other_rows(three: tuple[Path, dict[str, Path]]) -> None:
+    before = Pool.open(*three, vocabulary="union")
+    weights = load_file(three[1]["math"] / "model.safetensors")
+    save_file({n: t + 1 for n, t in weights.items()}, three[1]["math"] / "model.safetensors", {"format": "pt"})
+    pool = Pool.open(*three, vocabulary="union")
+    assert pool.base.folder != before.base.folder
+    assert torch.equal(merged(pool, at(pool, 0))[25], weights[EMBEDDING][25] + 1)
+
+
+def test_a_token_that_has_no_row_anywhere_is_none(tmp_path: Path) -> None:
+    first = base(tmp_path / "base")
+    forgotten = tokenizer(pico.expert(tmp_path / "forgotten", first, 1), ["<x>"])  # its embeddings were not resized
+    with pytest.raises(PoolError, match=r"'forgotten' has 1 token that the base lacks \('<x>'\)"):
+        Pool.open(first, {"forgotten": forgotten})
+    pool = Pool.open(first, {"forgotten": forgotten}, vocabulary="union")
+    assert merged(pool, at(pool, 1)).shape == (24, 16) and pool.base.folder == first
 
 
 def test_a_run_with_a_union_is_searched_exported_and_reloaded(
