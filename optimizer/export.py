@@ -146,7 +146,7 @@ def _write_heads(folder: Path, problem: Problem) -> None:
     for name, tensors in problem.pool.heads.items():
         home = folder / "heads" / name
         home.mkdir(parents=True)
-        shutil.copyfile(Path(problem.pool.experts[name].folder) / "config.json", home / "config.json")
+        shutil.copyfile(problem.pool.experts[name].model_folder / "config.json", home / "config.json")
         specs = [shards.Spec(n, tuple(t.shape), t.dtype) for n, t in tensors.items()]
         shards.write(home, specs, iter(tensors.items()))
 

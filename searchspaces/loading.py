@@ -12,6 +12,7 @@ import torch
 from searchspaces.checkpoint import read_json
 from searchspaces.errors import PoolError
 from searchspaces.pool import Pool
+from searchspaces.skeleton import model_class, renamed
 
 
 def load_model(folder: Path, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> Any:
@@ -20,12 +21,7 @@ def load_model(folder: Path, device: str | torch.device = "cpu", dtype: torch.dt
     `dtype` None keeps the checkpoint's. Parameters that the checkpoint does not store are filled with NaN: a random
     pooler would score differently in each worker. Raises PoolError where transformers cannot load the folder.
     """
-    import transformers
-
-    names = read_json(folder / "config.json", "base").get("architectures") or ["AutoModel"]
-    kind = getattr(transformers, str(names[0]), None)
-    if kind is None or not hasattr(kind, "from_pretrained"):
-        kind = transformers.AutoModel
+    kind = model_class(read_json(folder / "config.json", "base"))
     try:
         with _quiet():
             model, report = kind.from_pretrained(
@@ -95,26 +91,14 @@ def copied_targets(pool: Pool, model: Any) -> dict[str, torch.Tensor]:
 def _finder(model: Any) -> Callable[[str], torch.Tensor | None]:
     """From a checkpoint's tensor name to the model's own storage for it, if there is any."""
     state: dict[str, torch.Tensor] = model.state_dict()
-    renamed = _renamed(model, state)
+    renaming = renamed(model, state)
     prefix = f"{model.base_model_prefix}."
 
     def find(name: str) -> torch.Tensor | None:
         near = (name, prefix + name, name.removeprefix(prefix))
-        return next((state[n] for m in near for n in (m, renamed.get(m, "")) if n in state), None)
+        return next((state[n] for m in near for n in (m, renaming.get(m, "")) if n in state), None)
 
     return find
-
-
-def _renamed(model: Any, state: dict[str, torch.Tensor]) -> dict[str, str]:
-    """Checkpoint name -> the model's name, where transformers renames on the way in (as it does for ViT)."""
-    try:
-        from transformers.core_model_loading import revert_weight_conversion
-    except ImportError:  # before transformers 5 names in files and models were the same
-        return {}
-    own = {id(tensor): name for name, tensor in state.items()}
-    reverted = revert_weight_conversion(model, dict(state))
-    # what is converted and not only renamed comes back as a new tensor, and has no name here
-    return {name: own[id(tensor)] for name, tensor in reverted.items() if id(tensor) in own}
 
 
 def _verify(pool: Pool, targets: dict[str, torch.Tensor]) -> None:

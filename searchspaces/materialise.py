@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from searchspaces import kernel, methods, reference
+from searchspaces import methods
 from searchspaces.errors import NonFinite, RecipeError
 from searchspaces.gradient import SLICE, Slope, cosines, products
 from searchspaces.groups import group_tensors
@@ -22,6 +22,7 @@ from searchspaces.method import Method
 from searchspaces.pool import Pool
 from searchspaces.process import processing
 from searchspaces.recipe import Recipe
+from searchspaces.sources import Sources
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -29,39 +30,15 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, eq=False)
 class _Job:
-    """One merged tensor: where its sources lie, and where the result goes. All tensors flat and contiguous."""
+    """One merged tensor: where its values come from, and where the result goes, flat and contiguous."""
 
     name: str
-    base: torch.Tensor
-    experts: tuple[torch.Tensor, ...]
+    sources: Sources
     out: torch.Tensor
-    addresses: NDArray[np.int64]  # (K,) of the experts
-    codes: NDArray[np.int64]  # (K,) their dtypes in the kernel's words
-    fast: bool
 
     @classmethod
     def of(cls, pool: Pool, name: str, out: torch.Tensor) -> _Job:
-        base = pool.base.tensor(name).reshape(-1)
-        experts = tuple(e.tensor(name).reshape(-1) for e in pool.experts.values())
-        every = (base, *experts, out)
-        fast = all(t.dtype in kernel.CODES and t.device.type == "cpu" for t in every)
-        addresses = np.array([e.data_ptr() for e in experts], dtype=np.int64)
-        codes = np.array([kernel.CODES.get(e.dtype, -1) for e in experts], dtype=np.int64)
-        return cls(name, base, experts, out, addresses, codes, fast)
-
-    def run(self, base_scale: float, scales: NDArray[np.float32], start: int, stop: int) -> bool:
-        """Merge elements `start` to `stop`; says whether the results are finite. `scales` has shape (K,)."""
-        if not self.fast:
-            part = slice(start, stop)
-            experts = [e[part] for e in self.experts]
-            return reference.merge(self.out[part], self.base[part], experts, base_scale, scales.tolist())
-        active = scales != 0
-        return bool(
-            kernel.merge(
-                self.base.data_ptr(), kernel.CODES[self.base.dtype], self.addresses[active], self.codes[active],
-                np.float32(base_scale), scales[active], self.out.data_ptr(), kernel.CODES[self.out.dtype], start, stop,
-            )
-        )  # fmt: skip
+        return cls(name, Sources.of(pool, name), out)
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +71,7 @@ class _Scales:
 
     def run(self, job: _Job, start: int, stop: int) -> bool:
         g = self.row[job.name]
-        return job.run(float(self.base[g]), self.experts[g], start, stop)
+        return job.sources.merge(job.out, float(self.base[g]), self.experts[g], start, stop)
 
 
 def rule_of(recipe: Recipe) -> Method:
@@ -133,7 +110,7 @@ class Resident:
         self._expert = False  # the weights are an expert's
         parameters = {p.data_ptr(): p for p in self.model.parameters() if p.numel()}
         self._slopes = [
-            Slope(job.name, job.base, job.experts, parameters[job.out.data_ptr()])
+            Slope(job.name, job.sources, parameters[job.out.data_ptr()])
             for job in self._jobs
             if job.out.data_ptr() in parameters  # and is no buffer
         ]
@@ -212,7 +189,7 @@ class Resident:
     def sizes(self, recipe: Recipe) -> NDArray[np.float64]:
         """The sum over each group's elements of `|theta_k - theta_0|`, `(G, K)` as in `gradient`."""
         scales = _Scales.of(self._pool, recipe)
-        by_tensor = np.array(list(self._map(Slope.size, self._slopes)))
+        by_tensor = np.array(list(self._map(Slope.sizes, self._slopes)))
         return self._ordered(recipe, self._by_group(scales, by_tensor))
 
     def _map(self, function: Callable[[T], R], over: Iterable[T]) -> Iterator[R]:
