@@ -70,22 +70,22 @@ def differences(
     if start >= stop:
         return
     device = device or torch.device("cpu")
-    rights = [torch.cat([p.right.to(device, torch.float32) for p, _ in parts]) for parts in sums]
+    row, last = start // columns, -(-stop // columns)
+    lefts = [torch.cat([p.left[row:last].to(device, torch.float32) * (p.scale * by) for p, by in s], 1) for s in sums]
+    rights = [torch.cat([p.right.to(device, torch.float32) for p, _ in s]) for s in sums]
     step = max(LEAST, BLOCK // columns)
-    last = -(-stop // columns)
-    scratch = [torch.empty((min(step, rows), columns), device=device) for _ in sums]
-    for row in range(start // columns, last, step):
-        until = min(row + step, last)
-        for parts, right, out in zip(sums, rights, scratch, strict=True):
-            scaled = [p.left[row:until].to(device, torch.float32) * (p.scale * by) for p, by in parts]
-            _multiply(torch.cat(scaled, 1), right, out[: until - row])
-        first, end = max(start, row * columns), min(stop, until * columns)
-        cut = slice(first - row * columns, end - row * columns)
-        yield first, end, [out.view(-1)[cut] for out in scratch]
+    scratch = [torch.empty((min(step, last - row), columns), device=device) for _ in sums]
+    for done in range(0, last - row, step):
+        for left, right, out in zip(lefts, rights, scratch, strict=True):
+            part = left[done : done + step]
+            _multiply(part, right, out[: len(part)])
+        origin = (row + done) * columns
+        first, end = max(start, origin), min(stop, origin + step * columns)
+        yield first, end, [out.view(-1)[first - origin : end - origin] for out in scratch]
 
 
 def _multiply(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor) -> None:
     if out.device.type == "cpu":
-        tiles.multiply(left.contiguous().numpy(), right.contiguous().numpy(), out.numpy())
+        tiles.multiply(left.numpy(), right.numpy(), out.numpy())
     else:
         reference.multiply(left, right, out)

@@ -14,8 +14,6 @@ ROWS = 4
 COLUMNS = 32
 """A tile's sums: 8 registers of 16 lanes or 16 of 8, and room beside them for what is multiplied."""
 
-PANEL = 128  # rows that share a strip of `right`, copied to where it stays in the first levels of cache
-
 
 def _tile_of(rows: int) -> Any:
     """Compiles `rows` x COLUMNS sums over the rank, each a chain of fused multiply-adds from 0."""
@@ -80,26 +78,24 @@ def multiply(left, right, out):  # type: ignore[no-untyped-def]
     skipped = (-spare.ctypes.data // 4) % 16  # a vector that spans two cache lines is read twice
     strip = spare[skipped : skipped + rank * COLUMNS].reshape(rank, COLUMNS)
     edge = np.empty((ROWS, COLUMNS), np.float32)
-    for first in range(0, rows, PANEL):
-        last = min(first + PANEL, rows)
-        for j in range(0, columns, COLUMNS):
-            width = min(COLUMNS, columns - j)
-            if width == COLUMNS:
-                for k in range(rank):
-                    for lane in range(COLUMNS):  # a count that the compiler knows becomes a few vectors
-                        strip[k, lane] = right[k, j + lane]
+    for j in range(0, columns, COLUMNS):
+        width = min(COLUMNS, columns - j)
+        if width == COLUMNS:
+            for k in range(rank):
+                for lane in range(COLUMNS):  # a count that the compiler knows becomes a few vectors
+                    strip[k, lane] = right[k, j + lane]
+        else:
+            strip[:, :width] = right[:, j:]
+        i = 0
+        while i < rows:
+            many = ROWS if i + ROWS <= rows else 1
+            place, stride = out.ctypes.data + 4 * (i * columns + j), columns
+            if width < COLUMNS:  # a tile is never narrower: what it has beyond the last column is left behind
+                place, stride = edge.ctypes.data, COLUMNS
+            if many == ROWS:
+                _four(left.ctypes.data + 4 * i * rank, strip.ctypes.data, rank, place, stride)
             else:
-                strip[:, :width] = right[:, j:]
-            i = first
-            while i < last:
-                many = ROWS if i + ROWS <= last else 1
-                place, stride = out.ctypes.data + 4 * (i * columns + j), columns
-                if width < COLUMNS:  # a tile is never narrower: what it has beyond the last column is left behind
-                    place, stride = edge.ctypes.data, COLUMNS
-                if many == ROWS:
-                    _four(left.ctypes.data + 4 * i * rank, strip.ctypes.data, rank, place, stride)
-                else:
-                    _one(left.ctypes.data + 4 * i * rank, strip.ctypes.data, rank, place, stride)
-                if width < COLUMNS:
-                    out[i : i + many, j:] = edge[:many, :width]
-                i += many
+                _one(left.ctypes.data + 4 * i * rank, strip.ctypes.data, rank, place, stride)
+            if width < COLUMNS:
+                out[i : i + many, j:] = edge[:many, :width]
+            i += many
