@@ -71,9 +71,8 @@ def main() -> int:
             f"  {row['private'] / 1e6:.0f} ({allowed / 1e6:.0f}) {'PASS' if small else 'FAIL'}"
         )
         if args.rank:
-            print(
-                f"{'':10}{row['product'] * 1e3:.1f} ms of the bound are products; adapters {row['adapters'] / 1e6:.1f} MB"
-            )
+            size = row["adapters"] / 1e6
+            print(f"{'':10}{row['product'] * 1e3:.1f} ms of the bound are products; adapters {size:.1f} MB")
     print("ratio: write / bound; torch x: `out = out + c * (expert - base)`, tensor by tensor, over the bound")
     return int(failed)
 

@@ -115,11 +115,15 @@ class Adapter:
             return found.added(self._base.tensor(name))
         return self._base.tensor(name) if found is None else found
 
+    def factors(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """A (r, in ...) and B (out, r ...) of a tensor in `low`, as they are stored."""
+        return self._file.tensor(self.low[name].a), self._file.tensor(self.low[name].b)
+
     @cached_property
     def _low(self) -> dict[str, LowRank]:
         made = {}
         for name, factors in self.low.items():
-            a, b = self._file.tensor(factors.a), self._file.tensor(factors.b)
+            a, b = self.factors(name)
             a, b = a.reshape(factors.rank, -1), b.reshape(-1, factors.rank)
             left, right = (a.T, b.T) if factors.turned else (b, a)
             made[name] = LowRank(left, right, factors.scale)
@@ -187,11 +191,10 @@ class _Reader:
         found = {old: new for new, old in aligned(wanted, self._base.tensors).items()}
         missing = [old for old, new in found.items() if new not in self._base.tensors]
         if missing and self._skeleton is not None:
-            stored = {old: new for new, old in aligned(list(self._skeleton.names.values()), self._base.tensors).items()}
+            placed = self._skeleton.placed(self._base.tensors)
             for own, old in aligned(wanted, self._skeleton.names).items():
-                checkpoint = stored.get(self._skeleton.names.get(own, ""), "")
-                if old in missing and checkpoint in self._base.tensors:
-                    found[old] = checkpoint
+                if old in missing and own in placed:
+                    found[old] = placed[own]
         for module in self._modules:
             name = found[f"{module}.weight"]
             if name not in self._base.tensors:
@@ -239,9 +242,8 @@ class _Reader:
         """The base's tensors whose layers store them (in, out); None where transformers does not know the model."""
         if self._skeleton is None:
             return None
-        stored = aligned(list(self._skeleton.names.values()), self._base.tensors)
-        back = {old: new for new, old in stored.items()}
-        return frozenset(back[self._skeleton.names[own]] for own in self._skeleton.turned)
+        placed = self._skeleton.placed(self._base.tensors)
+        return frozenset(placed[own] for own in self._skeleton.turned if own in placed)
 
     def _is_bases(self, name: str, stored: str) -> bool:
         ours, theirs = self._base.tensor(name), self._file.tensor(stored)

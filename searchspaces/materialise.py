@@ -42,7 +42,7 @@ class _Job:
 
 
 @dataclass(frozen=True, eq=False)
-class _Scales:
+class Scales:
     """A linear recipe's scales by group, and each merged tensor's group."""
 
     base: NDArray[np.float32]  # (G,)
@@ -50,7 +50,8 @@ class _Scales:
     row: dict[str, int]  # tensor name -> group
 
     @classmethod
-    def of(cls, pool: Pool, recipe: Recipe) -> _Scales:
+    def of(cls, pool: Pool, recipe: Recipe) -> Scales:
+        """Raises RecipeError where the recipe is of another pool."""
         if set(recipe.experts) != set(pool.names) or len(recipe.experts) != len(pool.names):
             raise RecipeError(f"the recipe's experts are {list(recipe.experts)}, the pool's {list(pool.names)}")
         if pool.processing != (wanted := processing(recipe.method, recipe.options)):
@@ -122,7 +123,7 @@ class Resident:
         Raises RecipeError where the recipe is not of this pool, and NonFinite, naming the tensor, where a weight came
         out NaN or infinite: the model then is no candidate until the next `write`.
         """
-        scales = _Scales.of(self._pool, recipe)
+        scales = Scales.of(self._pool, recipe)
         self._restore()
 
         def one(part: tuple[_Job, int, int]) -> str | None:
@@ -174,7 +175,7 @@ class Resident:
         For a group's scales it is `<dL/dW, theta_k - theta_0>` (and `<dL/dW, theta_0>` for the base's), then the chain
         rule through the method. The same bits whatever the number of threads. Raises NonFinite, naming the tensor.
         """
-        scales = _Scales.of(self._pool, recipe)
+        scales = Scales.of(self._pool, recipe)
         by_tensor = products(self._slopes, self._map)
         found = self._by_group(scales, by_tensor[:, :-1])
         pulled = rule_of(recipe).pull(recipe.coefficients, (found[:, -1], self._ordered(recipe, found[:, :-1])))
@@ -182,13 +183,13 @@ class Resident:
 
     def cosines(self, recipe: Recipe) -> NDArray[np.float64]:
         """The sum over each group's tensors of `cos(dL/dW_t, theta_kt)`, `(G, K)`, otherwise as `gradient`."""
-        scales = _Scales.of(self._pool, recipe)
+        scales = Scales.of(self._pool, recipe)
         by_tensor = cosines(self._slopes, products(self._slopes, self._map))
         return self._ordered(recipe, self._by_group(scales, by_tensor))
 
     def sizes(self, recipe: Recipe) -> NDArray[np.float64]:
         """The sum over each group's elements of `|theta_k - theta_0|`, `(G, K)` as in `gradient`."""
-        scales = _Scales.of(self._pool, recipe)
+        scales = Scales.of(self._pool, recipe)
         by_tensor = np.array(list(self._map(Slope.sizes, self._slopes)))
         return self._ordered(recipe, self._by_group(scales, by_tensor))
 
@@ -196,7 +197,7 @@ class Resident:
         """In the order of `over`, side by side where there are threads."""
         return self._threads.map(function, over) if self._threads else map(function, over)
 
-    def _by_group(self, scales: _Scales, by_tensor: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _by_group(self, scales: Scales, by_tensor: NDArray[np.float64]) -> NDArray[np.float64]:
         """Sums over the tensors of each group, in the tensors' order: from `(tensors, n)` to `(G, n)`."""
         found = np.zeros((len(scales.base), by_tensor.shape[1]))
         np.add.at(found, [scales.row[slope.name] for slope in self._slopes], by_tensor)
@@ -220,7 +221,7 @@ def merged_tensors(pool: Pool, recipe: Recipe, dtype: torch.dtype | None = None)
     `dtype` None keeps the base's; with the dtype of a `Resident` on the CPU, weights have its very bits. Raises as
     `Resident.write`.
     """
-    scales = _Scales.of(pool, recipe)
+    scales = Scales.of(pool, recipe)
     for info in (*pool.merged, *pool.copied):
         if info.name not in scales.row:
             tensor = pool.base.tensor(info.name)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from searchspaces.align import aligned
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,11 @@ class Skeleton:
         stored = {own: name for name, own in renamed(model, state).items()}
         turned = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, Conv1D)}
         return cls({own: stored.get(own, own) for own in state}, frozenset(turned))
+
+    def placed(self, stored: Collection[str]) -> dict[str, str]:
+        """The model's own name -> the name in a checkpoint with these names, for the tensors that it has."""
+        prefixed = {old: new for new, old in aligned(list(self.names.values()), stored).items()}
+        return {own: prefixed[name] for own, name in self.names.items() if prefixed[name] in stored}
 
 
 def model_class(config: Mapping[str, Any]) -> Any:
