@@ -57,6 +57,16 @@ class Checkpoint:
         return cls(label, folder, config, tensors, stored)
 
     @property
+    def config_file(self) -> Path:
+        """The file that says what the tensors are of."""
+        return self.folder / "config.json"
+
+    @property
+    def model_folder(self) -> Path:
+        """The folder whose config.json says which model this is."""
+        return self.folder
+
+    @property
     def files(self) -> tuple[Path, ...]:
         """The files that hold the tensors, by name."""
         return tuple(sorted({s.file for s in self.stored.values()}))
@@ -94,6 +104,10 @@ class Checkpoint:
             ) from error
         return found[: self.cut[name]] if name in self.cut else found
 
+    def source(self, name: str) -> torch.Tensor:
+        """What a merge reads of one tensor: here the tensor itself."""
+        return self.tensor(name)
+
     @cached_property
     def _handles(self) -> dict[Path, Any]:
         handles = {}
@@ -128,7 +142,7 @@ def _config(folder: Path, label: str) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
         adapter = (folder / "adapter_config.json").is_file()
-        hint = "merge the adapter into its base first" if adapter else "save_pretrained() writes one"
+        hint = "an adapter can be an expert, not a base" if adapter else "save_pretrained() writes one"
         raise PoolError(f"{label}: {folder} has no config.json; {hint}")
     config = read_json(path, label)
     if "auto_map" in config:

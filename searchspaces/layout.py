@@ -85,6 +85,14 @@ class Place:
             part.owner.requires_grad_(wanted)
 
 
+def renamed(model: Any) -> dict[str, str]:
+    """Checkpoint name -> the model's own, of the tensors that transformers stores whole under another name."""
+    kept = model.state_dict().keys()
+    places = _reverted(model, {name: owner for name, owner in _owners(model) if name in kept})
+    whole = {name: p.parts[0] for name, p in places.items() if len(p.parts) == 1}
+    return {name: part.name for name, part in whole.items() if part.view.shape == part.owner.shape}
+
+
 def finder(model: Any) -> Callable[[str], Place | None]:
     """From a checkpoint's tensor name to its place in a model, which may be one on the meta device.
 

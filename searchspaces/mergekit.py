@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from searchspaces import methods
+from searchspaces.adapter import Adapter
 from searchspaces.errors import Inexpressible
 from searchspaces.pool import Pool
 from searchspaces.recipe import Recipe
@@ -36,6 +37,11 @@ def to_mergekit(recipe: Recipe, pool: Pool) -> str:
     if odd := [t for t in (*every, *copied) if "*" in t]:
         raise Inexpressible(f"tensor name {odd[0]!r} has a '*', which mergekit's filters take for all tensors")
     for name, expert in pool.experts.items():
+        if isinstance(expert, Adapter):
+            raise Inexpressible(
+                f"expert {name!r} is an adapter, and mergekit merges whole models; save it merged into its base "
+                "(merge_and_unload() of PEFT) for that"
+            )
         if moved := [t for t in every if expert.stored[t].name != pool.base.stored[t].name]:
             raise Inexpressible(
                 f"expert {name!r} stores {moved[0]!r} as {expert.stored[moved[0]].name!r}; mergekit wants equal names"

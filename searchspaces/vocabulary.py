@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from searchspaces import tokens
+from searchspaces.adapter import Adapter
 from searchspaces.architecture import vocabulary
 from searchspaces.checkpoint import Checkpoint
 from searchspaces.embeddings import aligned
@@ -25,6 +26,7 @@ def align(
     mode: Mode | None,
     sources: Mapping[str, str],
     apart: Callable[[str], bool],
+    adapters: Mapping[str, Adapter] | None = None,
 ) -> tuple[Checkpoint, dict[str, Checkpoint], str]:
     """Base and experts whose tensors of tokens have one row for each token of one vocabulary; and what was done.
 
@@ -36,18 +38,20 @@ def align(
     own token is that expert's whatever the coefficients, and each of several has its own row at coefficient 1.
     `sources` maps a token to the expert, or `base`, whose row it has whatever the coefficients.
 
-    `apart` says of a tensor's name that experts' are not merged. Only tensors of tokens are written anew, to the user's
+    `apart` says of a tensor's name that experts' are not merged. Of `adapters` only the tokenizers beside them are
+    compared: their rows are the base's. Only tensors of tokens are written anew, to the user's
     cache, and only those of models that need it. What was done is empty where nothing was. Raises PoolError for
     tokenizers that were trained apart, and VocabularyError for differences where `mode` is None.
     """
     if sources and mode is None:
         raise PoolError("models.sources says where tokens come from; say models.vocabulary: base or union with it")
+    every: list[Checkpoint | Adapter] = [*experts.values(), *(adapters or {}).values()]
     misshapen = _misshapen(base, experts, apart)
-    if not (sources or misshapen) and all(_alike(base.folder, e.folder) for e in experts.values()):
+    if not (sources or misshapen) and all(_alike(base.folder, e.folder) for e in every):
         return base, dict(experts), ""
     first = Tokens.of(base.folder, base.label)
     found = {name: Tokens.of(e.folder, e.label) for name, e in experts.items()}
-    for expert in found.values():
+    for expert in (*found.values(), *(Tokens.of(a.folder, a.label) for a in (adapters or {}).values())):
         if expert is not None and first is not None:
             expert.check(first)
             if mode is None:

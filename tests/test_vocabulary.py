@@ -432,6 +432,29 @@ def test_task_vectors_of_one_vocabulary_can_be_processed(three: tuple[Path, dict
     assert torch.equal(resident.model.get_input_embeddings().weight[24], stored(three[1]["chat"])[25])
 
 
+def test_an_adapter_is_of_the_base_whatever_tokens_others_added(tmp_path: Path, cache: Path) -> None:
+    first = base(tmp_path / "base")
+    experts = {
+        "chat": expert(tmp_path / "chat", first, 1, ["<user>"]),
+        "lora": pico.adapter(tmp_path / "lora", first, 2, target_modules=["q_proj", "down_proj"]),
+    }
+    pool = Pool.open(first, experts, vocabulary="union")
+    assert set(pool.adapters) == {"lora"} and pool.layout()[0].shape == (25, 16)
+    recipe = recipe_of(space_of(pool))
+    resident = Resident(pool)
+    resident.write(recipe)
+    reloaded = load_model(exported(tmp_path / "out", pool, recipe))
+    inputs = {"input_ids": torch.arange(25)[None]}
+    assert torch.equal(reloaded(**inputs).logits, resident.model(**inputs).logits)
+    tokenizer(tmp_path / "lora", ["<tool>"])
+    with pytest.raises(PoolError, match=r"'lora' has 1 token that the base lacks"):
+        Pool.open(first, {"lora": tmp_path / "lora"})
+    experts["lora"] = pico.adapter(tmp_path / "rows", first, 2, target_modules=["embed_tokens", "q_proj"])
+    with pytest.raises(PoolError, match=r"'lora' changes 'model.embed_tokens.weight', whose rows"):
+        Pool.open(first, experts, vocabulary="union")
+    Pool.open(first, experts, vocabulary="base")
+
+
 def test_no_room_for_rows_is_one_clear_error(
     three: tuple[Path, dict[str, Path]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
