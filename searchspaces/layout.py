@@ -21,7 +21,8 @@ class Part:
     def of(self, other: torch.Tensor) -> torch.Tensor:
         """The same view of another tensor of the owner's shape, such as its gradient."""
         if other.stride() != self.owner.stride():
-            other = torch.empty_strided(self.owner.shape, self.owner.stride(), dtype=other.dtype).copy_(other)
+            like = torch.empty_strided(self.owner.shape, self.owner.stride(), dtype=other.dtype, device=other.device)
+            other = like.copy_(other)
         start = other.storage_offset() + self.view.storage_offset() - self.owner.storage_offset()
         return other.as_strided(self.view.shape, self.view.stride(), start)
 

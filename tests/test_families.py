@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from searchspaces import CoefficientSpace, Pool, Recipe, Resident, shards
 from searchspaces.errors import PoolError
+from searchspaces.layout import Part
 from searchspaces.loading import load_model, targets
 from searchspaces.materialise import merged_tensors
 
@@ -163,6 +164,14 @@ def test_in_bf16_and_on_threads_what_is_converted_keeps_its_bits(tmp_path: Path,
     reloaded = load_model(folder, dtype=torch.bfloat16)
     held = dict(resident.model.named_parameters())
     assert all(torch.equal(p, held[n]) for n, p in reloaded.named_parameters())
+
+
+def test_a_part_of_a_gradient_is_found_whatever_its_strides() -> None:
+    owner = torch.zeros(3, 4, 5)
+    part = Part(owner[1, 2:4], owner, "experts")
+    values = torch.arange(60.0).view(3, 4, 5)
+    for other in (values, values.permute(2, 0, 1).contiguous().permute(1, 2, 0), torch.cat([values, values])[3:]):
+        assert torch.equal(part.of(other), values[1, 2:4])
 
 
 @contextmanager
