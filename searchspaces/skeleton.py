@@ -31,7 +31,8 @@ class Skeleton:
         try:
             config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             with torch.device("meta"):
-                model = model_class(config.to_dict())._from_config(config)
+                kind = model_class(config.to_dict())
+                model = kind._from_config(config) if hasattr(kind, "_from_config") else kind.from_config(config)
         except (ValueError, OSError, KeyError, RuntimeError, ImportError, TypeError, AttributeError):
             return None
         state = model.state_dict()
