@@ -3,7 +3,7 @@
 SpaceError
 ├── PoolError     a checkpoint that is missing, broken, hostile, or does not match the base   (exit code 2)
 ├── RecipeError   a point, recipe, bound or pattern that does not fit                         (exit code 2)
-├── Inexpressible mergekit has no way to say this recipe                                      (exit code 2)
+├── Inexpressible mergekit, or one adapter, has no way to say this recipe                     (exit code 2)
 └── NonFinite     NaN or infinity among merged weights                                        (a failed candidate)
 """
 
@@ -23,7 +23,7 @@ class RecipeError(SpaceError):
 
 
 class Inexpressible(SpaceError):
-    """mergekit has no way to say this recipe."""
+    """mergekit, or one adapter, has no way to say this recipe."""
 
 
 class NonFinite(SpaceError):
