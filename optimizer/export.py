@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import glob
 import json
 import os
 import shutil
@@ -89,7 +90,8 @@ def export_adapter(
         _write_heads(partial, problem)
         shards.write_text(partial / "recipe.yaml", recipe.to_yaml())
         entry = problem.job.executor
-        merged = Pool.open(pool.base.folder, {"merged": partial}, (), problem.job.models.exclude)
+        # by name: a pattern of the job's may be about tensors that only its experts have
+        merged = Pool.open(pool.base.folder, {"merged": partial}, (), [glob.escape(t.name) for t in pool.copied])
         dtype = getattr(torch, problem.job.models.dtype) if problem.job.models.dtype else None
         resident = Resident(merged, entry.device, dtype, entry.threads)
         resident.write_expert("merged")

@@ -34,7 +34,7 @@ def skeleton(folder: Path) -> Any:
     try:
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         with torch.device("meta"):
-            return kind.from_config(config) if kind is transformers.AutoModel else kind(config)
+            return kind.from_config(config) if hasattr(kind, "from_config") else kind(config)
     except Exception as error:  # a config's values go into the constructors of hundreds of architectures
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise PoolError(

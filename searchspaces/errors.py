@@ -4,7 +4,7 @@ SpaceError
 ├── PoolError     a checkpoint that is missing, broken, hostile, or does not match the base   (exit code 2)
 │   └── VocabularyError   one whose tokens are not those of the base, and no option says what to do
 ├── RecipeError   a point, recipe, bound or pattern that does not fit                         (exit code 2)
-├── Inexpressible mergekit has no way to say this recipe                                      (exit code 2)
+├── Inexpressible mergekit, or one adapter, has no way to say this recipe                     (exit code 2)
 └── NonFinite     NaN or infinity among merged weights                                        (a failed candidate)
 """
 
@@ -28,7 +28,7 @@ class RecipeError(SpaceError):
 
 
 class Inexpressible(SpaceError):
-    """mergekit has no way to say this recipe."""
+    """mergekit, or one adapter, has no way to say this recipe."""
 
 
 class NonFinite(SpaceError):

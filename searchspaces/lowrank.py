@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 
 from searchspaces import reference, tiles
 
-BLOCK = 1 << 17  # elements of a product that exist at a time: half a megabyte, which stays in the second level of cache
+BLOCK = 1 << 18  # elements of a product that exist at a time: a megabyte, which stays in the second level of cache
 LEAST = 32  # rows of a block, whatever their length: fewer would not pay for the copy of what they are multiplied with
 
 
@@ -50,7 +51,8 @@ class LowRank:
         return math.sqrt(squares)
 
 
-Scaled = tuple[LowRank, float]
+Scaled: TypeAlias = tuple[LowRank, float]
+Block: TypeAlias = tuple[int, int, list[torch.Tensor]]
 
 
 def differences(
@@ -58,7 +60,7 @@ def differences(
     start: int = 0,
     stop: int | None = None,
     device: torch.device | None = None,
-) -> Iterator[tuple[int, int, list[torch.Tensor]]]:
+) -> Iterator[Block]:
     """Each sum of scaled low-rank task vectors of one tensor, over its flat elements `start` to `stop`, block by block.
 
     Yields a block's first element, the one after its last, and a flat float32 tensor for each sum, valid until the next

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from searchspaces import kernel, reference
-from searchspaces.lowrank import LowRank, Scaled, differences
+from searchspaces.lowrank import Block, LowRank, differences
 from searchspaces.pool import Pool
 
 
@@ -57,59 +57,56 @@ class Sources:
         """
         full = scales[self.full_of]
         parts = [(p, float(s)) for p, s in zip(self.low, scales[self.low_of], strict=True) if s != 0]
-        if not parts:
-            return self._merge(out, base_scale, full, start, stop, None)
+        blocks = differences([parts], start, stop, out.device) if parts else [(start, stop, [])]
+        if self.fast and _readable(out):
+            return self._by_kernel(out, base_scale, full, blocks, 1 if parts else 0)
+        return self._by_reference(out, base_scale, full, blocks)
+
+    def _by_reference(
+        self, out: torch.Tensor, base_scale: float, scales: NDArray[np.float32], blocks: Iterable[Block]
+    ) -> bool:
         finite = True
-        for first, last, (difference,) in differences([parts], start, stop, out.device):
-            finite = self._merge(out, base_scale, full, first, last, difference) and finite
+        for start, stop, found in blocks:
+            cut = slice(start, stop)
+            experts, added = [e[cut] for e in self.full], found[0] if found else None
+            finite &= reference.merge(out[cut], self.base[cut], experts, base_scale, scales.tolist(), added)
         return finite
 
-    def _merge(
-        self,
-        out: torch.Tensor,
-        base_scale: float,
-        scales: NDArray[np.float32],
-        start: int,
-        stop: int,
-        difference: torch.Tensor | None,
+    def _by_kernel(
+        self, out: torch.Tensor, base_scale: float, scales: NDArray[np.float32], blocks: Iterable[Block], count: int
     ) -> bool:
-        if not (self.fast and _readable(out)):
-            part = slice(start, stop)
-            experts = [e[part] for e in self.full]
-            return reference.merge(out[part], self.base[part], experts, base_scale, scales.tolist(), difference)
+        """`count` differences in every block."""
         active = scales != 0
-        addresses, codes, scales = self.addresses[active], self.codes[active], scales[active]
-        if difference is not None:
-            addresses, codes = _and_differences(addresses, codes, [difference], start)
-            scales = np.append(scales, np.float32(1))
-        return bool(
-            kernel.merge(
-                self.base.data_ptr(), kernel.CODES[self.base.dtype], addresses, codes, np.float32(base_scale), scales,
-                out.data_ptr(), kernel.CODES[out.dtype], start, stop,
-            )
-        )  # fmt: skip
+        addresses, codes = _with_differences(self.addresses[active], self.codes[active], count)
+        weights = np.append(scales[active], np.ones(count, dtype=np.float32))
+        finite = True
+        for start, stop, found in blocks:
+            _place(addresses, found, start)
+            finite &= kernel.merge(
+                self.base.data_ptr(), kernel.CODES[self.base.dtype], addresses, codes,
+                np.float32(base_scale), weights, out.data_ptr(), kernel.CODES[out.dtype], start, stop,
+            )  # fmt: skip
+        return bool(finite)
 
     def products(self, grad: torch.Tensor, start: int, stop: int) -> NDArray[np.float64]:
         """`<G, theta_k - theta_0>` over elements `start` to `stop` for each expert, then `<G, theta_0>`, `<G, G>`."""
+        fast = self.fast and _readable(grad)
+        addresses, codes = _with_differences(self.addresses, self.codes, len(self.low))
+        total, part = np.zeros(len(addresses) + 2), np.empty(len(addresses) + 2)
+        alone = [[(p, 1.0)] for p in self.low]
+        for first, last, found in differences(alone, start, stop, grad.device) if alone else [(start, stop, [])]:
+            if fast:
+                _place(addresses, found, first)
+                kernel.products(
+                    self.base.data_ptr(), kernel.CODES[self.base.dtype], addresses, codes, grad.data_ptr(),
+                    kernel.CODES[grad.dtype], first, last, part,
+                )  # fmt: skip
+            else:
+                cut = slice(first, last)
+                part[:] = reference.products(grad[cut], self.base[cut], [e[cut] for e in self.full], found)
+            total += part
         out = np.zeros(self.count + 2)
-        columns = np.concatenate([self.full_of, self.low_of, [self.count, self.count + 1]]).astype(np.int64)
-        if not self.low:
-            out[columns] = self._products(grad, start, stop, [])
-            return out
-        for first, last, found in differences(self._alone(), start, stop, grad.device):
-            out[columns] += self._products(grad, first, last, found)
-        return out
-
-    def _products(
-        self, grad: torch.Tensor, start: int, stop: int, found: Sequence[torch.Tensor]
-    ) -> NDArray[np.float64]:
-        if not (self.fast and _readable(grad)):
-            cut = slice(start, stop)
-            return np.array(reference.products(grad[cut], self.base[cut], [e[cut] for e in self.full], found))
-        out = np.empty(len(self.full) + len(found) + 2)
-        addresses, codes = _and_differences(self.addresses, self.codes, found, start)
-        base, code = self.base.data_ptr(), kernel.CODES[self.base.dtype]
-        kernel.products(base, code, addresses, codes, grad.data_ptr(), kernel.CODES[grad.dtype], start, stop, out)
+        out[np.concatenate([self.full_of, self.low_of, [self.count, self.count + 1]]).astype(np.int64)] = total
         return out
 
     def norms(self) -> NDArray[np.float64]:
@@ -133,16 +130,19 @@ class Sources:
             out[k] = low.size()
         return out
 
-    def _alone(self) -> list[list[Scaled]]:
-        return [[(p, 1.0)] for p in self.low]
 
-
-def _and_differences(
-    addresses: NDArray[np.int64], codes: NDArray[np.int64], found: Sequence[torch.Tensor], start: int
+def _with_differences(
+    addresses: NDArray[np.int64], codes: NDArray[np.int64], count: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Experts for the kernel with differences behind them, whose first element it knows as `start`."""
-    more = np.array([d.data_ptr() - 4 * start for d in found], dtype=np.int64)
-    return np.concatenate([addresses, more]), np.append(codes, np.full(len(found), kernel.DIFFERENCE, dtype=np.int64))
+    """Experts for the kernel, and behind them room for differences, whose addresses change from block to block."""
+    more = np.full(count, kernel.DIFFERENCE, dtype=np.int64)
+    return np.append(addresses, np.zeros(count, dtype=np.int64)), np.append(codes, more)
+
+
+def _place(addresses: NDArray[np.int64], found: Sequence[torch.Tensor], start: int) -> None:
+    """Put differences behind the experts: the first element of each is what the kernel knows as `start`."""
+    for k, difference in enumerate(found, len(addresses) - len(found)):
+        addresses[k] = difference.data_ptr() - 4 * start
 
 
 def _readable(tensor: torch.Tensor) -> bool:

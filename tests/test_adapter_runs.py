@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -195,6 +196,40 @@ def test_an_adapter_whose_scores_are_not_the_ledgers_leaves_nothing(finished: Ru
     with pytest.raises(ScoreMismatch):
         finished.export_adapter(other, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_adapters_of_classifiers_keep_their_heads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    base, kind = pico.base(tmp_path / "base", "bert"), "BertForSequenceClassification"
+    for seed, name in enumerate(("spam", "mood"), 1):
+        lora = pico.adapter(
+            tmp_path / "adapters" / name, base, seed, kind, task_type="SEQ_CLS", target_modules=["query"]
+        )
+        twin = pico.densified(tmp_path / "twins" / name, base, lora, kind)
+        (lora / "config.json").write_bytes((twin / "config.json").read_bytes())
+        worlds.items(tmp_path / "data" / f"{name}.jsonl", 40, seed)
+    found = []
+    for kind in ("adapters", "twins"):
+        pairs = [text for name in ("spam", "mood") for text in ("--expert", f"{name}={kind}/{name}")]
+        data = [text for name in ("spam", "mood") for text in ("--data", f"{name}=data/{name}.jsonl")]
+        made = CliRunner().invoke(app, ["init", "--base", "base", *pairs, *data, "--out", f"{kind}.yaml"])
+        assert made.exit_code == 0, made.exception
+        text = (tmp_path / f"{kind}.yaml").read_text()
+        assert "classifier.*" in text
+        text = text.replace("kind: ray, workers: 2, threads: 1", "kind: inline").replace(
+            "label: label", "label: label\n    classes: [neg, pos]"
+        )
+        (tmp_path / f"{kind}.yaml").write_text(re.sub("evaluations: [0-9]+", "evaluations: 6", text))
+        run = Run.create(Job.load(tmp_path / f"{kind}.yaml"), tmp_path / kind / "runs")
+        run.search()
+        found.append(run)
+    ours, theirs = (run.results().candidates for run in found)
+    for number, candidate in ours.items():
+        for name, measure in candidate.measures.items():
+            assert measure.value == pytest.approx(theirs[number].measures[name].value, abs=1e-5), name
+    assert len({c.measures["mood.cross_entropy"].value for c in ours.values()}) > 3
+    folder, _ = found[0].export_adapter("uniform", tmp_path / "out")
+    assert (folder / "heads/spam/config.json").is_file() and (folder / "heads/mood/model.safetensors").is_file()
 
 
 def test_check_says_which_experts_are_adapters(finished: Run) -> None:
