@@ -163,7 +163,7 @@ class World:
         places = {p.data_ptr(): (name, p.detach()) for name, p in model.named_parameters()}
         parts = []
         for group, place in targets(self.pool, model).items():  # granularity tensor: a group is a tensor
-            name, base = places[place.data_ptr()]
+            name, base = places[place.parts[0].owner.data_ptr()]
             taus = torch.empty(len(self.pool.names), *base.shape)
             for tau, expert in zip(taus, self.pool.experts.values(), strict=True):
                 torch.sub(expert.tensor(group), base, out=tau)

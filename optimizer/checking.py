@@ -49,6 +49,7 @@ def check_job(job: Job, allow_code: bool = False) -> dict[str, Any]:
     return {
         "name": job.name,
         "experts": list(pool.names),
+        "adapters": {n: {"ranks": list(a.ranks), "bytes": a.bytes} for n, a in pool.adapters.items()},
         "parameters": pool.parameters,
         "dimension": len(domain.names),
         "groups": domain.shape[0],
@@ -93,6 +94,9 @@ def print_check(found: dict[str, Any]) -> None:
         f"about {duration(found['search_seconds'])}{' at most' if steps else ''}",
         "held-out": f"at most {duration(found['heldout_seconds_at_most'])}, if every candidate were on the front",
     }
+    for name, adapter in found["adapters"].items():
+        ranks = ", ".join(map(str, adapter["ranks"]))
+        rows[f"adapter {name}"] = f"rank {ranks}, {_gb(adapter['bytes'])}; merged without being made whole"
     if found["gradient_seconds"] is not None:
         rows["one gradient"] = f"{found['gradient_seconds']:.3g} s (measured on one, in one process)"
     table = Table(show_header=False, box=None)

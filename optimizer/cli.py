@@ -145,8 +145,16 @@ def export(
     out: Annotated[Path | None, typer.Option(help="The folder to make; by default under the run's exports/.")] = None,
     runs: Runs = DEFAULT_RUNS,
     allow_code: AllowCode = False,
+    lora: Annotated[
+        str | None,
+        typer.Option(help="Write one LoRA of the base instead, of this rank or 'exact'.", show_default=False),
+    ] = None,
 ) -> None:
     """Write a candidate as a Hugging Face checkpoint, load it again and check that it scores the same."""
+    if lora is not None:
+        where, written = _find(name, runs).export_adapter(candidate, out, _rank(lora), allow_code)
+        typer.echo(f"exported {where}\n{written.describe()}; its scores are in {where / 'README.md'}")
+        return
     made = _find(name, runs)
     chosen = made.results().pick(candidate)
     folder = made.export(chosen, out, allow_code)
@@ -266,6 +274,17 @@ class _Interruptible:
             raise KeyboardInterrupt
         typer.echo("stopping: waiting for what is in flight (again: stop at once)", err=True)
         self.search.stop()
+
+
+def _rank(text: str) -> int | None:
+    """The rank that --lora asks for; None for what is exact."""
+    from optimizer.errors import ExportError
+
+    if text == "exact":
+        return None
+    if not (text.isascii() and text.isdecimal() and len(text) < 10 and int(text) > 0):
+        raise ExportError(f"--lora: expected a rank from 1, or 'exact', got {text!r}")
+    return int(text)
 
 
 def _printable(text: str) -> str:

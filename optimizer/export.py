@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import glob
 import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +20,8 @@ from optimizer.driver import Items, Split
 from optimizer.errors import DiskFull, ExportError, ScoreMismatch
 from optimizer.results import Candidate
 from optimizer.teachers import teach
-from searchspaces import Recipe, Resident, processed, shards
+from searchspaces import Pool, Recipe, Resident, processed, shards
+from searchspaces.concatenate import OneAdapter, write_adapter
 from searchspaces.errors import Inexpressible
 from searchspaces.loading import load_model
 from searchspaces.materialise import merged_tensors
@@ -60,6 +63,49 @@ def export(
     its name. Raises ExportError where `target` exists or the candidate failed, ScoreMismatch where a score is not the
     ledger's, DiskFull where there is no room.
     """
+    with _opened(run, candidate, target, allow_code) as (partial, problem, recipe):
+        _room(target.parent, int(1.2 * problem.pool.bytes))
+        _write_model(partial, problem, recipe, shard_bytes)
+        _write_heads(partial, problem)
+        note = _write_recipe(partial, problem, recipe)
+        scores = verify(partial, problem, candidate)
+        _write_card(partial, run, problem, candidate, recipe, scores, target.name, note)
+    return target
+
+
+def export_adapter(
+    run: Run, candidate: Candidate, target: Path, rank: int | None = None, allow_code: bool = False
+) -> OneAdapter:
+    """Write `candidate` to the folder `target` as one LoRA of the base, and say how near it is to the merge.
+
+    `rank` None takes the least rank that loses nothing. The adapter, heads, card and recipe are written; the base with
+    the adapter is scored on calibration and held-out items before the folder gets its name. Raises as `export`, and
+    Inexpressible where the candidate is no merge of adapters; ScoreMismatch where what loses nothing scores otherwise.
+    """
+    with _opened(run, candidate, target, allow_code) as (partial, problem, recipe):
+        adapters = sum(e.bytes for e in problem.pool.adapters.values())
+        _room(target.parent, int(1.2 * 2 * adapters) + 1_000_000)  # bf16 factors are written in fp32
+        pool = processed(problem.pool, recipe.method, recipe.options, recipe.models)
+        found = write_adapter(partial, pool, recipe, rank, _reference(problem.job.models.base))
+        _write_heads(partial, problem)
+        shards.write_text(partial / "recipe.yaml", recipe.to_yaml())
+        entry = problem.job.executor
+        # by name: a pattern of the job's may be about tensors that only its experts have
+        merged = Pool.open(pool.base.folder, {"merged": partial}, (), [glob.escape(t.name) for t in pool.copied])
+        dtype = getattr(torch, problem.job.models.dtype) if problem.job.models.dtype else None
+        resident = Resident(merged, entry.device, dtype, entry.threads)
+        resident.write_expert("merged")
+        scores = _scored(resident.model, pool.base.folder, _exported_heads(partial, problem), problem)
+        if found.rank >= found.exact_rank:
+            _compare(scores, candidate)
+        note = f"It is {found.describe()}.\n"
+        _write_card(partial, run, problem, candidate, recipe, scores, target.name, note, adapter=True)
+    return found
+
+
+@contextmanager
+def _opened(run: Run, candidate: Candidate, target: Path, allow_code: bool) -> Iterator[tuple[Path, Problem, Recipe]]:
+    """A folder beside `target` that gets its name where all goes well, and is removed where it does not."""
     if candidate.failure is not None:
         raise ExportError(f"candidate {candidate.number} failed ({candidate.failure}); choose one that was scored")
     if target.exists():
@@ -68,15 +114,10 @@ def export(
     hashes = run.job.hashes.models if run.job.hashes else {}
     recipe = problem.space(hashes).decode(candidate.point)
     target.parent.mkdir(parents=True, exist_ok=True)
-    _room(target.parent, problem)
     partial = target.parent / f".{target.name}.{os.getpid()}"
     partial.mkdir()
     try:
-        _write_model(partial, problem, recipe, shard_bytes)
-        _write_heads(partial, problem)
-        note = _write_recipe(partial, problem, recipe)
-        scores = verify(partial, problem, candidate)
-        _write_card(partial, run, problem, candidate, recipe, scores, target.name, note)
+        yield partial, problem, recipe
         shards.sync_folder(partial)
         partial.rename(target)
         shards.sync_folder(target.parent)
@@ -86,7 +127,6 @@ def export(
         raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return target
 
 
 def verify(folder: Path, problem: Problem, candidate: Candidate) -> dict[Split, dict[str, Measure]]:
@@ -94,10 +134,18 @@ def verify(folder: Path, problem: Problem, candidate: Candidate) -> dict[Split, 
 
     Raises ScoreMismatch where a score differs from the ledger's.
     """
+    torch.set_num_threads(problem.job.executor.threads)
+    model = load_model(folder, torch.device(problem.job.executor.device))
+    found = _scored(model, folder, _exported_heads(folder, problem), problem)
+    _compare(found, candidate)
+    return found
+
+
+def _scored(model: Any, folder: Path, heads: Mapping[str, Head], problem: Problem) -> dict[Split, dict[str, Measure]]:
+    """Every evaluator's measures of a model, by split and qualified metric."""
     entry = problem.job.executor
     torch.set_num_threads(entry.threads)
-    model = load_model(folder, torch.device(entry.device))
-    setting = Setting(model, folder, torch.device(entry.device), _exported_heads(folder, problem))
+    setting = Setting(model, folder, torch.device(entry.device), heads)
     found: dict[Split, dict[str, Measure]] = {"calibration": {}, "heldout": {}}
     for evaluator in problem.evaluators:
         evaluator.prepare(setting)
@@ -106,6 +154,11 @@ def verify(folder: Path, problem: Problem, candidate: Candidate) -> dict[Split, 
         for split, measures in found.items():
             scores = evaluator.score(model, problem.rows(evaluator, Items(split)))
             measures.update({f"{evaluator.name}.{metric}": m for metric, m in scores.measures.items()})
+    return found
+
+
+def _compare(found: Mapping[Split, Mapping[str, Measure]], candidate: Candidate) -> None:
+    """Raises ScoreMismatch where a score differs from the ledger's."""
     ledgers: dict[Split, Mapping[str, Measure]] = {"calibration": candidate.measures, "heldout": candidate.heldout}
     for split, ledger in ledgers.items():
         for name, was in ledger.items():
@@ -115,11 +168,9 @@ def verify(folder: Path, problem: Problem, candidate: Candidate) -> dict[Split, 
                     f"candidate {candidate.number}: {name} on {split} items is {now.value:.6g} after export, the "
                     f"ledger says {was.value:.6g}; nothing was exported. Use a machine and libraries like the search's"
                 )
-    return found
 
 
-def _room(folder: Path, problem: Problem) -> None:
-    needed = int(1.2 * problem.pool.bytes)
+def _room(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise DiskFull(
@@ -146,7 +197,7 @@ def _write_heads(folder: Path, problem: Problem) -> None:
     for name, tensors in problem.pool.heads.items():
         home = folder / "heads" / name
         home.mkdir(parents=True)
-        shutil.copyfile(Path(problem.pool.experts[name].folder) / "config.json", home / "config.json")
+        shutil.copyfile(problem.pool.experts[name].model_folder / "config.json", home / "config.json")
         specs = [shards.Spec(n, tuple(t.shape), t.dtype) for n, t in tensors.items()]
         shards.write(home, specs, iter(tensors.items()))
 
@@ -179,6 +230,7 @@ def _write_card(
     scores: Mapping[Split, Mapping[str, Measure]],
     name: str,
     note: str,
+    adapter: bool = False,
 ) -> None:
     from jinja2 import Environment, FileSystemLoader
 
@@ -200,7 +252,8 @@ def _write_card(
         folder=name,
         heads=list(_head_rows(problem)),
         hashes=list((run.job.hashes.models if run.job.hashes else {}).items()),
-        mergekit_note=note,
+        note=note,
+        adapter=adapter,
     )
     shards.write_text(folder / "README.md", text)
 

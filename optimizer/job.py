@@ -23,13 +23,18 @@ class _Strict(BaseModel):
 
 
 class Models(_Strict):
-    """The base, and the experts fine-tuned from it: folders in Hugging Face layout, or `org/name@revision`."""
+    """The base, and the experts fine-tuned from it: folders in Hugging Face layout, or `org/name@revision`.
+
+    `vocabulary` and `sources` are for experts with tokens of their own.
+    """
 
     base: str
     experts: dict[Name, str] = Field(min_length=1)
     heads: list[str] = []
     exclude: list[str] = []
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    vocabulary: Literal["base", "union"] | None = None
+    sources: dict[str, str] = {}
 
 
 class Space(_Strict):

@@ -40,6 +40,8 @@ class Problem:
             {name: _model(job, where) for name, where in models.experts.items()},
             heads=models.heads,
             exclude=models.exclude,
+            vocabulary=models.vocabulary,
+            sources=models.sources,
         )
         made = tuple(_evaluator(entry, job, allow_code) for entry in job.evaluators)
         offered = {f"{e.name}.{metric.name}": metric for e in made for metric in e.metrics}
@@ -81,6 +83,7 @@ class Problem:
             simplex=space.simplex,
             seed=self.job.seed,
             hashes=hashes,
+            blocks=self.pool.blocks,
         )
 
     def _start(self) -> float | dict[str, float]:

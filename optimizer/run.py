@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from optimizer.problem import Problem
     from optimizer.search import Search
     from searchspaces import CoefficientSpace
+    from searchspaces.concatenate import OneAdapter
 
 SPARE_BYTES = 50_000_000  # a run does not start on a disk with less room than this
 
@@ -160,12 +161,28 @@ class Run:
         from optimizer.export import export
 
         chosen = self.results().pick(candidate) if isinstance(candidate, str) else candidate
-        target = (
-            Path(out)
-            if out is not None
-            else self.folder / "exports" / chosen.label.replace(": ", "-").replace(" ", "-")
-        )
-        return export(self, chosen, target.absolute(), allow_code)
+        return export(self, chosen, self._target(chosen, out), allow_code)
+
+    def export_adapter(
+        self,
+        candidate: str | Candidate,
+        out: str | Path | None = None,
+        rank: int | None = None,
+        allow_code: bool = False,
+    ) -> tuple[Path, OneAdapter]:
+        """Write a merge of adapters as one LoRA of the base; its folder, and how near it is to the merge.
+
+        `rank` None takes the least rank that loses nothing. See `optimizer.export`.
+        """
+        from optimizer.export import export_adapter
+
+        chosen = self.results().pick(candidate) if isinstance(candidate, str) else candidate
+        target = self._target(chosen, out, "-lora")
+        return target, export_adapter(self, chosen, target, rank, allow_code)
+
+    def _target(self, chosen: Candidate, out: str | Path | None, ending: str = "") -> Path:
+        own = self.folder / "exports" / (chosen.label.replace(": ", "-").replace(" ", "-") + ending)
+        return (own if out is None else Path(out)).absolute()
 
     def discard(self) -> bool:
         """Remove the folder of a run that has no answer yet; says whether it did."""

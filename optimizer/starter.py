@@ -19,6 +19,7 @@ models:                          # folders in Hugging Face layout, or org/name@r
 $experts
   heads: $heads                  # tensors that belong to one expert's task: kept for it, never merged
   exclude: []                    # tensors to take from the base as they are, e.g. ["embeddings.*"]
+  $vocabulary # of experts with tokens of their own: base leaves them out, union keeps them
   # dtype: bfloat16              # materialise and export in this dtype; by default the base's
 
 # $summary
@@ -51,15 +52,18 @@ def write_job(base: str, experts: Sequence[str], data: Sequence[str], out: Path)
     Raises JobError where `out` exists or a pair is malformed, and PoolError where the models do not fit together.
     """
     from searchspaces import Pool
-    from searchspaces.groups import group_tensors
+    from searchspaces.errors import VocabularyError
     from searchspaces.pool import suggest_heads
 
     if out.exists():
         raise JobError(f"{out} exists already; remove it, or name another with --out")
     named, tasks = _pairs("--expert", experts), _pairs("--data", data)
     heads = suggest_heads(base, named)
-    pool = Pool.open(base, named, heads=heads)
-    layers = len(group_tensors([t.name for t in pool.merged], "layer"))
+    try:
+        pool, vocabulary = Pool.open(base, named, heads=heads), "# vocabulary: base            "
+    except VocabularyError:
+        pool, vocabulary = Pool.open(base, named, heads=heads, vocabulary="base"), "vocabulary: base              "
+    layers = len(pool.groups("layer"))
     causal = any("CausalLM" in a for a in pool.base.config.get("architectures") or [])
     entries = {
         name: _entry(name, path, causal, "num_channels" in pool.base.config, named)
@@ -74,6 +78,7 @@ def write_job(base: str, experts: Sequence[str], data: Sequence[str], out: Path)
             name=_quoted(re.sub(r"[^A-Za-z0-9._-]", "-", Path.cwd().name).lstrip("._-")[:64] or "run"),
             base=_quoted(base),
             experts="\n".join(f"    {_quoted(name)}: {_quoted(path)}" for name, path in named.items()),
+            vocabulary=vocabulary,
             heads="[" + ", ".join(_quoted(h) for h in heads) + "]",
             summary=summary,
             granularity="layer",

@@ -31,7 +31,7 @@ def specification(job: Job, allow_code: bool) -> str:
 
 def heads_of(pool: Pool) -> dict[str, Head]:
     """Each expert's task head, as evaluators take it."""
-    return {name: Head(pool.experts[name].folder, tensors) for name, tensors in pool.heads.items()}
+    return {name: Head(pool.original.experts[name].model_folder, tensors) for name, tensors in pool.heads.items()}
 
 
 class Worker:

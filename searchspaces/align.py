@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 import torch
 
@@ -15,28 +15,31 @@ EMBEDDING = ("emb", "wte", "shared")
 
 
 def canonical(expert: Checkpoint, base: Checkpoint) -> Checkpoint:
-    """The expert with its trunk under the base's names.
+    """The expert with its trunk under the base's names (see `aligned`)."""
+    return expert.renamed(aligned(expert.tensors, base.tensors))
+
+
+def aligned(names: Collection[str], base: Collection[str]) -> dict[str, str]:
+    """Name as the base has it -> name as it is among `names`, for each of them.
 
     A model with a head keeps its trunk under a prefix (`bert.encoder...`) that the bare model does not have: whichever
     of adding, stripping or leaving the first component of names gives most names in common is taken.
     """
-    added = {f"{p}." for p in _firsts(base.tensors)}
-    stripped = {f"{p}." for p in _firsts(expert.tensors)}
+    added = {f"{p}." for p in _firsts(base)}
+    stripped = {f"{p}." for p in _firsts(names)}
     changes = [("", ""), *((p, "") for p in sorted(added)), *(("", p) for p in sorted(stripped))]
     best, most = ("", ""), -1
     for add, strip in changes:
-        common = sum(
-            add + name.removeprefix(strip) in base.tensors for name in expert.tensors if name.startswith(strip)
-        )
+        common = sum(add + name.removeprefix(strip) in base for name in names if name.startswith(strip))
         if common > most:
             best, most = (add, strip), common
     add, strip = best
-    names: dict[str, str] = {}
-    for old in expert.tensors:
+    found: dict[str, str] = {}
+    for old in names:
         new = add + old.removeprefix(strip) if old.startswith(strip) else old
         # a name that leads nowhere in the base stays as it is: a head is known by the name that its file gives it
-        names[new if new in base.tensors and new not in expert.tensors else old] = old
-    return expert.renamed(names)
+        found[new if new in base and new not in names else old] = old
+    return found
 
 
 def _firsts(names: Iterable[str]) -> set[str]:
@@ -74,10 +77,10 @@ def _repeats(c: Checkpoint, name: str) -> bool:
     return any(torch.equal(c.tensor(name), c.tensor(other)) for other in _embeddings(c, name))
 
 
-def head_patterns(base: Checkpoint, experts: Sequence[Checkpoint]) -> list[str]:
-    """Patterns, as for `heads`, that take the tensors which not all have, and no tensor that all have."""
-    counts = Counter(name for c in (base, *experts) for name in c.tensors)
-    shared = [name for name, count in counts.items() if count == len(experts) + 1]
+def head_patterns(models: Sequence[Iterable[str]]) -> list[str]:
+    """Patterns, as for `heads`, that take the tensors which not all models have, and no tensor that all have."""
+    counts = Counter(name for names in models for name in names)
+    shared = [name for name, count in counts.items() if count == len(models)]
     found: dict[str, None] = {}
     for name in sorted(counts.keys() - set(shared)):
         parts = name.split(".")

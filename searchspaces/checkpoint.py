@@ -30,6 +30,8 @@ class Checkpoint:
     config: Mapping[str, Any]
     tensors: Mapping[str, TensorInfo]
     stored: Mapping[str, Stored] = field(repr=False)
+    cut: Mapping[str, int] = field(default_factory=dict, repr=False)  # tensors of which only so many rows are used
+    opened: Checkpoint | None = field(default=None, repr=False)  # as it was before rows of tokens were moved
 
     @classmethod
     def open(cls, folder: Path, label: str) -> Checkpoint:
@@ -55,6 +57,16 @@ class Checkpoint:
         return cls(label, folder, config, tensors, stored)
 
     @property
+    def config_file(self) -> Path:
+        """The file that says what the tensors are of."""
+        return self.folder / "config.json"
+
+    @property
+    def model_folder(self) -> Path:
+        """The folder whose config.json says which model this is."""
+        return self.folder
+
+    @property
     def files(self) -> tuple[Path, ...]:
         """The files that hold the tensors, by name."""
         return tuple(sorted({s.file for s in self.stored.values()}))
@@ -70,7 +82,13 @@ class Checkpoint:
             self,
             tensors={new: self.tensors[old]._replace(name=new) for new, old in names.items()},
             stored={new: self.stored[old] for new, old in names.items()},
+            cut={new: self.cut[old] for new, old in names.items() if old in self.cut},
         )
+
+    def shortened(self, rows: Mapping[str, int]) -> Checkpoint:
+        """The same checkpoint with only the first rows of some tensors; `rows` says how many."""
+        infos = {n: self.tensors[n]._replace(shape=(count, *self.tensors[n].shape[1:])) for n, count in rows.items()}
+        return replace(self, tensors={**self.tensors, **infos}, cut={**self.cut, **rows})
 
     def tensor(self, name: str) -> torch.Tensor:
         """One tensor over the mapped file: pages are read when touched, and shared by processes. Never write to it.
@@ -84,7 +102,11 @@ class Checkpoint:
             raise PoolError(
                 f"{self.label}: tensor {name!r} of {place.file} cannot be read: {error}; fetch or save it again"
             ) from error
-        return found
+        return found[: self.cut[name]] if name in self.cut else found
+
+    def source(self, name: str) -> torch.Tensor:
+        """What a merge reads of one tensor: here the tensor itself."""
+        return self.tensor(name)
 
     @cached_property
     def _handles(self) -> dict[Path, Any]:
@@ -99,17 +121,17 @@ class Checkpoint:
         return handles
 
 
-def read_json(path: Path, label: str) -> dict[str, Any]:
-    """A JSON object from a file of bounded size; raises PoolError."""
+def read_json(path: Path, label: str, limit: int = MAX_JSON) -> dict[str, Any]:
+    """A JSON object from a file of at most `limit` bytes; raises PoolError."""
     try:
         size = path.stat().st_size
-        data = json.loads(path.read_bytes()) if size <= MAX_JSON else None
+        data = json.loads(path.read_bytes()) if size <= limit else None
     except (OSError, ValueError, RecursionError) as error:
         raise PoolError(f"{label}: {path} cannot be read as JSON: {error}; fetch or save it again") from error
     if not isinstance(data, dict):
-        what = type(data).__name__ if size <= MAX_JSON else f"{size} bytes"
+        what = type(data).__name__ if size <= limit else f"{size} bytes"
         raise PoolError(
-            f"{label}: {path} holds {what}, expected an object of at most {MAX_JSON} bytes; fetch or save it again"
+            f"{label}: {path} holds {what}, expected an object of at most {limit} bytes; fetch or save it again"
         )
     return data
 
@@ -120,7 +142,7 @@ def _config(folder: Path, label: str) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
         adapter = (folder / "adapter_config.json").is_file()
-        hint = "merge the adapter into its base first" if adapter else "save_pretrained() writes one"
+        hint = "an adapter can be an expert, not a base" if adapter else "save_pretrained() writes one"
         raise PoolError(f"{label}: {folder} has no config.json; {hint}")
     config = read_json(path, label)
     if "auto_map" in config:

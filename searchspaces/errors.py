@@ -2,8 +2,9 @@
 
 SpaceError
 ├── PoolError     a checkpoint that is missing, broken, hostile, or does not match the base   (exit code 2)
+│   └── VocabularyError   one whose tokens are not those of the base, and no option says what to do
 ├── RecipeError   a point, recipe, bound or pattern that does not fit                         (exit code 2)
-├── Inexpressible mergekit has no way to say this recipe                                      (exit code 2)
+├── Inexpressible mergekit, or one adapter, has no way to say this recipe                     (exit code 2)
 └── NonFinite     NaN or infinity among merged weights                                        (a failed candidate)
 """
 
@@ -18,12 +19,16 @@ class PoolError(SpaceError):
     """A checkpoint that is missing, broken, hostile, or does not match the base."""
 
 
+class VocabularyError(PoolError):
+    """A checkpoint whose tokens are not the base's, where no option says what to do with them."""
+
+
 class RecipeError(SpaceError):
     """A point, recipe, bound or pattern that does not fit."""
 
 
 class Inexpressible(SpaceError):
-    """mergekit has no way to say this recipe."""
+    """mergekit, or one adapter, has no way to say this recipe."""
 
 
 class NonFinite(SpaceError):

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from searchspaces import kernel, reference
 from searchspaces.errors import NonFinite
+from searchspaces.layout import Place
+from searchspaces.sources import Sources
 
 SLICE = 1 << 21  # elements: what one thread takes at a time, so that a large embedding does not keep the others waiting
 
@@ -21,21 +22,20 @@ Map = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 
 @dataclass(frozen=True, eq=False)
 class Slope:
-    """One merged tensor whose gradient is wanted: its parameter, and base and experts, flat and contiguous."""
+    """One merged tensor whose gradient is wanted: its place in the model, and base and experts."""
 
     name: str
-    base: torch.Tensor
-    experts: tuple[torch.Tensor, ...]
-    parameter: torch.nn.Parameter
+    sources: Sources
+    parameter: Place
 
     @cached_property
     def norms(self) -> NDArray[np.float64]:
         """`|theta_k|`, `(K,)`; read once."""
-        return np.array([reference.norm(e) for e in self.experts])
+        return self.sources.norms()
 
-    def size(self) -> list[float]:
-        """`sum |theta_k - theta_0|` for each expert."""
-        return [reference.size(e, self.base) for e in self.experts]
+    def sizes(self) -> NDArray[np.float64]:
+        """`sum |theta_k - theta_0|` for each expert, `(K,)`."""
+        return self.sources.sizes()
 
 
 def products(slopes: Sequence[Slope], map_: Map) -> NDArray[np.float64]:
@@ -44,12 +44,12 @@ def products(slopes: Sequence[Slope], map_: Map) -> NDArray[np.float64]:
     float64 of shape `(tensors, K + 2)`; a parameter without a gradient counts as one of zeros. `map_` may run things
     side by side: slices are summed in their order all the same. Raises NonFinite, naming the tensor.
     """
-    count = len(slopes[0].experts)
+    count = slopes[0].sources.count
     parts = [
-        (number, slope, slope.parameter.grad.reshape(-1), at)
+        (number, slope, grad.reshape(-1), at)
         for number, slope in enumerate(slopes)
-        if slope.parameter.grad is not None
-        for at in range(0, len(slope.base), SLICE)
+        if (grad := slope.parameter.grad) is not None
+        for at in range(0, len(slope.sources.base), SLICE)
     ]
     out = np.zeros((len(slopes), count + 2))
     for (number, *_), found in zip(parts, map_(_slice, parts), strict=True):
@@ -62,17 +62,7 @@ def products(slopes: Sequence[Slope], map_: Map) -> NDArray[np.float64]:
 
 def _slice(part: tuple[int, Slope, torch.Tensor, int]) -> NDArray[np.float64]:
     _, slope, grad, start = part
-    stop = min(start + SLICE, len(grad))
-    every = (slope.base, *slope.experts, grad)
-    if not all(t.dtype in kernel.CODES and t.device.type == "cpu" for t in every):
-        cut = slice(start, stop)
-        return np.array(reference.products(grad[cut], slope.base[cut], [e[cut] for e in slope.experts]))
-    out = np.empty(len(slope.experts) + 2)
-    addresses = np.array([e.data_ptr() for e in slope.experts], dtype=np.int64)
-    codes = np.array([kernel.CODES[e.dtype] for e in slope.experts], dtype=np.int64)
-    base, grad_code = kernel.CODES[slope.base.dtype], kernel.CODES[grad.dtype]
-    kernel.products(slope.base.data_ptr(), base, addresses, codes, grad.data_ptr(), grad_code, start, stop, out)
-    return out
+    return slope.sources.products(grad, start, min(start + SLICE, len(grad)))
 
 
 def cosines(slopes: Sequence[Slope], found: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -14,6 +14,7 @@ import torch
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
+from searchspaces.adapter import Adapter
 from searchspaces.checkpoint import Checkpoint
 from searchspaces.errors import PoolError
 from searchspaces.headers import read_header
@@ -23,15 +24,15 @@ KEPT = 4096  # files that the cache remembers
 _EXPONENT = {torch.bfloat16: 0x7F80, torch.float16: 0x7C00}
 
 
-def content_hash(checkpoint: Checkpoint) -> str:
-    """sha256 in hex over the names and contents of a checkpoint's config.json and weight files.
+def content_hash(checkpoint: Checkpoint | Adapter) -> str:
+    """sha256 in hex over the names and contents of a checkpoint's or adapter's config and weight files.
 
     Files whose (path, size, mtime) were seen before are not read again. Raises PoolError, naming the tensor, where a
     weight is NaN or infinite, and where a file changes under the reader.
     """
     total = hashlib.sha256()
     cache = _Cache()
-    for file in (checkpoint.folder / "config.json", *checkpoint.files):
+    for file in (checkpoint.config_file, *checkpoint.files):
         stat = file.stat()
         key = json.dumps([str(file.absolute()), stat.st_size, stat.st_mtime_ns])
         digest = cache.get(key)

@@ -17,6 +17,9 @@ LANES = 64  # fp32 sums side by side: enough for any vector unit, and the same o
 CODES = {torch.float32: 0, torch.bfloat16: 1}
 """The dtypes that the kernels read and write, in any mixture; `reference` does the others. They hold no GIL."""
 
+DIFFERENCE = 2
+"""The code of an expert that is fp32 and its difference from the base already."""
+
 
 @intrinsic
 def _pointer(typing_context: Any, address: Any, kind: Any) -> Any:
@@ -85,8 +88,7 @@ def _floats(address, at, n):  # type: ignore[no-untyped-def]
 def _add(total, origin, at, n, k, count, experts, codes, scales):  # type: ignore[no-untyped-def]
     # Four experts of one dtype in one pass keep the sums in registers, and more reads under way; the order of the sums
     # is that of the experts all the same. Returns how many were added.
-    same = count - k >= 4 and codes[k] == codes[k + 1] == codes[k + 2] == codes[k + 3]
-    if same:
+    if count - k >= 4 and codes[k] == codes[k + 1] == codes[k + 2] == codes[k + 3] != DIFFERENCE:
         p, q, r, s = scales[k], scales[k + 1], scales[k + 2], scales[k + 3]
         if codes[k] == 1:
             a, b = _halves(experts[k], at, n), _halves(experts[k + 1], at, n)
@@ -108,6 +110,10 @@ def _add(total, origin, at, n, k, count, experts, codes, scales):  # type: ignor
         a = _halves(experts[k], at, n)
         for i in range(n):
             total[i] += p * (_wide(a[i]) - origin[i])
+    elif codes[k] == DIFFERENCE:
+        d = _floats(experts[k], at, n)
+        for i in range(n):
+            total[i] += p * d[i]
     else:
         e = _floats(experts[k], at, n)
         for i in range(n):
@@ -122,8 +128,9 @@ _SIGNATURE = "boolean(int64, int64, int64[::1], int64[::1], float32, float32[::1
 def merge(base, base_code, experts, codes, base_scale, scales, out, out_code, start, stop):  # type: ignore[no-untyped-def]
     """Elements `start` to `stop` of `base_scale * base + sum_k scales_k * (expert_k - base)`, written to `out`.
 
-    `base`, `experts` (K) and `out` are addresses of contiguous memory, each with its dtype's code from `CODES`; scales
-    are float32, K of them, none of them 0: the caller leaves those experts out. Sums are fp32 in the order of the
+    `base`, `experts` (K) and `out` are addresses of contiguous memory, each with its dtype's code from `CODES`, or
+    `DIFFERENCE` for what needs no base subtracted; scales are float32, K of them, none of them 0: the caller leaves
+    those experts out. Sums are fp32 in the order of the
     experts, without fused multiply-add; bf16 results are rounded to nearest even. Returns whether all are finite.
     """
     origin = np.empty(CHUNK, np.float32)
@@ -227,7 +234,7 @@ def _four_products(grad, origin, e, f, g, h, n, lanes, out, k):  # type: ignore[
 @njit(nogil=True, cache=True)
 def _add_products(grad, origin, at, n, k, count, experts, codes, wide, lanes, out):  # type: ignore[no-untyped-def]
     # Four experts of one dtype in one pass, as in `_add`; the bits are those of one after the other. Returns how many.
-    if count - k >= 4 and codes[k] == codes[k + 1] == codes[k + 2] == codes[k + 3]:
+    if count - k >= 4 and codes[k] == codes[k + 1] == codes[k + 2] == codes[k + 3] != DIFFERENCE:
         if codes[k] == 1:
             a, b = _halves(experts[k], at, n), _halves(experts[k + 1], at, n)
             c, d = _halves(experts[k + 2], at, n), _halves(experts[k + 3], at, n)
@@ -240,6 +247,8 @@ def _add_products(grad, origin, at, n, k, count, experts, codes, wide, lanes, ou
     if codes[k] == 1:
         _load(experts[k], 1, at, n, wide)
         out[k] += _product_with_difference(grad, wide, origin, n, lanes[0])
+    elif codes[k] == DIFFERENCE:
+        out[k] += _product(grad, _floats(experts[k], at, n), n, lanes[0])
     else:
         out[k] += _product_with_difference(grad, _floats(experts[k], at, n), origin, n, lanes[0])
     return 1

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from searchspaces.architecture import model_class
 from searchspaces.checkpoint import read_json
+from searchspaces.embeddings import rows_of
 from searchspaces.errors import PoolError
+from searchspaces.layout import Place, finder
 from searchspaces.pool import Pool
 
 
@@ -20,12 +23,7 @@ def load_model(folder: Path, device: str | torch.device = "cpu", dtype: torch.dt
     `dtype` None keeps the checkpoint's. Parameters that the checkpoint does not store are filled with NaN: a random
     pooler would score differently in each worker. Raises PoolError where transformers cannot load the folder.
     """
-    import transformers
-
-    names = read_json(folder / "config.json", "base").get("architectures") or ["AutoModel"]
-    kind = getattr(transformers, str(names[0]), None)
-    if kind is None or not hasattr(kind, "from_pretrained"):
-        kind = transformers.AutoModel
+    kind = model_class(read_json(folder / "config.json", "base"))
     try:
         with _quiet():
             model, report = kind.from_pretrained(
@@ -50,6 +48,22 @@ def load_model(folder: Path, device: str | torch.device = "cpu", dtype: torch.dt
         raise PoolError(f"the model cannot be moved to {str(device)!r}: {reason}; see executor.device") from error
 
 
+def load_base(pool: Pool, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> Any:
+    """The base's model, as `load_model`, with the pool's rows of tokens where those are others than the base's own."""
+    opened = pool.base.opened
+    if opened is None:
+        return load_model(pool.base.folder, device, dtype)
+    model = load_model(opened.folder, "cpu", dtype)
+    moved = [name for name, place in pool.base.stored.items() if place != opened.stored[name]]
+    model.resize_token_embeddings(rows_of(pool.base.config), mean_resizing=False)
+    find = finder(model)
+    with torch.no_grad():
+        for name in moved:
+            if (place := find(name)) is not None:
+                place.write(pool.base.tensor(name))
+    return model.eval().requires_grad_(False).to(device)
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     """No progress bars and no load report: who runs thousands of workers reads neither."""
@@ -66,67 +80,43 @@ def _quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def targets(pool: Pool, model: Any) -> dict[str, torch.Tensor]:
-    """Merged tensor name -> the model's own storage for it, flat. Raises PoolError where there is no such storage."""
-    find = _finder(model)
-    found: dict[str, torch.Tensor] = {}
+def targets(pool: Pool, model: Any) -> dict[str, Place]:
+    """Merged tensor name -> where the model keeps it. Raises PoolError where it keeps no such tensor."""
+    find = finder(model)
+    found: dict[str, Place] = {}
     taken: dict[int, str] = {}
     for info in pool.merged:
         name = info.name
-        target = find(name)
-        if target is None or tuple(target.shape) != info.shape or not target.is_contiguous():
+        place = find(name)
+        if place is None or place.shape != info.shape:
+            kept = "no parameter" if place is None else f"a parameter of shape {place.shape}"
             raise PoolError(
-                f"base: transformers loads {type(model).__name__} with no parameter for tensor {name!r} {info.shape}: "
+                f"base: transformers loads {type(model).__name__} with {kept} for tensor {name!r} {info.shape}: "
                 "it converts this layout; list it under models.exclude, or save the model with save_pretrained()"
             )
-        if (other := taken.setdefault(target.data_ptr(), name)) != name and info.numel:
-            raise PoolError(
-                f"base: {other!r} and {name!r} are tied in the model but stored twice with different values; "
-                "list one of them under models.exclude"
-            )
-        found[name] = target.view(-1)
+        for part in place.parts if info.numel else ():
+            if (other := taken.setdefault(part.view.data_ptr(), name)) != name:
+                raise PoolError(
+                    f"base: {other!r} and {name!r} are tied in the model but stored twice with different values; "
+                    "list one of them under models.exclude"
+                )
+        found[name] = place
     _verify(pool, found)
     return found
 
 
-def copied_targets(pool: Pool, model: Any) -> dict[str, torch.Tensor]:
-    """Name -> the model's own storage, in its shape, of the float tensors that merges take from the base."""
-    find = _finder(model)
+def copied_targets(pool: Pool, model: Any) -> dict[str, Place]:
+    """Name -> where the model keeps it, of the float tensors that merges take from the base."""
+    find = finder(model)
     places = {info.name: (info, find(info.name)) for info in pool.copied if info.dtype.is_floating_point}
     return {name: place for name, (info, place) in places.items() if place is not None and place.shape == info.shape}
 
 
-def _finder(model: Any) -> Callable[[str], torch.Tensor | None]:
-    """From a checkpoint's tensor name to the model's own storage for it, if there is any."""
-    state: dict[str, torch.Tensor] = model.state_dict()
-    renamed = _renamed(model, state)
-    prefix = f"{model.base_model_prefix}."
-
-    def find(name: str) -> torch.Tensor | None:
-        near = (name, prefix + name, name.removeprefix(prefix))
-        return next((state[n] for m in near for n in (m, renamed.get(m, "")) if n in state), None)
-
-    return find
-
-
-def _renamed(model: Any, state: dict[str, torch.Tensor]) -> dict[str, str]:
-    """Checkpoint name -> the model's name, where transformers renames on the way in (as it does for ViT)."""
-    try:
-        from transformers.core_model_loading import revert_weight_conversion
-    except ImportError:  # before transformers 5 names in files and models were the same
-        return {}
-    own = {id(tensor): name for name, tensor in state.items()}
-    reverted = revert_weight_conversion(model, dict(state))
-    # what is converted and not only renamed comes back as a new tensor, and has no name here
-    return {name: own[id(tensor)] for name, tensor in reverted.items() if id(tensor) in own}
-
-
-def _verify(pool: Pool, targets: dict[str, torch.Tensor]) -> None:
+def _verify(pool: Pool, targets: dict[str, Place]) -> None:
     """The model was loaded from the base: each target must hold the base's values, or names lead astray."""
-    for name, target in targets.items():
-        wanted = pool.base.tensor(name).view(-1)
-        same = wanted.dtype == target.dtype and target.device.type == "cpu"
-        if same and not torch.equal(target, wanted) and bool(torch.isfinite(wanted).all()):
+    for name, place in targets.items():
+        wanted, held = pool.base.tensor(name), place.read()
+        if not torch.equal(held.cpu(), wanted.to(held.dtype)) and bool(torch.isfinite(wanted).all()):
             raise PoolError(
                 f"base: transformers changes the values of tensor {name!r} while loading; list it under models.exclude"
             )

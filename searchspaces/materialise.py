@@ -12,16 +12,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from searchspaces import kernel, methods, reference
+from searchspaces import methods
 from searchspaces.errors import NonFinite, PoolError, RecipeError
 from searchspaces.gradient import SLICE, Slope, cosines, products
-from searchspaces.groups import group_tensors
-from searchspaces.loading import copied_targets, targets
+from searchspaces.layout import Place
+from searchspaces.loading import copied_targets, load_base, targets
 from searchspaces.loading import load_model as load_model
 from searchspaces.method import Method
 from searchspaces.pool import Pool
 from searchspaces.process import processing
 from searchspaces.recipe import Recipe
+from searchspaces.sources import Sources
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -29,43 +30,19 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, eq=False)
 class _Job:
-    """One merged tensor: where its sources lie, and where the result goes. All tensors flat and contiguous."""
+    """One merged tensor: where its values come from, and where the result goes, flat and contiguous."""
 
     name: str
-    base: torch.Tensor
-    experts: tuple[torch.Tensor, ...]
+    sources: Sources
     out: torch.Tensor
-    addresses: NDArray[np.int64]  # (K,) of the experts
-    codes: NDArray[np.int64]  # (K,) their dtypes in the kernel's words
-    fast: bool
 
     @classmethod
     def of(cls, pool: Pool, name: str, out: torch.Tensor) -> _Job:
-        base = pool.base.tensor(name).reshape(-1)
-        experts = tuple(e.tensor(name).reshape(-1) for e in pool.experts.values())
-        every = (base, *experts, out)
-        fast = all(t.dtype in kernel.CODES and t.device.type == "cpu" for t in every)
-        addresses = np.array([e.data_ptr() for e in experts], dtype=np.int64)
-        codes = np.array([kernel.CODES.get(e.dtype, -1) for e in experts], dtype=np.int64)
-        return cls(name, base, experts, out, addresses, codes, fast)
-
-    def run(self, base_scale: float, scales: NDArray[np.float32], start: int, stop: int) -> bool:
-        """Merge elements `start` to `stop`; says whether the results are finite. `scales` has shape (K,)."""
-        if not self.fast:
-            part = slice(start, stop)
-            experts = [e[part] for e in self.experts]
-            return reference.merge(self.out[part], self.base[part], experts, base_scale, scales.tolist())
-        active = scales != 0
-        return bool(
-            kernel.merge(
-                self.base.data_ptr(), kernel.CODES[self.base.dtype], self.addresses[active], self.codes[active],
-                np.float32(base_scale), scales[active], self.out.data_ptr(), kernel.CODES[self.out.dtype], start, stop,
-            )
-        )  # fmt: skip
+        return cls(name, Sources.of(pool, name), out)
 
 
 @dataclass(frozen=True, eq=False)
-class _Scales:
+class Scales:
     """A linear recipe's scales by group, and each merged tensor's group."""
 
     base: NDArray[np.float32]  # (G,)
@@ -73,7 +50,8 @@ class _Scales:
     row: dict[str, int]  # tensor name -> group
 
     @classmethod
-    def of(cls, pool: Pool, recipe: Recipe) -> _Scales:
+    def of(cls, pool: Pool, recipe: Recipe) -> Scales:
+        """Raises RecipeError where the recipe is of another pool."""
         if set(recipe.experts) != set(pool.names) or len(recipe.experts) != len(pool.names):
             raise RecipeError(f"the recipe's experts are {list(recipe.experts)}, the pool's {list(pool.names)}")
         if pool.processing != (wanted := processing(recipe.method, recipe.options)):
@@ -81,7 +59,7 @@ class _Scales:
                 f"the recipe merges task vectors processed by {wanted or 'nothing'}, this pool's are processed by "
                 f"{pool.processing or 'nothing'}; make the pool that it needs with searchspaces.processed"
             )
-        groups = group_tensors([t.name for t in pool.merged], recipe.granularity)
+        groups = pool.groups(recipe.granularity)
         if tuple(groups) != recipe.groups:
             odd = min(set(groups) ^ set(recipe.groups), default=recipe.granularity)
             raise RecipeError(f"the recipe's groups are not this pool's ({odd!r}); it is of another pool")
@@ -94,7 +72,7 @@ class _Scales:
 
     def run(self, job: _Job, start: int, stop: int) -> bool:
         g = self.row[job.name]
-        return job.run(float(self.base[g]), self.experts[g], start, stop)
+        return job.sources.merge(job.out, float(self.base[g]), self.experts[g], start, stop)
 
 
 def rule_of(recipe: Recipe) -> Method:
@@ -122,20 +100,20 @@ class Resident:
         Raises PoolError where transformers has no such architecture, or loads a merged tensor as something else.
         Parameters that the base does not store (a pooler, say) are NaN: what they touch is refused, never random.
         """
-        self.model: Any = load_model(pool.base.folder, device, dtype)
+        self.model: Any = load_base(pool, device, dtype)
         self._pool = pool
-        self._jobs = [_Job.of(pool, name, out) for name, out in targets(pool, self.model).items()]
+        places = targets(pool, self.model)
+        self._jobs = [_Job.of(pool, name, _room(place)) for name, place in places.items()]
+        # what a model keeps in another order than it is stored is merged aside, and copied in
+        self._aside = [(places[job.name], job.out) for job in self._jobs if places[job.name].flat is None]
         self._slices = [
             (job, at, min(at + SLICE, len(job.out))) for job in self._jobs for at in range(0, len(job.out), SLICE)
         ]
         self._threads = ThreadPoolExecutor(threads, "merge") if threads > 1 and device == "cpu" else None
         self._kept = copied_targets(pool, self.model)
         self._expert = False  # the weights are an expert's
-        parameters = {p.data_ptr(): p for p in self.model.parameters() if p.numel()}
         self._slopes = [
-            Slope(job.name, job.base, job.experts, parameters[job.out.data_ptr()])
-            for job in self._jobs
-            if job.out.data_ptr() in parameters  # and is no buffer
+            Slope(job.name, job.sources, places[job.name]) for job in self._jobs if places[job.name].trained
         ]
 
     @torch.no_grad()
@@ -145,7 +123,7 @@ class Resident:
         Raises RecipeError where the recipe is not of this pool, and NonFinite, naming the tensor, where a weight came
         out NaN or infinite: the model then is no candidate until the next `write`.
         """
-        scales = _Scales.of(self._pool, recipe)
+        scales = Scales.of(self._pool, recipe)
         self._restore()
 
         def one(part: tuple[_Job, int, int]) -> str | None:
@@ -156,6 +134,7 @@ class Resident:
         bad = [name for name in found if name is not None]
         if bad:
             raise _not_finite(bad[0])
+        self._place()
 
     @torch.no_grad()
     def write_expert(self, name: str, heads: bool = False) -> None:
@@ -168,6 +147,7 @@ class Resident:
         expert = self._pool.original.experts[name]
         for job in self._jobs:
             job.out.copy_(expert.tensor(job.name).reshape(-1))
+        self._place()
         own = self._pool.heads.get(name, {})
         if heads and (homeless := sorted(own.keys() - self._kept.keys())):
             raise PoolError(
@@ -176,8 +156,8 @@ class Resident:
             )
         for tensor, out in self._kept.items():
             found = expert.tensors.get(tensor)
-            if found is not None and found.shape == tuple(out.shape) and (heads or tensor not in own):
-                out.copy_(expert.tensor(tensor))
+            if found is not None and found.shape == out.shape and (heads or tensor not in own):
+                out.write(expert.tensor(tensor))
         self._expert = True
 
     @contextmanager
@@ -195,7 +175,7 @@ class Resident:
     def forget(self) -> None:
         """Drop the gradients that backward passes have added up."""
         for slope in self._slopes:
-            slope.parameter.grad = None
+            slope.parameter.forget()
 
     def gradient(self, recipe: Recipe) -> NDArray[np.float64]:
         """dL/dc, `(G, K)` in the recipe's groups and experts; L is what was differentiated inside `tracking`.
@@ -203,7 +183,7 @@ class Resident:
         For a group's scales it is `<dL/dW, theta_k - theta_0>` (and `<dL/dW, theta_0>` for the base's), then the chain
         rule through the method. The same bits whatever the number of threads. Raises NonFinite, naming the tensor.
         """
-        scales = _Scales.of(self._pool, recipe)
+        scales = Scales.of(self._pool, recipe)
         by_tensor = products(self._slopes, self._map)
         found = self._by_group(scales, by_tensor[:, :-1])
         pulled = rule_of(recipe).pull(recipe.coefficients, (found[:, -1], self._ordered(recipe, found[:, :-1])))
@@ -211,21 +191,21 @@ class Resident:
 
     def cosines(self, recipe: Recipe) -> NDArray[np.float64]:
         """The sum over each group's tensors of `cos(dL/dW_t, theta_kt)`, `(G, K)`, otherwise as `gradient`."""
-        scales = _Scales.of(self._pool, recipe)
+        scales = Scales.of(self._pool, recipe)
         by_tensor = cosines(self._slopes, products(self._slopes, self._map))
         return self._ordered(recipe, self._by_group(scales, by_tensor))
 
     def sizes(self, recipe: Recipe) -> NDArray[np.float64]:
         """The sum over each group's elements of `|theta_k - theta_0|`, `(G, K)` as in `gradient`."""
-        scales = _Scales.of(self._pool, recipe)
-        by_tensor = np.array(list(self._map(Slope.size, self._slopes)))
+        scales = Scales.of(self._pool, recipe)
+        by_tensor = np.array(list(self._map(Slope.sizes, self._slopes)))
         return self._ordered(recipe, self._by_group(scales, by_tensor))
 
     def _map(self, function: Callable[[T], R], over: Iterable[T]) -> Iterator[R]:
         """In the order of `over`, side by side where there are threads."""
         return self._threads.map(function, over) if self._threads else map(function, over)
 
-    def _by_group(self, scales: _Scales, by_tensor: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _by_group(self, scales: Scales, by_tensor: NDArray[np.float64]) -> NDArray[np.float64]:
         """Sums over the tensors of each group, in the tensors' order: from `(tensors, n)` to `(G, n)`."""
         found = np.zeros((len(scales.base), by_tensor.shape[1]))
         np.add.at(found, [scales.row[slope.name] for slope in self._slopes], by_tensor)
@@ -239,8 +219,13 @@ class Resident:
         """What `write_expert` changed beside the merged tensors."""
         if self._expert:
             for name, out in self._kept.items():
-                out.copy_(self._pool.base.tensor(name))
+                out.write(self._pool.base.tensor(name))
             self._expert = False
+
+    def _place(self) -> None:
+        """Copy in what was merged aside."""
+        for place, merged in self._aside:
+            place.write(merged)
 
 
 def merged_tensors(pool: Pool, recipe: Recipe, dtype: torch.dtype | None = None) -> Iterator[tuple[str, torch.Tensor]]:
@@ -249,7 +234,7 @@ def merged_tensors(pool: Pool, recipe: Recipe, dtype: torch.dtype | None = None)
     `dtype` None keeps the base's; with the dtype of a `Resident` on the CPU, weights have its very bits. Raises as
     `Resident.write`.
     """
-    scales = _Scales.of(pool, recipe)
+    scales = Scales.of(pool, recipe)
     for info in (*pool.merged, *pool.copied):
         if info.name not in scales.row:
             tensor = pool.base.tensor(info.name)
@@ -259,6 +244,14 @@ def merged_tensors(pool: Pool, recipe: Recipe, dtype: torch.dtype | None = None)
         if not scales.run(_Job.of(pool, info.name, out.view(-1)), 0, out.numel()):
             raise _not_finite(info.name)
         yield info.name, out
+
+
+def _room(place: Place) -> torch.Tensor:
+    """Where a tensor is merged, flat: in the model itself, or aside where the model keeps it in another order."""
+    first = place.parts[0].view
+    if place.flat is not None:
+        return place.flat
+    return torch.empty(place.shape, dtype=first.dtype, device=first.device).view(-1)
 
 
 def _not_finite(name: str) -> NonFinite:

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from searchspaces import methods
+from searchspaces.adapter import Adapter
 from searchspaces.errors import Inexpressible
-from searchspaces.groups import group_tensors
 from searchspaces.pool import Pool
 from searchspaces.recipe import Recipe
 
@@ -25,16 +25,23 @@ def to_mergekit(recipe: Recipe, pool: Pool) -> str:
 
     Raises Inexpressible, with the reason, where mergekit has no way to say it.
     """
-    groups = group_tensors([t.name for t in pool.merged], recipe.granularity)
+    groups = pool.groups(recipe.granularity)
     copied = [t.name for t in pool.copied if t.dtype.is_floating_point]
     if recipe.method not in _METHODS:
         raise Inexpressible(f"mergekit has no method like {recipe.method}; recipe.yaml and the weights say it all")
+    if pool.vocabulary:
+        raise Inexpressible("rows of tokens were brought to one vocabulary, which mergekit does by rules of its own")
     if tuple(groups) != recipe.groups or set(recipe.experts) != set(pool.names):
         raise Inexpressible("the recipe is of another pool; give the pool that it was made for")
     every = [t for tensors in groups.values() for t in tensors]
     if odd := [t for t in (*every, *copied) if "*" in t]:
         raise Inexpressible(f"tensor name {odd[0]!r} has a '*', which mergekit's filters take for all tensors")
     for name, expert in pool.experts.items():
+        if isinstance(expert, Adapter):
+            raise Inexpressible(
+                f"expert {name!r} is an adapter, and mergekit merges whole models; save it merged into its base "
+                "(merge_and_unload() of PEFT) for that"
+            )
         if moved := [t for t in every if expert.stored[t].name != pool.base.stored[t].name]:
             raise Inexpressible(
                 f"expert {name!r} stores {moved[0]!r} as {expert.stored[moved[0]].name!r}; mergekit wants equal names"

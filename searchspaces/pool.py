@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,15 +10,19 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
+from typing import TypeAlias
 
 import torch
 
+from searchspaces.adapter import Adapter, is_adapter
 from searchspaces.align import canonical, head_patterns, untie
+from searchspaces.architecture import skeleton, stored_blocks
 from searchspaces.checkpoint import Checkpoint
 from searchspaces.errors import PoolError
-from searchspaces.groups import order
+from searchspaces.groups import group_tensors, order
 from searchspaces.hashes import content_hash
 from searchspaces.headers import MERGEABLE, TensorInfo
+from searchspaces.vocabulary import Mode, align
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _HUB = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)@([0-9a-f]{40})")
@@ -32,6 +37,9 @@ _FETCHED = [
 _SAME = ("model_type", "num_attention_heads", "num_key_value_heads", "hidden_act", "hidden_size")
 
 
+Expert: TypeAlias = Checkpoint | Adapter
+
+
 @dataclass(frozen=True, eq=False)
 class Pool:
     """A base and its experts, all under the base's tensor names.
@@ -41,10 +49,11 @@ class Pool:
     """
 
     base: Checkpoint
-    experts: Mapping[str, Checkpoint]
+    experts: Mapping[str, Expert]
     merged: tuple[TensorInfo, ...]
     copied: tuple[TensorInfo, ...]
     _head_names: Mapping[str, tuple[str, ...]] = field(repr=False)
+    vocabulary: str = ""  # what was done to tensors of tokens (see `searchspaces.vocabulary`); nothing where empty
     processing: str = ""  # what was done to the task vectors (see `searchspaces.process`); nothing where empty
     _original: Pool | None = field(default=None, repr=False)
 
@@ -55,11 +64,15 @@ class Pool:
         experts: Mapping[str, str | Path],
         heads: Sequence[str] = (),
         exclude: Sequence[str] = (),
+        vocabulary: Mode | None = None,
+        sources: Mapping[str, str] | None = None,
     ) -> Pool:
         """Open folders in Hugging Face layout, or hub ids `org/name@commit`; weights are mapped, not read.
 
+        An expert may be a LoRA as PEFT saves it (adapter_config.json, adapter_model.safetensors): it stays one.
         `heads` and `exclude` are fnmatch patterns of tensor names: a head belongs to one expert and is kept per task;
-        what is excluded comes from the base. Raises PoolError for what is missing, malformed or unlike the base.
+        what is excluded comes from the base. `vocabulary` and `sources` are for experts with tokens of their own (see
+        `searchspaces.vocabulary.align`). Raises PoolError for what is missing, malformed or unlike the base.
         """
         if not experts:
             raise PoolError("a pool needs at least one expert; list them under models.experts")
@@ -68,11 +81,16 @@ class Pool:
                 raise PoolError(
                     f"expert name {name!r} must be letters, digits, '.', '_' and '-', the first a letter or digit"
                 )
-        opened = _open_all(base, experts)
-        first, others = untie(*opened)
+        first, others = _open_all(base, experts)
         for name, expert in others.items():
             _same_architecture(first, expert, name)
         _check_patterns(exclude, (first, *others.values()))
+        whole = {name: expert for name, expert in others.items() if isinstance(expert, Checkpoint)}
+        adapters = {name: expert for name, expert in others.items() if isinstance(expert, Adapter)}
+        first, whole, aligned = align(
+            first, whole, vocabulary, sources or {}, lambda n: _matches(n, (*heads, *exclude)), adapters
+        )
+        others = {name: whole[name] if name in whole else adapters[name].rebased(first) for name in others}
         merged: list[TensorInfo] = []
         copied: list[TensorInfo] = []
         for info in sorted(first.tensors.values(), key=lambda t: order(t.name)):
@@ -85,12 +103,24 @@ class Pool:
             raise PoolError(
                 "nothing is left to merge: every tensor is excluded, a head or no float; see models.exclude"
             )
-        return cls(first, MappingProxyType(others), tuple(merged), tuple(copied), MappingProxyType(head_names))
+        return cls(
+            first,
+            MappingProxyType(others),
+            tuple(merged),
+            tuple(copied),
+            MappingProxyType(head_names),
+            vocabulary=aligned,
+        )
 
     @property
     def original(self) -> Pool:
         """The pool as it was opened, its task vectors unprocessed."""
         return self._original or self
+
+    @property
+    def adapters(self) -> Mapping[str, Adapter]:
+        """The experts that are low-rank adapters of the base, as they were opened."""
+        return {n: e for n, e in self.original.experts.items() if isinstance(e, Adapter)}
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -118,6 +148,25 @@ class Pool:
             }
         )
 
+    @cached_property
+    def blocks(self) -> tuple[str, ...]:
+        """Prefixes of the blocks' tensors, from the model's module tree; nothing where the names say as much.
+
+        What transformers cannot make a model of is refused where weights are loaded; here its names must do.
+        """
+        names = [t.name for t in self.merged]
+        try:
+            blocks = stored_blocks(names, skeleton(self.base.folder))
+        except PoolError:
+            return ()
+        same = dict(group_tensors(names, "layer", blocks)) == dict(group_tensors(names, "layer"))
+        return () if same else blocks
+
+    def groups(self, granularity: str) -> Mapping[str, tuple[str, ...]]:
+        """Group name -> its merged tensors (see `searchspaces.groups`); raises RecipeError for another granularity."""
+        blocks = () if granularity in ("model", "tensor") else self.blocks
+        return group_tensors([t.name for t in self.merged], granularity, blocks)
+
     def layout(self, dtype: torch.dtype | None = None) -> list[TensorInfo]:
         """Every tensor of a merged checkpoint in the order of `merged_tensors`, the float ones in `dtype` if given."""
         return [
@@ -134,7 +183,9 @@ class Pool:
         for name, checkpoint in {"base": self.base, **self.original.experts}.items():
             if progress is not None:
                 progress(name)
-            found[name] = content_hash(checkpoint)
+            found[name] = content_hash(checkpoint.opened or checkpoint)
+        if self.vocabulary:  # weights follow from it as they do from the base
+            found["base"] = hashlib.sha256(f"{found['base']} {self.vocabulary}".encode()).hexdigest()
         return found
 
     def describe(self) -> str:
@@ -146,6 +197,9 @@ class Pool:
             f"{len(self.experts)} experts: {', '.join(self.names)}",
             f"{len(self.merged)} tensors merged, {len(self.copied)} taken from the base",
         ]
+        if self.vocabulary:
+            lines.append("embeddings brought to one vocabulary")
+        lines += [f"adapter {name}: {adapter.describe()}" for name, adapter in self.adapters.items()]
         if heads:
             lines.append("heads: " + ", ".join(f"{name} ({count} tensors)" for name, count in heads.items()))
         return "\n".join(lines)
@@ -156,20 +210,23 @@ def suggest_heads(base: str | Path, experts: Mapping[str, str | Path]) -> list[s
 
     Raises PoolError for folders that cannot be opened.
     """
-    first, others = untie(*_open_all(base, experts))
-    floats = [
-        c.renamed({n: n for n, t in c.tensors.items() if t.dtype.is_floating_point}) for c in (first, *others.values())
-    ]
-    return head_patterns(floats[0], floats[1:])
+    first, others = _open_all(base, experts)
+    return head_patterns(
+        [[n for n, t in c.tensors.items() if t.dtype.is_floating_point] for c in (first, *others.values())]
+    )
 
 
-def _open_all(base: str | Path, experts: Mapping[str, str | Path]) -> tuple[Checkpoint, dict[str, Checkpoint]]:
+def _open_all(base: str | Path, experts: Mapping[str, str | Path]) -> tuple[Checkpoint, dict[str, Expert]]:
+    """Base and experts, in the order given, without tensors that repeat tied ones, under the base's names."""
     first = Checkpoint.open(_folder(base, "base"), "base")
-    others = {}
-    for name, where in experts.items():
-        label = f"expert {name!r}"
-        others[name] = canonical(Checkpoint.open(_folder(where, label), label), first)
-    return first, others
+    folders = {name: _folder(where, f"expert {name!r}") for name, where in experts.items()}
+    whole = {
+        name: canonical(Checkpoint.open(folder, f"expert {name!r}"), first)
+        for name, folder in folders.items()
+        if not is_adapter(folder)
+    }
+    first, whole = untie(first, whole)
+    return first, {n: whole[n] if n in whole else Adapter.open(f, f"expert {n!r}", first) for n, f in folders.items()}
 
 
 def _folder(where: str | Path, label: str) -> Path:
@@ -200,14 +257,14 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _check_patterns(exclude: Sequence[str], checkpoints: Sequence[Checkpoint]) -> None:
+def _check_patterns(exclude: Sequence[str], checkpoints: Sequence[Expert]) -> None:
     for pattern in exclude:
         if not any(_matches(name, [pattern]) for c in checkpoints for name in c.tensors):
             example = next(iter(checkpoints[0].tensors))
             raise PoolError(f"models.exclude: {pattern!r} matches no tensor; names are like {example!r}")
 
 
-def _same_architecture(base: Checkpoint, expert: Checkpoint, name: str) -> None:
+def _same_architecture(base: Checkpoint, expert: Expert, name: str) -> None:
     for key in _SAME:
         ours, theirs = base.config.get(key), expert.config.get(key)
         if ours is not None and theirs is not None and ours != theirs:
@@ -218,7 +275,7 @@ def _same_architecture(base: Checkpoint, expert: Checkpoint, name: str) -> None:
 
 def _check_expert(
     name: str,
-    expert: Checkpoint,
+    expert: Expert,
     base: Checkpoint,
     merged: Sequence[TensorInfo],
     heads: Sequence[str],

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import cast
 
 import torch
-from filelock import FileLock
 
 from searchspaces import methods, shards
 from searchspaces.checkpoint import Checkpoint
 from searchspaces.errors import PoolError
 from searchspaces.method import Option, Processing, complete
+from searchspaces.once import cache, made_once
 from searchspaces.pool import Pool
 
 VERSION = 1
@@ -60,17 +58,13 @@ def processed(
         list(pool.names),
     ]
     home = folder() / hashlib.sha256(json.dumps(said).encode()).hexdigest()[:32]
-    if not home.is_dir():
-        try:
-            home.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with FileLock(home.with_suffix(".lock")):
-                if not home.is_dir():  # or another process has just made it
-                    _make(pool, cast(Processing, kind(every)), home, progress)
-        except OSError as error:
-            raise PoolError(
-                f"processed task vectors cannot be written to {home}: {error}; make room there, or set XDG_CACHE_HOME "
-                "to another disk"
-            ) from error
+    specs = _plan(pool)
+    made_once(
+        home,
+        "the processed task vectors",
+        int(1.05 * sum(s.bytes for s in specs)),
+        lambda partial: _make(pool, cast(Processing, kind(every)), specs, partial, progress),
+    )
     try:
         kept = Checkpoint.open(home, "processed experts")
     except PoolError as error:
@@ -88,21 +82,13 @@ def processed(
 
 def folder() -> Path:
     """Where processed experts are kept; safe to remove when no run is under way."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "mergeopt" / "processed"
+    return cache("processed")
 
 
-def _make(pool: Pool, method: Processing, home: Path, progress: Callable[[str], None]) -> None:
-    """Write all experts' processed tensors, beside their place, and rename. Only one process does, under a lock."""
-    partial = home.with_name(f".{home.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
-    specs = _plan(pool)
-    needed, free = int(1.05 * sum(s.bytes for s in specs)), shutil.disk_usage(home.parent).free
-    if free < needed:
-        raise PoolError(
-            f"{home.parent}: {free / 1e9:.2f} GB free, the processed task vectors need {needed / 1e9:.2f} GB; free "
-            "some, or set XDG_CACHE_HOME to another disk"
-        )
+def _make(
+    pool: Pool, method: Processing, specs: Sequence[shards.Spec], home: Path, progress: Callable[[str], None]
+) -> None:
+    """Write all experts' processed tensors to the folder `home`."""
 
     def tensors() -> Iterator[tuple[str, torch.Tensor, Mapping[str, torch.Tensor]]]:
         for info in pool.merged:
@@ -114,16 +100,9 @@ def _make(pool: Pool, method: Processing, home: Path, progress: Callable[[str], 
             for expert, tensor in zip(experts, method.process(name, base, experts), strict=True):
                 yield f"{expert}/{name}", tensor
 
-    partial.mkdir()
-    try:
-        method.survey(tensors)
-        shards.write(partial, specs, made())
-        shards.write_text(partial / "config.json", json.dumps(dict(pool.base.config)))
-        shards.sync_folder(partial)
-        partial.rename(home)
-        shards.sync_folder(home.parent)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    method.survey(tensors)
+    shards.write(home, specs, made())
+    shards.write_text(home / "config.json", json.dumps(dict(pool.base.config)))
 
 
 def _plan(pool: Pool) -> list[shards.Spec]:

@@ -16,11 +16,13 @@ def merge(
     experts: Sequence[torch.Tensor],
     base_scale: float,
     scales: Sequence[float],
+    difference: torch.Tensor | None = None,
 ) -> bool:
-    """Write `base_scale * base + sum_k scales_k * (expert_k - base)` into `out`; says whether all of it is finite.
+    """Write `base_scale * base + sum_k scales_k * (expert_k - base) + difference` to `out`; says whether it is finite.
 
-    All tensors are 1-D of equal length, of any floating dtype, base and experts on any device; sums are fp32 in the
-    order of the experts, and rounded to out's dtype once. An expert whose scale is exactly 0 is not read.
+    All tensors are 1-D of equal length, of any floating dtype, base and experts on any device, `difference` float32 on
+    out's; sums are fp32 in the order of the experts, and rounded to out's dtype once. An expert whose scale is exactly
+    0 is not read.
     """
     finite = True
     active = [(e, s) for e, s in zip(experts, scales, strict=True) if s != 0.0]
@@ -31,27 +33,38 @@ def merge(
         for expert, scale in active:
             # no addcmul or alpha=: those fuse multiply and add where the processor can, and round differently
             total += (expert[part].to(out.device, torch.float32) - wide) * scale
+        if difference is not None:
+            total += difference[part]
         out[part] = total.to(out.dtype)
         finite = finite and bool(torch.isfinite(out[part]).all())
     return finite
 
 
-def products(grad: torch.Tensor, base: torch.Tensor, experts: Sequence[torch.Tensor]) -> list[float]:
-    """`<grad, expert_k - base>` for each k, then `<grad, base>` and `<grad, grad>`.
+def products(
+    grad: torch.Tensor, base: torch.Tensor, experts: Sequence[torch.Tensor], differences: Sequence[torch.Tensor] = ()
+) -> list[float]:
+    """`<grad, expert_k - base>` for each k, `<grad, difference>` for each, then `<grad, base>` and `<grad, grad>`.
 
-    1-D tensors of equal length, of any floating dtype, base and experts on any device; products are fp32, their sums
-    float64.
+    1-D tensors of equal length, of any floating dtype, base and experts on any device, `differences` float32 on grad's;
+    products are fp32, their sums float64.
     """
-    out = [0.0] * (len(experts) + 2)
+    out = [0.0] * (len(experts) + len(differences) + 2)
     for at in range(0, len(grad), CHUNK):
         part = slice(at, at + CHUNK)
         slope = grad[part].float()
         wide = base[part].to(grad.device, torch.float32)
         for k, expert in enumerate(experts):
             out[k] += float((slope * (expert[part].to(grad.device, torch.float32) - wide)).sum(dtype=torch.float64))
+        for k, difference in enumerate(differences, len(experts)):
+            out[k] += float((slope * difference[part]).sum(dtype=torch.float64))
         out[-2] += float((slope * wide).sum(dtype=torch.float64))
         out[-1] += float((slope * slope).sum(dtype=torch.float64))
     return out
+
+
+def multiply(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor) -> None:
+    """`out = left @ right`, float32 on one device; the order of its sums is the device's library's."""
+    torch.matmul(left, right, out=out)
 
 
 def size(expert: torch.Tensor, base: torch.Tensor) -> float:

@@ -57,7 +57,7 @@ def write(
         for i in range(len(shards))
     ]
     for name, shard in zip(names, shards, strict=True):
-        _write_one(folder / name, shard, tensors)
+        write_file(folder / name, shard, tensors)
     paths = [folder / n for n in names]
     if len(shards) > 1:
         index = {
@@ -86,7 +86,8 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def _write_one(path: Path, shard: Sequence[Spec], tensors: Iterator[tuple[str, torch.Tensor]]) -> None:
+def write_file(path: Path, shard: Sequence[Spec], tensors: Iterator[tuple[str, torch.Tensor]]) -> None:
+    """Write one safetensors file of `tensors`, which come in the order of `shard`; otherwise as `write`."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for spec in shard:

@@ -31,7 +31,8 @@ class CoefficientSpace:
     at most 1 (the rest stays with the base), and a point is their image in `[0, 1]^K` (see `searchspaces.simplex`).
 
     `tensors` are the merged tensors' names; `bounds` and `start` hold for all experts, or map expert to value; `frozen`
-    are fnmatch patterns of groups or tensors whose groups keep their starting coefficients; `hashes` are the models'.
+    are fnmatch patterns of groups or tensors whose groups keep their starting coefficients; `hashes` are the models',
+    and `blocks` the pool's.
     Raises RecipeError for bounds upside down, a start outside them, patterns that match nothing, and nothing left.
     """
 
@@ -48,13 +49,14 @@ class CoefficientSpace:
         simplex: bool = False,
         seed: int = 0,
         hashes: Mapping[str, str] | None = None,
+        blocks: Sequence[str] = (),
     ) -> None:
         kind = methods.load(method)
         self._made_from = {
             "tensors": list(tensors), "experts": list(experts), "method": method, "options": dict(options or {}),
             "granularity": granularity, "bounds": dict(bounds) if isinstance(bounds, Mapping) else bounds,
             "start": dict(start) if isinstance(start, Mapping) else start, "frozen": list(frozen), "simplex": simplex,
-            "seed": seed, "hashes": dict(hashes or {}),
+            "seed": seed, "hashes": dict(hashes or {}), **({"blocks": list(blocks)} if blocks else {}),
         }  # fmt: skip
         self.method = method
         self.options = complete(method, kind.defaults, options or {})
@@ -64,7 +66,8 @@ class CoefficientSpace:
         self._rule = kind(self.options)
         self._seed = seed if kind.random else 0
         self._hashes = dict(hashes or {})
-        self.groups = group_tensors(tensors, granularity)
+        self._blocks = tuple(blocks)
+        self.groups = group_tensors(tensors, granularity, blocks)
         self._names = tuple(self.groups)
         if not self._names or not self.experts:
             raise RecipeError("a space needs merged tensors and experts; see models.experts and models.exclude")
@@ -197,7 +200,7 @@ class CoefficientSpace:
         if self.granularity == "model":
             return ("model",)
         every = [t for tensors in self.groups.values() for t in tensors]
-        layer = {t: name for name, tensors in group_tensors(every, "layer").items() for t in tensors}
+        layer = {t: name for name, tensors in group_tensors(every, "layer", self._blocks).items() for t in tensors}
         return tuple(layer[self.groups[self._names[g]][0]] for g in self._free)
 
     def _bounds(self, bounds: Bounds | Mapping[str, Bounds]) -> tuple[Point, Point]:
@@ -253,7 +256,7 @@ class CoefficientSpace:
         if recipe.groups == self._names:
             return recipe.coefficients
         every = [t for tensors in self.groups.values() for t in tensors]
-        coarse = group_tensors(every, recipe.granularity)
+        coarse = group_tensors(every, recipe.granularity, self._blocks)
         if set(coarse) != set(recipe.groups):
             raise RecipeError("the recipe's groups are not those of these tensors; it is of another pool")
         row = {t: recipe.groups.index(group) for group, tensors in coarse.items() for t in tensors}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers as hf
@@ -12,7 +14,7 @@ VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqr
 
 
 def config(kind: str, **changes: object) -> hf.PretrainedConfig:
-    """The config of a pico model: kind is bert, vit or llama."""
+    """The config of a pico model: kind is bert, vit, gpt2 or llama."""
     table = {
         "bert": lambda: hf.BertConfig(
             vocab_size=len(VOCABULARY), hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
@@ -21,6 +23,9 @@ def config(kind: str, **changes: object) -> hf.PretrainedConfig:
         "vit": lambda: hf.ViTConfig(
             hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, image_size=8,
             patch_size=4, num_channels=1,
+        ),
+        "gpt2": lambda: hf.GPT2Config(
+            vocab_size=len(VOCABULARY), n_embd=16, n_layer=2, n_head=2, n_positions=64, bos_token_id=2, eos_token_id=3,
         ),
         "llama": lambda: hf.LlamaConfig(
             vocab_size=len(VOCABULARY), hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
@@ -49,8 +54,8 @@ def tokenizer(folder: Path) -> None:
 def base(
     folder: Path, kind: str = "bert", seed: int = 0, dtype: torch.dtype = torch.float32, **changes: object
 ) -> Path:
-    """A base checkpoint: BertModel, ViTModel or LlamaForCausalLM, with a tokenizer where the kind reads text."""
-    classes = {"bert": hf.BertModel, "vit": hf.ViTModel, "llama": hf.LlamaForCausalLM}
+    """A base checkpoint: BertModel, ViTModel or a causal language model, with a tokenizer where the kind reads text."""
+    classes = {"bert": hf.BertModel, "vit": hf.ViTModel, "gpt2": hf.GPT2LMHeadModel, "llama": hf.LlamaForCausalLM}
     torch.manual_seed(seed)
     classes[kind](config(kind, **changes)).to(dtype).save_pretrained(folder)
     if kind != "vit":
@@ -74,3 +79,42 @@ def expert(folder: Path, of: Path, seed: int, labels: int | None = None, scale: 
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     conf.save_pretrained(folder)
     return folder
+
+
+def adapter(folder: Path, of: Path, seed: int, kind: str = "", scale: float = 0.3, **options: Any) -> Path:
+    """A LoRA of a base as PEFT saves it, of rank 4 on every linear layer, its factors seeded noise.
+
+    `kind` is the class of the model that is adapted, where it is not the base's own.
+    """
+    import peft
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PEFT's advice on how to train
+        model = peft.get_peft_model(
+            _loaded(of, kind), peft.LoraConfig(**{"r": 4, "target_modules": "all-linear", **options})
+        )
+        draw = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if parameter.requires_grad:
+                    noise = scale * torch.randn(parameter.shape, generator=draw)
+                    parameter.copy_(noise if "lora_" in name else parameter + 0.1 * noise)
+        model.save_pretrained(folder)
+    return folder
+
+
+def densified(folder: Path, of: Path, adapted: Path, kind: str = "") -> Path:
+    """The adapter's twin: a whole model, merged by PEFT."""
+    import peft
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = peft.PeftModel.from_pretrained(_loaded(of, kind), adapted).merge_and_unload()
+    model.save_pretrained(folder)
+    return folder
+
+
+def _loaded(of: Path, kind: str) -> Any:
+    own = (hf.AutoConfig.from_pretrained(of).architectures or [""])[0]
+    torch.manual_seed(0)  # a head that the base lacks
+    return getattr(hf, kind or own).from_pretrained(of)

@@ -68,3 +68,28 @@ budget: {{evaluations: {evaluations}}}
 executor: {{kind: inline}}
 """)
     return job
+
+
+def adapters(folder: Path, dense: bool = False, evaluations: int = 10, extra: str = "") -> Path:
+    """Two LoRA experts of a pico Llama, or their densified twins, and losses on two texts; returns the job file."""
+    base = pico.base(folder / "base", "llama")
+    for seed, name in enumerate(("one", "two"), 1):
+        home = pico.adapter(folder / "adapters" / name, base, seed, r=2 + seed, lora_alpha=4)
+        if dense:
+            pico.densified(folder / "twins" / name, base, home)
+        items(folder / "data" / f"{name}.jsonl", 40, seed)
+    where = "twins" if dense else "adapters"
+    job = folder / "job.yaml"
+    job.write_text(f"""
+name: lora
+models: {{base: base, experts: {{one: {where}/one, two: {where}/two}}}}
+space: {{granularity: module}}
+evaluators:
+  - {{kind: language, name: first, data: data/one.jsonl, text: text}}
+  - {{kind: language, name: second, data: data/two.jsonl, text: text}}
+objectives: [first.loss, second.loss]
+driver: {{name: cma}}
+budget: {{evaluations: {evaluations}}}
+executor: {{kind: inline}}
+{extra}""")
+    return job

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from searchspaces import METHODS, CoefficientSpace, Pool, Recipe, processed
 from searchspaces.errors import RecipeError
@@ -28,6 +28,16 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         made[name] = tmp_path_factory.mktemp(name)
         shutil.copyfile(GOLDEN / f"{name}.safetensors", made[name] / "model.safetensors")
         (made[name] / "config.json").write_text('{"model_type": "golden"}')
+    for seed, name in enumerate(("adapter1", "adapter2")):
+        made[name] = tmp_path_factory.mktemp(name)
+        draw = torch.Generator().manual_seed(seed)
+        factors = {}
+        for module in ("layers.0.mlp", "layers.1.attn", "layers.1.mlp"):
+            rows, columns = load_file(GOLDEN / "base.safetensors")[f"{module}.weight"].shape
+            factors[f"{module}.lora_A.weight"] = torch.randn(3, columns, generator=draw)
+            factors[f"{module}.lora_B.weight"] = torch.randn(rows, 3, generator=draw)
+        save_file(factors, made[name] / "adapter_model.safetensors")
+        (made[name] / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 3, "lora_alpha": 1}')
     return made
 
 
@@ -59,24 +69,40 @@ def test_the_weights_are_mergekits(case: dict, folders: dict[str, Path]) -> None
         torch.testing.assert_close(merged[name], tensor, rtol=1e-5, atol=1e-5)
 
 
+COMPANIES = pytest.mark.parametrize(
+    "names",
+    [
+        ["expert1", "expert2", "expert3", "expert4"],
+        ["adapter1", "adapter2"],
+        ["expert1", "adapter1", "expert2", "adapter2"],
+    ],
+    ids=["whole", "adapters", "mixed"],
+)
+
+
+@COMPANIES
 @pytest.mark.parametrize("method", METHODS)
-def test_zero_coefficients_give_the_base_bit_for_bit(method: str, folders: dict[str, Path]) -> None:
-    pool = pool_of(folders, ["expert1", "expert2"], method)
-    for name, tensor in merged_tensors(pool, recipe_of(pool, method, [0.0, 0.0])):
+def test_zero_coefficients_give_the_base_bit_for_bit(method: str, names: list[str], folders: dict[str, Path]) -> None:
+    pool = pool_of(folders, names, method)
+    for name, tensor in merged_tensors(pool, recipe_of(pool, method, [0.0] * len(names))):
         assert torch.equal(tensor, pool.base.tensor(name))
 
 
+@COMPANIES
 @pytest.mark.parametrize("method", METHODS)
-def test_one_expert_at_the_methods_unit_is_that_expert(method: str, folders: dict[str, Path]) -> None:
-    pool = pool_of(folders, ["expert1", "expert2"], method)
+def test_one_expert_at_the_methods_unit_is_that_expert(method: str, names: list[str], folders: dict[str, Path]) -> None:
+    pool = pool_of(folders, names, method)
     unit = load(method)(load(method).defaults).unit
-    for name, tensor in merged_tensors(pool, recipe_of(pool, method, [0.0, unit])):
-        torch.testing.assert_close(tensor, pool.experts["expert2"].tensor(name), rtol=1e-6, atol=1e-6)
+    for name, tensor in merged_tensors(pool, recipe_of(pool, method, [0.0, unit, 0.0, 0.0][: len(names)])):
+        torch.testing.assert_close(tensor, pool.experts[names[1]].tensor(name), rtol=1e-6, atol=1e-6)
 
 
+@COMPANIES
 @pytest.mark.parametrize("method", METHODS)
-def test_permuting_experts_with_their_coefficients_changes_nothing(method: str, folders: dict[str, Path]) -> None:
-    names, rows = ["expert1", "expert2", "expert3", "expert4"], [0.5, -0.2, 0.7, 0.1]
+def test_permuting_experts_with_their_coefficients_changes_nothing(
+    method: str, names: list[str], folders: dict[str, Path]
+) -> None:
+    rows = [0.5, -0.2, 0.7, 0.1][: len(names)]
     one, other = pool_of(folders, names, method), pool_of(folders, names[::-1], method)
     there = dict(merged_tensors(other, recipe_of(other, method, rows[::-1])))
     for name, tensor in merged_tensors(one, recipe_of(one, method, rows)):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,16 @@ def pool_of(folder: Path, kind: str, dtype: torch.dtype = torch.float32, experts
     base = pico.base(folder / "base", kind, dtype=dtype, **changes)
     names = [f"e{k}" for k in range(experts)]
     return Pool.open(base, {n: pico.expert(folder / n, base, k + 1) for k, n in enumerate(names)})
+
+
+def with_adapters(folder: Path, kind: str, dtype: torch.dtype = torch.float32) -> Pool:
+    """A full expert between adapters of other ranks, one of which leaves most tensors alone."""
+    base = pico.base(folder / "base", kind, dtype=dtype)
+    wide = pico.adapter(folder / "wide", base, 1, r=5, scale=0.1)
+    few = pico.adapter(
+        folder / "few", base, 2, r=2, scale=0.1, target_modules=r".*\.1\..*(query|q_proj|fc1|dense|up_proj)"
+    )
+    return Pool.open(base, {"wide": wide, "full": pico.expert(folder / "full", base, 3), "few": few})
 
 
 def inputs(kind: str) -> dict[str, torch.Tensor]:
@@ -73,7 +83,7 @@ def by_autograd(pool: Pool, space: CoefficientSpace, point: np.ndarray, kind: st
             weights = weights / weights.sum()
         scale = float(recipe.options.get("lambda", 1.0))
         total = base * (weights.sum() if whole else 1.0) + scale * torch.tensordot(weights, tau, 1)
-        merged[places[place.data_ptr()]] = total.to(dtype)
+        merged[places[place.parts[0].view.data_ptr()]] = total.to(dtype)
     loss_of(functional_call(model, merged, (), inputs(kind))).backward()
     assert c.grad is not None
     return c.grad.double().numpy()
@@ -194,8 +204,9 @@ def test_a_gradient_that_is_not_finite_names_its_tensor(tmp_path: Path) -> None:
             resident.gradient(recipe)
 
 
-def test_cosines_and_sizes_are_what_they_say(tmp_path: Path) -> None:
-    pool = pool_of(tmp_path, "bert")
+@pytest.mark.parametrize("make", [pool_of, with_adapters], ids=["full", "adapters"])
+def test_cosines_and_sizes_are_what_they_say(tmp_path: Path, make: Callable[[Path, str], Pool]) -> None:
+    pool = make(tmp_path, "bert")
     space, resident = space_of(pool, granularity="layer"), Resident(pool)
     recipe = space.decode(space.domain.start)
     resident.write(recipe)
@@ -254,6 +265,30 @@ def test_without_the_kernel_it_is_the_same(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(kernel, "CODES", {})  # as for a device or dtype that it does not know
     monkeypatch.setattr(kernel, "products", None)
     assert distance(found, by_streaming(Resident(pool), space, space.domain.start, "vit")) < 1e-6
+
+
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+@pytest.mark.parametrize("kind", ["bert", "vit", "llama"])
+def test_of_adapters_it_is_what_autograd_finds(
+    tmp_path: Path, kind: str, granularity: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("searchspaces.gradient.SLICE", 100)  # that cuts rows in pieces
+    pool = with_adapters(tmp_path, kind)
+    space = space_of(pool, granularity=granularity)
+    point = np.random.default_rng(1).uniform(0.1, 0.5, len(space.domain.low))
+    found = by_streaming(Resident(pool, threads=2), space, point, kind)
+    assert distance(found, by_autograd(pool, space, point, kind, torch.float32)) < 1e-5
+    monkeypatch.setattr(kernel, "CODES", {})
+    monkeypatch.setattr(kernel, "products", None)
+    assert distance(by_streaming(Resident(pool), space, point, kind), found) < 1e-6
+
+
+def test_threads_change_no_bit_of_adapters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("searchspaces.gradient.SLICE", 100)
+    pool = with_adapters(tmp_path, "bert")
+    space = space_of(pool, granularity="tensor")
+    found = [by_streaming(Resident(pool, threads=n), space, space.domain.start, "bert") for n in (1, 4)]
+    assert found[0].tobytes() == found[1].tobytes()
 
 
 def test_on_the_faces_of_the_simplex_the_slope_is_finite() -> None:

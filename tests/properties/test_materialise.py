@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unittest.mock
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,9 @@ from hypothesis import strategies as st
 from pico import base, expert
 from safetensors.torch import load_file, save_file
 
-from searchspaces import CoefficientSpace, Pool, Recipe, Resident, kernel, reference
+from searchspaces import CoefficientSpace, Pool, Recipe, Resident, kernel, reference, tiles
 from searchspaces.errors import NonFinite, PoolError, RecipeError
+from searchspaces.lowrank import LowRank, differences
 from searchspaces.materialise import load_model, merged_tensors
 
 F32, BF16, F16 = torch.float32, torch.bfloat16, torch.float16
@@ -54,6 +56,79 @@ def test_the_kernel_is_its_definition(dtypes: list[torch.dtype], size: int, seed
     )
     # the same sums in the same order: not only close but equal, and the rounding to bf16 with them
     assert torch.equal(ours, wanted)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    rows=st.sampled_from([1, 3, 4, 5, 127, 128, 131]),
+    columns=st.sampled_from([1, 7, 31, 32, 33, 64, 95]),
+    rank=st.integers(1, 40),
+    seed=st.integers(0, 1000),
+)
+def test_a_product_of_thin_matrices_is_its_definition(rows: int, columns: int, rank: int, seed: int) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    left, right = torch.randn(rows, rank, generator=draw), torch.randn(rank, columns, generator=draw)
+    out, wanted = torch.full((rows, columns), float("nan")), torch.empty(rows, columns)
+    tiles.multiply(left.numpy(), right.numpy(), out.numpy())
+    reference.multiply(left, right, wanted)
+    torch.testing.assert_close(out, wanted, rtol=1e-5, atol=1e-5)
+    # an entry has the same bits wherever it is computed
+    i, j = seed % rows, seed % columns
+    alone = torch.empty(1, 1)
+    tiles.multiply(left[i : i + 1].numpy(), right[:, j : j + 1].contiguous().numpy(), alone.numpy())
+    assert torch.equal(alone[0, 0], out[i, j])
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    ranks=st.lists(st.integers(1, 9), min_size=1, max_size=4),
+    shape=st.sampled_from([(1, 50), (13, 40), (200, 7), (70, 33)]),
+    turned=st.booleans(),
+    dtype=st.sampled_from([F32, BF16, F16]),
+    data=st.data(),
+)
+def test_pieces_of_low_rank_task_vectors_are_pieces_of_the_whole(
+    ranks: list[int], shape: tuple[int, int], turned: bool, dtype: torch.dtype, data: st.DataObject
+) -> None:
+    draw, (rows, columns) = torch.Generator().manual_seed(sum(ranks)), shape
+    parts, whole = [], torch.zeros(shape, dtype=torch.float64)
+    for rank in ranks:
+        left, right = torch.randn(rows, rank, generator=draw), torch.randn(rank, columns, generator=draw)
+        left, right = left.to(dtype), right.to(dtype)
+        if turned:  # views as an adapter of a transposed layer has them
+            left, right = left.T.contiguous().T, right.T.contiguous().T
+        by = data.draw(st.floats(-3, 3, width=32))
+        parts.append((LowRank(left, right, 0.5), by))
+        whole += 0.5 * by * (left.double() @ right.double())
+    start = data.draw(st.integers(0, rows * columns))
+    stop = data.draw(st.integers(start, rows * columns))
+    with unittest.mock.patch("searchspaces.lowrank.BLOCK", 40), unittest.mock.patch("searchspaces.lowrank.LEAST", 2):
+        pieces = [(a, b, d.clone()) for a, b, (d,) in differences([parts], start, stop)]
+    (everything,) = [d.clone() for _, _, (d,) in differences([parts])]
+    torch.testing.assert_close(everything.view(shape).double(), whole, rtol=1e-4, atol=1e-4)
+    assert [p[0] for p in pieces] == [start, *(p[1] for p in pieces[:-1])][: len(pieces)]
+    found = torch.cat([torch.empty(0), *(d for _, _, d in pieces)])
+    assert torch.equal(found, everything[start:stop])
+
+
+@pytest.mark.parametrize("dtype", [F32, BF16])
+def test_the_kernel_adds_what_is_a_difference_already(dtype: torch.dtype) -> None:
+    draw = torch.Generator().manual_seed(0)
+    first, *experts = (torch.randn(5000, generator=draw).to(dtype) for _ in range(6))
+    added = torch.randn(5000, generator=draw)
+    for count in (0, 1, 5):
+        for place in {0, count // 2, count}:  # wherever it stands among the experts
+            addresses = [e.data_ptr() for e in experts[:count]]
+            codes = [kernel.CODES[dtype]] * count
+            addresses.insert(place, added.data_ptr())
+            codes.insert(place, kernel.DIFFERENCE)
+            out, wanted = torch.empty(5000), torch.empty(5000)
+            kernel.merge(
+                first.data_ptr(), kernel.CODES[dtype], np.array(addresses), np.array(codes), np.float32(1),
+                np.ones(count + 1, dtype=np.float32), out.data_ptr(), 0, 0, 5000,
+            )  # fmt: skip
+            reference.merge(wanted, first, experts[:count], 1.0, [1.0] * count, added)
+            torch.testing.assert_close(out, wanted, rtol=1e-6, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [F32, BF16])

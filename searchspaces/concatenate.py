@@ -1,0 +1,168 @@
+"""How do several adapters become one? Their factors side by side, or the best ones of a smaller rank."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from searchspaces import shards
+from searchspaces.adapter import CONFIG, WEIGHTS, Adapter
+from searchspaces.errors import Inexpressible
+from searchspaces.materialise import Scales
+from searchspaces.pool import Pool
+from searchspaces.recipe import Recipe
+from searchspaces.skeleton import Skeleton
+
+_TASKS = {"ForCausalLM": "CAUSAL_LM", "LMHead": "CAUSAL_LM", "ForConditionalGeneration": "SEQ_2_SEQ_LM"}
+
+
+@dataclass(frozen=True)
+class OneAdapter:
+    """What was written: its rank, the rank that loses nothing, and what was lost.
+
+    `error` is `|task vector written - task vector merged| / |task vector merged|` in the Frobenius norm over all
+    tensors, and `worst` the largest of single tensors; both are 0 where factors were only put side by side.
+    """
+
+    rank: int
+    exact_rank: int
+    error: float
+    worst: float
+
+    def describe(self) -> str:
+        """In a sentence without its full stop, for people."""
+        if self.rank >= self.exact_rank:
+            return f"one adapter of rank {self.rank}, which is the merge exactly"
+        return (
+            f"one adapter of rank {self.rank}, the nearest to the merge's own {self.exact_rank}: "
+            f"relative error {self.error:.2e} of the task vector, {self.worst:.2e} of the worst tensor"
+        )
+
+
+@dataclass(frozen=True)
+class _Module:
+    """One adapted module: its name in the model, and both factors, `a` (R, in ...) and `b` (out, R ...), scaled."""
+
+    name: str
+    embedding: bool
+    turned: bool
+    a: torch.Tensor
+    b: torch.Tensor
+
+
+def write_adapter(folder: Path, pool: Pool, recipe: Recipe, rank: int | None, base_name: str) -> OneAdapter:
+    """Write a recipe as one adapter of the base, as PEFT reads it, in float32; `rank` None takes what is exact.
+
+    Below the exact rank each tensor's task vector is cut to its largest singular values, by a QR of both factors and an
+    SVD of what is between them: nothing of a tensor's size is made. Raises Inexpressible where the merge is no sum of
+    adapters: another method, a base that is scaled, a whole model with a coefficient, tensors that are stored whole.
+    """
+    scales = _adapters_only(pool, recipe)
+    modules = list(_modules(pool, scales))
+    if not modules:
+        raise Inexpressible("all coefficients are 0: the merge is the base, and needs no adapter")
+    exact = max(len(m.a) for m in modules)
+    used = exact if rank is None else min(rank, exact)
+    lost = kept = worst = 0.0
+    tensors: dict[str, torch.Tensor] = {}
+    for module in modules:
+        a, b = module.a, module.b
+        if len(a) > used:
+            a, b, dropped, total = _nearest(a, b, used)
+            lost, kept, worst = lost + dropped, kept + total, max(worst, math.sqrt(dropped / total) if total else 0.0)
+        else:
+            kept += _squares(a, b)
+        tensors |= _named(module, _padded(a, 0, used), _padded(b, 1, used))
+    names = sorted(tensors)
+    specs = [shards.Spec(n, tuple(tensors[n].shape), tensors[n].dtype) for n in names]
+    shards.write_file(folder / WEIGHTS, specs, ((n, tensors[n]) for n in names))
+    shards.write_text(folder / CONFIG, json.dumps(_config(pool, modules, used, base_name), indent=2))
+    return OneAdapter(used, exact, math.sqrt(lost / kept) if kept else 0.0, worst)
+
+
+def _adapters_only(pool: Pool, recipe: Recipe) -> Scales:
+    """The recipe's scales; raises Inexpressible where it is no sum of adapters."""
+    hint = "; export the merged weights instead"
+    if pool.processing:
+        raise Inexpressible(f"method {recipe.method} changes task vectors, which then have no low rank{hint}")
+    scales = Scales.of(pool, recipe)
+    if bool((scales.base != 1).any()):
+        raise Inexpressible(f"method {recipe.method} scales the base itself, which no adapter can{hint}")
+    for k, (name, expert) in enumerate(pool.experts.items()):
+        if not scales.experts[:, k].any():
+            continue
+        if not isinstance(expert, Adapter):
+            raise Inexpressible(f"expert {name!r} has a coefficient that is not 0, and is no adapter{hint}")
+        whole = [t.name for t in pool.merged if t.name in expert.full and scales.experts[scales.row[t.name], k]]
+        if whole:
+            raise Inexpressible(f"adapter {name!r} stores {whole[0]!r} whole, not as factors{hint}")
+    return scales
+
+
+def _modules(pool: Pool, scales: Scales) -> Iterator[_Module]:
+    """Factors side by side. Scaled is the one that a merge scales, so that exactly its bits come out again."""
+    skeleton = Skeleton.of(pool.base.folder)
+    own = {} if skeleton is None else {name: o for o, name in skeleton.placed(pool.base.tensors).items()}
+    for info in pool.merged:
+        a, b, last = [], [], None
+        for expert, scale in zip(pool.experts.values(), scales.experts[scales.row[info.name]].tolist(), strict=True):
+            if scale and isinstance(expert, Adapter) and info.name in expert.low:
+                last, by = expert.low[info.name], expert.low[info.name].scale * scale
+                one, two = (factor.float() for factor in expert.factors(info.name))
+                a.append(one * by if last.turned else one)
+                b.append(two if last.turned else two * by)
+        if last is not None:
+            name = own.get(info.name, info.name).removesuffix(".weight")
+            yield _Module(name, "lora_embedding" in last.a, last.turned, torch.cat(a), torch.cat(b, 1))
+
+
+def _nearest(a: torch.Tensor, b: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor, float, float]:
+    """Factors of the best approximation of `b a` of a rank (Eckart, Young), the squares it drops, and all squares."""
+    left, middle_left = torch.linalg.qr(b.reshape(len(b), -1).double())
+    right, middle_right = torch.linalg.qr(a.flatten(1).double().T)
+    u, s, v = torch.linalg.svd(middle_left @ middle_right.T)
+    root = s[:rank].sqrt()
+    b_cut = (left @ u[:, :rank]) * root
+    a_cut = root[:, None] * (right @ v[:rank].T).T
+    squares = s.square()
+    shaped_b = b_cut.float().reshape(len(b), -1, *b.shape[2:])
+    return a_cut.float().reshape(-1, *a.shape[1:]), shaped_b, float(squares[rank:].sum()), float(squares.sum())
+
+
+def _squares(a: torch.Tensor, b: torch.Tensor) -> float:
+    """`|b a|^2` from two small products."""
+    wide, tall = a.flatten(1).double(), b.reshape(len(b), -1).double()
+    return float(((tall.T @ tall) * (wide @ wide.T)).sum())
+
+
+def _padded(factor: torch.Tensor, dim: int, rank: int) -> torch.Tensor:
+    """With zeros up to the one rank that all modules have: not every reader knows of ranks by module."""
+    missing = list(factor.shape)
+    missing[dim] = rank - factor.shape[dim]
+    return torch.cat([factor, torch.zeros(missing)], dim).contiguous()
+
+
+def _named(module: _Module, a: torch.Tensor, b: torch.Tensor) -> Mapping[str, torch.Tensor]:
+    kinds = ("lora_embedding_A", "lora_embedding_B") if module.embedding else ("lora_A.weight", "lora_B.weight")
+    return {f"base_model.model.{module.name}.{kind}": factor for kind, factor in zip(kinds, (a, b), strict=True)}
+
+
+def _config(pool: Pool, modules: Sequence[_Module], rank: int, base_name: str) -> dict[str, object]:
+    kinds = [str(kind) for kind in pool.base.config.get("architectures") or []]
+    return {
+        "peft_type": "LORA",
+        "task_type": next((task for part, task in _TASKS.items() for kind in kinds if part in kind), None),
+        "base_model_name_or_path": base_name,
+        "r": rank,
+        "lora_alpha": rank,  # so that the factors' product is the task vector itself
+        "target_modules": [m.name for m in modules],
+        "fan_in_fan_out": any(m.turned and not m.embedding for m in modules),
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "inference_mode": True,
+    }

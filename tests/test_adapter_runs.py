@@ -1,0 +1,240 @@
+"""Does a search over LoRA experts find what one over whole models finds, and does it end as one LoRA? Whole runs."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pico
+import pytest
+import torch
+import transformers
+import worlds
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from optimizer import Job, Run
+from optimizer.checking import check_job
+from optimizer.cli import app
+from optimizer.errors import ExportError, ScoreMismatch
+from searchspaces import CoefficientSpace, Pool, processed
+from searchspaces.concatenate import write_adapter
+from searchspaces.errors import Inexpressible
+from searchspaces.materialise import merged_tensors
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("lora")
+    run = Run.create(Job.load(worlds.adapters(folder)), folder / "runs")
+    run.search()
+    return run
+
+
+def test_scores_are_those_of_densified_twins_all_the_way_through_a_search(finished: Run, tmp_path: Path) -> None:
+    twins = Run.create(Job.load(worlds.adapters(tmp_path, dense=True)), tmp_path / "runs")
+    twins.search()
+    ours, theirs = finished.results().candidates, twins.results().candidates
+    assert len(ours) == len(theirs) == 10
+    for number, candidate in ours.items():
+        other = theirs[number]
+        np.testing.assert_allclose(candidate.point, other.point, atol=1e-4)
+        for split in ("measures", "heldout"):
+            scores, wanted = getattr(candidate, split), getattr(other, split)
+            assert scores.keys() == wanted.keys()
+            for name, measure in scores.items():
+                assert measure.value == pytest.approx(wanted[name].value, abs=1e-5, rel=1e-5)
+    losses = {round(c.measures["first.loss"].value, 4) for c in ours.values()}
+    assert len(losses) > 5  # the adapters matter
+
+
+def logits(model: Any) -> torch.Tensor:
+    with torch.no_grad():
+        return model.eval()(input_ids=torch.arange(5, 25).view(2, 10)).logits  # type: ignore[no-any-return]
+
+
+def with_peft(base: Path, adapter: Path) -> Any:
+    import peft
+
+    model = transformers.AutoModelForCausalLM.from_pretrained(base)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        found = peft.PeftModel.from_pretrained(model, adapter)
+    assert not [w for w in said if "key" in str(w.message)]  # all of it was loaded, and nothing was missing
+    return found
+
+
+def test_a_merge_becomes_one_adapter_that_peft_loads(finished: Run, tmp_path: Path) -> None:
+    chosen = finished.results().pick("uniform")
+    whole = finished.export(chosen, tmp_path / "whole")
+    folder, found = finished.export_adapter(chosen, tmp_path / "lora")
+    assert (found.rank, found.exact_rank, found.error) == (7, 7, 0.0)
+    assert {p.name for p in folder.iterdir()} == {
+        "adapter_config.json", "adapter_model.safetensors", "README.md", "recipe.yaml",
+    }  # fmt: skip
+    base = Path(finished.job.root or "") / "base"
+    wanted = logits(transformers.AutoModelForCausalLM.from_pretrained(whole))
+    torch.testing.assert_close(logits(with_peft(base, folder)), wanted, rtol=1e-5, atol=1e-5)
+    # read as an expert, it is the merge to the bit
+    pool = Pool.open(base, {"merged": folder})
+    space = CoefficientSpace([t.name for t in pool.merged], pool.names, granularity="model")
+    there = load_file(whole / "model.safetensors")
+    assert all(torch.equal(t, there[n]) for n, t in merged_tensors(pool, space.decode(np.ones(1))))
+    card = (folder / "README.md").read_text()
+    assert "PeftModel.from_pretrained" in card and "rank 7, which is the merge exactly" in card
+    assert f"{chosen.measures['first.loss'].value:.4f} ±" in card and str(base) not in card
+
+
+def test_cut_to_a_rank_it_is_the_nearest_and_says_how_near(finished: Run, tmp_path: Path) -> None:
+    chosen = finished.results().pick("uniform")
+    base = Path(finished.job.root or "") / "base"
+    whole = load_file(finished.export(chosen, tmp_path / "whole") / "model.safetensors")
+    folder, found = finished.export_adapter(chosen, tmp_path / "lora", rank=4)
+    pool = Pool.open(base, {"merged": folder})
+    assert pool.adapters["merged"].ranks == (4,) and (found.rank, found.exact_rank) == (4, 7)
+    lost = kept = worst = 0.0
+    for name in pool.adapters["merged"].low:
+        tau = (whole[name] - pool.base.tensor(name)).double()
+        values = torch.linalg.svdvals(tau)
+        nearest, total = float(values[4:].square().sum()), float(tau.square().sum())
+        away = float((pool.adapters["merged"].tensor(name).double() - whole[name]).square().sum())
+        assert away == pytest.approx(nearest, rel=1e-3)
+        lost, kept, worst = lost + away, kept + total, max(worst, math.sqrt(away / total))
+    assert found.error == pytest.approx(math.sqrt(lost / kept), rel=1e-3) and 0.01 < found.error < 1
+    assert found.worst == pytest.approx(worst, rel=1e-3)
+    card = (folder / "README.md").read_text()
+    assert f"rank 4, the nearest to the merge's own 7: relative error {found.error:.2e}" in card
+    scored = logits(with_peft(base, folder))
+    assert not torch.allclose(scored, logits(transformers.AutoModelForCausalLM.from_pretrained(base)), atol=1e-4)
+
+
+def test_the_command_line_exports_an_adapter(finished: Run, tmp_path: Path) -> None:
+    def said(*options: str) -> str:
+        result = CliRunner().invoke(app, ["export", str(finished.folder), "uniform", *options])
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    assert "rank 7, which is the merge exactly" in said("--lora", "exact", "--out", str(tmp_path / "a"))
+    assert "rank 2, the nearest to the merge's own 7: relative error" in said(
+        "--lora", "2", "--out", str(tmp_path / "b")
+    )
+    assert "rank 7, which is the merge exactly" in said("--lora", "64", "--out", str(tmp_path / "c"))
+    for odd in ("0", "-1", "much", "2.5"):
+        result = CliRunner().invoke(app, ["export", str(finished.folder), "uniform", f"--lora={odd}"])
+        assert isinstance(result.exception, ExportError) and "expected a rank from 1, or 'exact'" in str(
+            result.exception
+        )
+
+
+def test_what_is_no_merge_of_adapters_is_no_adapter(tmp_path: Path) -> None:
+    base = pico.base(tmp_path / "base", "llama")
+    lora = pico.adapter(tmp_path / "lora", base, 1)
+    normed = pico.adapter(tmp_path / "normed", base, 2, modules_to_save=["norm"])
+    pool = Pool.open(base, {"lora": lora, "normed": normed, "full": pico.expert(tmp_path / "full", base, 3)})
+    names = [t.name for t in pool.merged]
+
+    def refused(row: list[float], message: str, pool: Pool = pool, **options: Any) -> None:
+        space = CoefficientSpace(names, pool.names, granularity="model", **options)
+        with pytest.raises(Inexpressible, match=message):
+            write_adapter(tmp_path, pool, space.decode(np.array(row)), None, "base")
+        assert not (tmp_path / "adapter_model.safetensors").exists()
+
+    refused([0.5, 0.0, 0.1], r"expert 'full' has a coefficient that is not 0, and is no adapter; export the merged")
+    refused([0.5, 0.1, 0.0], r"adapter 'normed' stores 'model\..*norm\.weight' whole")
+    refused([0.0, 0.0, 0.0], r"all coefficients are 0: the merge is the base")
+    refused([0.5, 0.0, 0.0], r"scales the base itself", method="linear", options={"normalize": False})
+    made = processed(pool, "ties_once", {})
+    refused([0.5, 0.0, 0.0], r"method ties_once changes task vectors", made, method="ties_once")
+    space = CoefficientSpace(names, pool.names, granularity="model")
+    found = write_adapter(tmp_path, pool, space.decode(np.array([0.5, 0.0, 0.0])), None, "base")
+    assert found.exact_rank == 4  # what has no coefficient is in nobody's way
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("gpt2", {"target_modules": ["c_attn", "c_proj", "wpe"]}),
+        ("bert", {"target_modules": ["query", "word_embeddings"]}),
+        ("vit", {"target_modules": ["projection", "q_proj", "fc1"]}),
+    ],
+)
+@pytest.mark.parametrize("rank", [None, 3])
+def test_an_adapter_of_any_layer_is_loaded_by_peft(
+    tmp_path: Path, kind: str, options: dict[str, Any], rank: int
+) -> None:
+    base = pico.base(tmp_path / "base", kind)
+    experts = {f"e{r}": pico.adapter(tmp_path / f"e{r}", base, r, r=r, **options) for r in (2, 3)}
+    pool = Pool.open(base, experts)
+    recipe = CoefficientSpace([t.name for t in pool.merged], pool.names, granularity="layer").decode(
+        np.random.default_rng(0).uniform(0.1, 1, 2 * len(CoefficientSpace([t.name for t in pool.merged], "ab").groups))
+    )
+    (tmp_path / "out").mkdir()
+    found = write_adapter(tmp_path / "out", pool, recipe, rank, "base")
+    twin = load_file(pico.densified(tmp_path / "twin", base, tmp_path / "out") / "model.safetensors")
+    for name, tensor in merged_tensors(pool, recipe):
+        away = (twin[name] - tensor).norm()
+        assert (
+            away
+            <= 2e-6 * tensor.norm()
+            + (0 if rank is None else 1.01 * found.worst) * (tensor - pool.base.tensor(name)).norm()
+        )
+    assert (found.error > 0) == (rank is not None)
+
+
+def test_an_adapter_whose_scores_are_not_the_ledgers_leaves_nothing(finished: Run, tmp_path: Path) -> None:
+    import dataclasses
+
+    chosen = finished.results().pick("uniform")
+    name, was = next(iter(chosen.measures.items()))
+    wrong = dataclasses.replace(was, value=was.value + 0.1)
+    other = dataclasses.replace(chosen, measures={**chosen.measures, name: wrong})
+    with pytest.raises(ScoreMismatch):
+        finished.export_adapter(other, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_adapters_of_classifiers_keep_their_heads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    base, kind = pico.base(tmp_path / "base", "bert"), "BertForSequenceClassification"
+    for seed, name in enumerate(("spam", "mood"), 1):
+        lora = pico.adapter(
+            tmp_path / "adapters" / name, base, seed, kind, task_type="SEQ_CLS", target_modules=["query"]
+        )
+        twin = pico.densified(tmp_path / "twins" / name, base, lora, kind)
+        (lora / "config.json").write_bytes((twin / "config.json").read_bytes())
+        worlds.items(tmp_path / "data" / f"{name}.jsonl", 40, seed)
+    found = []
+    for kind in ("adapters", "twins"):
+        pairs = [text for name in ("spam", "mood") for text in ("--expert", f"{name}={kind}/{name}")]
+        data = [text for name in ("spam", "mood") for text in ("--data", f"{name}=data/{name}.jsonl")]
+        made = CliRunner().invoke(app, ["init", "--base", "base", *pairs, *data, "--out", f"{kind}.yaml"])
+        assert made.exit_code == 0, made.exception
+        text = (tmp_path / f"{kind}.yaml").read_text()
+        assert "classifier.*" in text
+        text = text.replace("kind: ray, workers: 2, threads: 1", "kind: inline").replace(
+            "label: label", "label: label\n    classes: [neg, pos]"
+        )
+        (tmp_path / f"{kind}.yaml").write_text(re.sub("evaluations: [0-9]+", "evaluations: 6", text))
+        run = Run.create(Job.load(tmp_path / f"{kind}.yaml"), tmp_path / kind / "runs")
+        run.search()
+        found.append(run)
+    ours, theirs = (run.results().candidates for run in found)
+    for number, candidate in ours.items():
+        for name, measure in candidate.measures.items():
+            assert measure.value == pytest.approx(theirs[number].measures[name].value, abs=1e-5), name
+    assert len({c.measures["mood.cross_entropy"].value for c in ours.values()}) > 3
+    folder, _ = found[0].export_adapter("uniform", tmp_path / "out")
+    assert (folder / "heads/spam/config.json").is_file() and (folder / "heads/mood/model.safetensors").is_file()
+
+
+def test_check_says_which_experts_are_adapters(finished: Run) -> None:
+    found = check_job(finished.job)
+    assert found["adapters"]["two"]["ranks"] == [4] and found["adapters"].keys() == {"one", "two"}
+    result = CliRunner().invoke(app, ["check", str(finished.folder.parent.parent / "job.yaml")])
+    assert "adapter two" in result.output and "rank 4" in result.output
+    assert json.dumps(found)
