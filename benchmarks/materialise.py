@@ -31,7 +31,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 LIMITS = {"float32": 1.3, "bfloat16": 1.5}
-LORA_LIMIT = 1.7
+LORA_LIMIT = 2.0
 SPARE = 64e6  # bytes of private memory beyond an empty worker and one model
 
 

@@ -169,10 +169,16 @@ class _Reader:
         low = {}
         for module, parts in self._modules.items():
             name = names[f"{module}.weight"]
+            if name in low:
+                raise refused(
+                    self._label, f"two modules share the base's tensor {name!r}, and each has its own factors"
+                )
             low[name] = self._factors(module, name, parts)
             if "W" in parts and not self._is_bases(name, parts["W"]):
                 raise refused(self._label, f"{parts['W']!r}, on which its factors build, is not the base's {name!r}")
         full = {names[name]: stored for name, stored in self._whole.items()}
+        if len(full) < len(self._whole):
+            raise refused(self._label, "two of its whole tensors are the same tensor of the base")
         if both := sorted(low.keys() & full.keys()):
             raise refused(self._label, f"tensor {both[0]!r} is stored whole beside its factors")
         full = self._untied(low, full)
@@ -205,7 +211,7 @@ class _Reader:
         """From names in the file to the base's: by themselves, with another prefix, or as transformers renames them."""
         wanted = list(names)
         found = {old: new for new, old in aligned(wanted, self._base.tensors).items()}
-        missing = [old for old, new in found.items() if new not in self._base.tensors]
+        missing = {old for old, new in found.items() if new not in self._base.tensors}
         if missing and self._skeleton is not None:
             placed = self._skeleton.placed(self._base.tensors)
             for own, old in aligned(wanted, self._skeleton.names).items():

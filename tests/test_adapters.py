@@ -298,6 +298,22 @@ def test_tensors_that_make_no_sense_are_refused(
         Pool.open(base, {"lora": lora})
 
 
+def test_two_names_of_one_tensor_are_refused(tmp_path: Path) -> None:
+    base, lora = world(tmp_path, "renamed")
+    tensors = load_file(lora / WEIGHTS)
+    new, old = "base_model.model.layers.0.attention.q_proj", "encoder.layer.0.attention.attention.query"
+    for factor in ("lora_A.weight", "lora_B.weight"):
+        tensors[f"{old}.{factor}"] = tensors[f"{new}.{factor}"].clone()
+    save_file(tensors, lora / WEIGHTS)
+    with pytest.raises(PoolError, match=rf"two modules share the base's tensor '{old}\.weight'"):
+        Pool.open(base, {"lora": lora})
+    tensors = {n: t for n, t in tensors.items() if not n.startswith(old)}
+    tensors[f"{old}.bias"] = tensors[f"{new}.base_layer.bias"].clone()
+    save_file(tensors, lora / WEIGHTS)
+    with pytest.raises(PoolError, match=r"two of its whole tensors are the same tensor of the base"):
+        Pool.open(base, {"lora": lora})
+
+
 def test_an_adapter_of_another_base_a_pickle_and_a_truncated_file_are_refused(tmp_path: Path) -> None:
     base, lora = world(tmp_path, "llama")
     other = pico.base(tmp_path / "other", "llama", hidden_size=32)
