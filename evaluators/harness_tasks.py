@@ -1,0 +1,271 @@
+"""Which task does a name mean? One of the harness's own, or a task file of the user's."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import random
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evaluators import harness_guard
+from evaluators.errors import DataError, OptionError
+
+BUILDERS = ("json", "csv", "parquet", "text", "arrow")
+"""Data set paths that mean files of the user's."""
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What a name means: an entry of the harness's index, that index, and the user's own files that it was read from."""
+
+    name: str
+    entry: Any
+    index: dict[str, Any]
+    own: frozenset[str]  # names in the index that come from the user's files
+    files: tuple[Path, ...]
+    code: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """The tasks of a name with their data sets, by the harness's name; groups, children before their parents."""
+
+    found: Found
+    tasks: Mapping[str, Any]
+    groups: tuple[Any, ...]
+    root: Any  # the task or group itself; None for a tag
+
+    @property
+    def sandboxed(self) -> bool:
+        """Whether templates come from a file of the user's."""
+        return bool(self.found.own)
+
+
+def cache() -> Path:
+    """Where indices and requests are kept; safe to remove when no run is under way."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "mergeopt" / "harness"
+
+
+def need() -> None:
+    """Raise `OptionError` where the harness is not installed."""
+    try:
+        import lm_eval  # noqa: F401
+    except ImportError as error:
+        raise OptionError(
+            f"evaluators of kind 'harness' need lm-eval ({error}); install it: pip install 'mergeopt[harness]'"
+        ) from error
+
+
+def find(task: str, root: Path) -> Found:
+    """The task, group or tag that `task` means: a path where it has a slash or ends in .yaml, else a name.
+
+    Raises `OptionError` for a name that is none, with the nearest, and `DataError` for a file that is no task file.
+    """
+    need()
+    if "/" in task or task.endswith((".yaml", ".yml")):
+        return _local(task, root)
+    entry, index = _bundled(task)
+    return Found(task, entry, index, frozenset(), (), ())
+
+
+def load(found: Found, overrides: Mapping[str, Any], where: str) -> Loaded:
+    """Build the tasks, which reads their data sets; raises `DataError` where one cannot be had."""
+    from lm_eval.api.group import Group
+    from lm_eval.tasks._factory import TaskFactory
+
+    try:
+        with harness_guard.templates(bool(found.own)):
+            # a copy: the factory writes into the index that it is given
+            built = TaskFactory().build(found.entry, overrides=dict(overrides) or None, registry=dict(found.index))
+    except Exception as error:  # task files, their functions and `datasets` raise whatever they like
+        raise DataError(f"{where}: task {found.name!r} cannot be made: {_reason(error)}") from error
+    if isinstance(built, Group):
+        groups = tuple(_bottom_up(built))
+        return Loaded(found, {task.task_name: task for task in built.get_all_tasks()}, groups, built)
+    many = built if isinstance(built, list) else [built]
+    return Loaded(found, {task.task_name: task for task in many}, (), built if len(many) == 1 else None)
+
+
+def _bottom_up(group: Any) -> Iterator[Any]:
+    for child in group.get_all_groups(recursive=False):
+        yield from _bottom_up(child)
+    yield group
+
+
+def _reason(error: BaseException) -> str:
+    """What to tell the user of whatever the harness or `datasets` raised."""
+    said = f"{type(error).__name__}: {str(error)[:400]}"
+    offline = [k for k in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE") if os.environ.get(k, "") not in ("", "0")]
+    chain: BaseException | None = error
+    while chain is not None:
+        if "offline" in type(chain).__name__.lower() or isinstance(chain, ConnectionError):
+            why = f"{offline[0]} is set" if offline else "the hub cannot be reached"
+            return f"its data set is not on this machine, and {why} ({said}); fetch it once where there is a network"
+        chain = chain.__cause__ or chain.__context__
+    return f"{said}; correct the task, or name another"
+
+
+@contextmanager
+def seeded(seeds: tuple[int, int, int]) -> Iterator[None]:
+    """Python's, NumPy's and torch's global generators as the harness seeds them; afterwards as they were."""
+    import torch
+
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002: the harness's own
+    random.seed(seeds[0])
+    np.random.seed(seeds[1])  # noqa: NPY002
+    torch.random.default_generator.manual_seed(seeds[2])
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002
+        torch.set_rng_state(states[2])
+
+
+def _local(task: str, root: Path) -> Found:
+    """A task file: `path/to/task.yaml`, a folder that holds one task, or `folder/NAME`."""
+    from lm_eval.tasks._index import Kind
+
+    path = root / Path(task).expanduser()
+    if path.is_file():
+        home, wanted = path.parent, str(harness_guard.read(path, path.parent).config.get(_key(path), ""))
+        if not wanted:
+            raise DataError(f"{task}: expected a task file with the key `task` or `group`; see docs/harness.md")
+    elif path.is_dir() or path.parent.is_dir():
+        home, wanted = (path, "") if path.is_dir() else (path.parent, path.name)
+    else:
+        raise OptionError(f"task {task!r}: no such file or folder ({path}); correct the path")
+    own, read = _own_index(home)
+    if not wanted:
+        children = {str(_name(child)) for entry in own.values() for child in _children(entry)}
+        tops = [name for name, entry in own.items() if entry.kind != Kind.TAG and name not in children]
+        if len(tops) != 1:
+            told = ", ".join(f"{task.rstrip('/')}/{name}" for name in tops)
+            raise OptionError(f"task {task!r}: a folder with {len(tops)} tasks; name one: {told or 'there is none'}")
+        wanted = tops[0]
+    if wanted not in own:
+        raise OptionError(f"task {task!r}: {home} has no task {wanted!r}; {_near(wanted, own)}")
+    index = dict(own)
+    if any(_name(child) not in own for entry in own.values() for child in _children(entry)):
+        index = {**_index(), **own}
+    names = _reached(wanted, own)
+    used = [read[name] for name in names if name in read]
+    files = dict.fromkeys(file for one in used for file in one.files)
+    code = [line for one in used for line in one.code]
+    if code:  # the modules beside the files are read too: a change of them is a change of the task
+        files.update(dict.fromkeys(p for file in list(files) for p in sorted(file.parent.glob("*.py"))))
+    return Found(wanted, own[wanted], index, frozenset(own), tuple(files), tuple(dict.fromkeys(code)))
+
+
+def _key(path: Path) -> str:
+    return "group" if "group" in harness_guard.read(path, path.parent).config else "task"
+
+
+def _own_index(home: Path) -> tuple[dict[str, Any], dict[str, harness_guard.TaskFile]]:
+    """The harness's index over the user's folder, and what was read for each name; other YAML there is left alone."""
+    from lm_eval.tasks._index import TaskIndex
+
+    index: dict[str, Any] = {}
+    read: dict[str, harness_guard.TaskFile] = {}
+    for path in sorted([*home.rglob("*.yaml"), *home.rglob("*.yml")]):
+        try:
+            found = harness_guard.read(path, home)
+            TaskIndex.process_cfg(found.config, path, index)
+        except (ValueError, TypeError):  # DataError is one: a file that is asked for by name is read again, and heard
+            continue
+        name = found.config.get("group") or found.config.get("task")
+        if isinstance(name, str):
+            read.setdefault(name, found)
+    return index, read
+
+
+def _children(entry: Any) -> list[Any]:
+    """The members of a group, names or mappings; of a tag, names."""
+    members = (entry.cfg or {}).get("task") if isinstance((entry.cfg or {}).get("task"), list) else sorted(entry.tags)
+    is_group = entry.kind.name in ("GROUP", "TAG")
+    return list(members or []) if is_group else []
+
+
+def _name(child: Any) -> Any:
+    return (child.get("group") or child.get("task")) if isinstance(child, dict) else child
+
+
+def _reached(name: str, own: Mapping[str, Any]) -> list[str]:
+    """The names of the user's that building `name` reads, itself first."""
+    seen: dict[str, None] = {}
+    ahead = [name]
+    while ahead:
+        now = ahead.pop()
+        if now in own and now not in seen:
+            seen[now] = None
+            ahead += [str(_name(child)) for child in _children(own[now])]
+    return list(seen)
+
+
+def _bundled(name: str) -> tuple[Any, dict[str, Any]]:
+    """The harness's own entry of a name, and the index that it is built from."""
+    from lm_eval.tasks._index import Kind, TaskIndex
+
+    if not _index_file().is_file():  # seconds instead of a quarter of a minute, for a name that stands in a file
+        plain = re.compile(rb"^task:[ \t]*[\"']?" + re.escape(name.encode()) + rb"[\"']?[ \t\r]*$", re.MULTILINE)
+        for path in sorted(_library().glob("**/*.yaml")):
+            if plain.search(path.read_bytes()):
+                entry = TaskIndex.entry_from_path(path)
+                if entry is not None and entry.kind in (Kind.TASK, Kind.PY_TASK):
+                    return entry, {name: entry}
+    index = _index()
+    if name not in index:
+        raise OptionError(f"no task {name!r} in the harness; {_near(name, index)}")
+    return index[name], index
+
+
+def _near(name: str, known: Mapping[str, Any]) -> str:
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(map(repr, near))}?" if near else f"{len(known)} others are there; `lm-eval ls`"
+
+
+def _library() -> Path:
+    import lm_eval
+
+    return Path(str(lm_eval.__file__)).parent / "tasks"
+
+
+def _index_file() -> Path:
+    import lm_eval
+
+    return cache() / f"index-{lm_eval.__version__}.json"
+
+
+def _index() -> dict[str, Any]:
+    """The harness's index of its own tasks; made once per version and user, which takes a quarter of a minute."""
+    from lm_eval.tasks._index import Entry, Kind, TaskIndex
+
+    library, file = _library(), _index_file()
+    if file.is_file():
+        try:
+            kept = json.loads(file.read_text())
+            return {
+                name: Entry(name, Kind[kind], None if path is None else library / path, None, set(tags))
+                for name, (kind, path, tags) in kept.items()
+            }
+        except (ValueError, KeyError, TypeError):
+            file.unlink(missing_ok=True)  # half a file: made again
+    index = TaskIndex.build([library])
+    kept = {
+        name: [e.kind.name, None if e.yaml_path is None else str(e.yaml_path.relative_to(library)), sorted(e.tags)]
+        for name, e in index.items()
+    }
+    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    partial = file.with_name(f".{file.name}.{os.getpid()}")
+    partial.write_text(json.dumps(kept))
+    partial.replace(file)
+    return dict(index)
