@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Any, ClassVar, Literal
@@ -114,6 +115,10 @@ class Harness:
         asked = parse(HarnessOptions, "harness", options)
         return harness_tasks.find(asked.task, root).code
 
+    def _sandbox(self) -> AbstractContextManager[None]:
+        """While this is open, templates of a file of the user's are rendered in a sandbox."""
+        return templates(self._loaded.sandboxed)
+
     def _configure(self) -> None:
         """What `simple_evaluate` changes in tasks before it runs them: generation's arguments, the number of examples."""
         for task in self._loaded.tasks.values():
@@ -139,7 +144,7 @@ class Harness:
             *(asked.system_instruction, asked.apply_chat_template, asked.fewshot_as_multiturn, asked.seeds.fewshot),
             asked.truncate,
         )
-        with harness_tasks.seeded(self._seeds), templates(self._loaded.sandboxed):
+        with harness_tasks.seeded(self._seeds), self._sandbox():
             made = [requests(self.name, part, lm, setting.folder, how) for part in self._parts]
         self._number(made)
         self._likelihoods = None
@@ -221,7 +226,7 @@ class Harness:
             raise OptionError(
                 f"evaluator {self.name!r}: asked for no document of task {absent[0]!r}; ask for at least one of each task"
             )
-        with templates(self._loaded.sandboxed):
+        with self._sandbox():
             measures, per_item = self._scoring.measures(documents, items)
         return Scores(measures, per_item)
 

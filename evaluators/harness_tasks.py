@@ -111,7 +111,8 @@ def _reason(error: BaseException) -> str:
             why = f"{offline[0]} is set" if offline else "the hub cannot be reached"
             return f"its data set is not on this machine, and {why} ({said}); fetch it once where there is a network"
         chain = chain.__cause__ or chain.__context__
-    return f"{said}; correct the task, or name another"
+    hint = "its first document may have an empty choice; " if isinstance(error, IndexError) else ""
+    return f"{said}; {hint}correct the task, or name another"
 
 
 @contextmanager
@@ -137,8 +138,9 @@ def _local(task: str, root: Path) -> Found:
 
     path = root / Path(task).expanduser()
     if path.is_file():
-        home, wanted = path.parent, str(harness_guard.read(path, path.parent).config.get(_key(path), ""))
-        if not wanted:
+        said = harness_guard.read(path, path.parent).config
+        home, wanted = path.parent, said.get("group") or said.get("task")
+        if not isinstance(wanted, str):
             raise DataError(f"{task}: expected a task file with the key `task` or `group`; see docs/harness.md")
     elif path.is_dir() or path.parent.is_dir():
         home, wanted = (path, "") if path.is_dir() else (path.parent, path.name)
@@ -163,11 +165,32 @@ def _local(task: str, root: Path) -> Found:
     code = [line for one in used for line in one.code]
     if code:  # the modules beside the files are read too: a change of them is a change of the task
         files.update(dict.fromkeys(p for file in list(files) for p in sorted(file.parent.glob("*.py"))))
+    files.update(dict.fromkeys(path for one in used for path in _data_files(one)))
     return Found(wanted, own[wanted], index, frozenset(own), tuple(files), tuple(dict.fromkeys(code)))
 
 
-def _key(path: Path) -> str:
-    return "group" if "group" in harness_guard.read(path, path.parent).config else "task"
+def _data_files(task: harness_guard.TaskFile) -> Iterator[Path]:
+    """The data files that a task file names; raises `DataError` for a relative one, which each process would look for
+    in a place of its own."""
+
+    def named(value: Any, inside: bool) -> Iterator[str]:
+        if isinstance(value, dict):
+            for key, below in value.items():
+                yield from named(below, inside or key == "data_files")
+        elif isinstance(value, list):
+            for below in value:
+                yield from named(below, inside)
+        elif inside and isinstance(value, str) and "://" not in value:
+            yield value
+
+    for name in named(task.config, False):
+        if not Path(name).is_absolute():
+            raise DataError(
+                f"{task.files[0]}: data_files: expected an absolute path, got {name!r}; write it out, or name the file "
+                "under the evaluator's `data`"
+            )
+        if Path(name).is_file():  # and not a pattern
+            yield Path(name)
 
 
 def _own_index(home: Path) -> tuple[dict[str, Any], dict[str, harness_guard.TaskFile]]:

@@ -45,6 +45,7 @@ def check_job(job: Job, allow_code: bool = False) -> dict[str, Any]:
         "groups": domain.shape[0],
         "objectives": [f"{o.name} ({o.goal})" for o in worker.problem.objectives],
         "items": {e.name: [len(e.splits.calibration), len(e.splits.heldout)] for e in worker.problem.evaluators},
+        "provenance": [line for e in worker.problem.evaluators for line in getattr(e, "provenance", ())],
         "evaluations": evaluations,
         "anchors": anchors,
         "workers": workers,
@@ -73,6 +74,7 @@ def print_check(found: dict[str, Any]) -> None:
         "dimension": f"{found['dimension']} coefficients in {found['groups']} groups",
         "objectives": ", ".join(found["objectives"]),
         "items": ", ".join(f"{k} {a} + {b} held out" for k, (a, b) in found["items"].items()),
+        **({"split": "\n".join(found["provenance"])} if found["provenance"] else {}),
         "memory": f"{_gb(found['worker_private_bytes'])} private in each of {found['workers']} workers, beside the "
         f"shared pool; {_gb(found['available_bytes'])} free here",
         "one candidate": f"{once:.3g} s, and {unseen:.3g} s on held-out items (measured on one)",

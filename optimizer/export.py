@@ -201,6 +201,7 @@ def _write_card(
         heads=list(_head_rows(problem)),
         hashes=list((run.job.hashes.models if run.job.hashes else {}).items()),
         mergekit_note=note,
+        provenance=[(e.name, line) for e in problem.evaluators for line in getattr(e, "provenance", ())],
     )
     shards.write_text(folder / "README.md", text)
 
