@@ -162,7 +162,9 @@ def _docs(task: Any, split_name: SplitName) -> list[Row]:
     return list(kept[split_name]())
 
 
-def _table(task_name: str, split_name: str, docs: list[Row], limit: float | int | None, files: tuple[Path, ...]) -> Table:
+def _table(
+    task_name: str, split_name: str, docs: list[Row], limit: float | int | None, files: tuple[Path, ...]
+) -> Table:
     """The first documents of a split, as many as the harness would take."""
     if limit is not None:
         docs = docs[: math.ceil(len(docs) * limit) if isinstance(limit, float) else limit]

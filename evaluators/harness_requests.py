@@ -122,8 +122,7 @@ def _request(row: int, instance: Any, lm: Any) -> Request:
     if kind == GENERATE:
         prompt, arguments = instance.args
         tokens = lm.tok_batch_encode([prompt])[0][0].tolist() if prompt else []
-        pairs = [(tokens, [])]
-        return Request(row, instance.idx, kind, _tuples(pairs), json.dumps(arguments), repeats)
+        return Request(row, instance.idx, kind, _tuples([(tokens, [])]), json.dumps(arguments), repeats)
     if kind == ROLLING:
         (text,) = instance.args
         windows = get_rolling_token_windows(
@@ -143,7 +142,9 @@ def _request(row: int, instance: Any, lm: Any) -> Request:
     return Request(row, instance.idx, kind, _tuples([pair]))
 
 
-def _tuples(pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]:
+def _tuples(
+    pairs: Sequence[tuple[Sequence[int], Sequence[int]]],
+) -> tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]:
     return tuple((tuple(context), tuple(answer)) for context, answer in pairs)
 
 
@@ -161,7 +162,9 @@ def _check(name: str, part: Part, found: Sequence[Request], lm: Any, how: Prompt
             wanted = limit(request, lm)
             what += f" and an answer of up to {wanted}"
             if wanted >= lm.max_length:
-                raise DataError(f"{where}: {what}, in a context of {room} tokens; lower max_gen_toks under `gen_kwargs`")
+                raise DataError(
+                    f"{where}: {what}, in a context of {room} tokens; lower max_gen_toks under `gen_kwargs`"
+                )
             need += wanted
         elif request.kind == LIKELIHOOD:
             room += 1  # the answer's last token is not read
@@ -208,7 +211,9 @@ def _plain(value: Any) -> str:
     """Functions by their code, and not by where they lie in memory."""
     code = getattr(value, "__code__", None)
     name = f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__name__)}"
-    return name if code is None else f"{name} {hashlib.sha256(code.co_code + repr(code.co_consts).encode()).hexdigest()}"
+    return (
+        name if code is None else f"{name} {hashlib.sha256(code.co_code + repr(code.co_consts).encode()).hexdigest()}"
+    )
 
 
 def _write(file: Path, found: Sequence[Request]) -> None:

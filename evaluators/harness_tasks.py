@@ -123,7 +123,7 @@ def seeded(seeds: tuple[int, int, int]) -> Iterator[None]:
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002: the harness's own
     random.seed(seeds[0])
     np.random.seed(seeds[1])  # noqa: NPY002
-    torch.random.default_generator.manual_seed(seeds[2])
+    torch.default_generator.manual_seed(seeds[2])
     try:
         yield
     finally:

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from evaluators.errors import DataError
-from evaluators.harness import Harness
 from optimizer.errors import JobError
 from optimizer.job import EvaluatorEntry, Job
 from optimizer.problem import _evaluator
@@ -50,7 +49,11 @@ def ran(home: Path) -> bool:
 
 
 NAMING = {
-    "function": ('doc_to_text: "{{text}}"', "doc_to_text: !function own.text", r"mine\.yaml, line 6: !function own\.text"),
+    "function": (
+        'doc_to_text: "{{text}}"',
+        "doc_to_text: !function own.text",
+        r"mine\.yaml, line 6: !function own\.text",
+    ),
     "verbatim tag": ('doc_to_text: "{{text}}"', "doc_to_text: !<!function> own.text", r"line 6: !function own\.text"),
     "class": ("task: mine", "task: mine\nclass: own.Task", r"mine\.yaml: class: own\.Task"),
     "prompt file": ("task: mine", "task: mine\nuse_prompt: own.yaml:x", "use_prompt: own.yaml:x"),

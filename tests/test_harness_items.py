@@ -151,7 +151,9 @@ def test_unknown_names_offer_the_nearest(library: Path, tmp_path: Path) -> None:
 
 
 def test_a_first_document_with_an_empty_choice_is_told(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"'mine' cannot be made: IndexError.*its first document may have an empty choice"):
+    with pytest.raises(
+        DataError, match=r"'mine' cannot be made: IndexError.*its first document may have an empty choice"
+    ):
         own(tmp_path, text=TASK.replace("bad one", ""))
 
 
@@ -181,9 +183,11 @@ BAD: dict[str, tuple[list[dict[str, Any]], str, dict[str, Any], str]] = {
         r"document 0: a prompt of \d+ tokens, in a context of 256 tokens; .*truncate: true",
     ),
     "empty choice": (
-        [{"text": "a", "label": 0, "choices": ["a", "b"]}, {"text": "b", "label": 0, "choices": ["a", ""]}, *[
-            {**row, "choices": ["a", "b"]} for row in rows(5, 1)
-        ]],
+        [
+            {"text": "a", "label": 0, "choices": ["a", "b"]},
+            {"text": "b", "label": 0, "choices": ["a", ""]},
+            *[{**row, "choices": ["a", "b"]} for row in rows(5, 1)],
+        ],
         TASK.replace('["A", "bad one", "C"]', '"{{choices}}"'),
         {},
         "document 1: an answer is empty",
@@ -224,7 +228,9 @@ def test_documents_that_cannot_be_asked_are_named_before_the_search(
 
 def test_models_and_tokenizers_that_cannot_be_asked_are_refused(tmp_path: Path, model: Path) -> None:
     made = own(tmp_path)
-    t5 = hf.T5ForConditionalGeneration(hf.T5Config(vocab_size=300, d_model=8, d_ff=8, d_kv=4, num_layers=1, num_heads=2))
+    t5 = hf.T5ForConditionalGeneration(
+        hf.T5Config(vocab_size=300, d_model=8, d_ff=8, d_kv=4, num_layers=1, num_heads=2)
+    )
     with pytest.raises(OptionError, match="needs a causal language model, the base is a T5ForConditionalGeneration"):
         made.prepare(Setting(t5, model, torch.device("cpu")))
     with pytest.raises(OptionError, match="has neither; set eos_token"):
