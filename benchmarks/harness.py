@@ -2,8 +2,8 @@
 
 Without arguments: a Llama of about 98 M random weights and four experts; 64 documents with 4 choices each, of one token
 and of several. `write + score` against `write + raw forwards`, which are 256 sequences sorted by length and nothing
-more: at most 1.15. Beside it the forwards of the very sequences that the evaluator runs (a context once for all its choices),
-and `simple_evaluate`. Medians of interleaved rounds.
+more: at most 1.15. Beside it the forwards of the very sequences that the evaluator runs (a context once for all its
+choices), and `simple_evaluate`. Medians of interleaved rounds.
 
     python benchmarks/harness.py [--documents 64] [--rounds 3] [--dtype float32]
 
@@ -97,7 +97,8 @@ def cost(home: Path, count: int, rounds: int, dtype: str) -> int:
         failed = failed or ratio > LIMIT
         verdict = "FAIL" if ratio > LIMIT else "PASS"
         print(
-            f"{name:15} {write:8.3f} {score:9.3f} {raw:7.3f} {ratio:6.2f} ({LIMIT}) {verdict} {same:20.3f} {theirs:18.3f}",
+            f"{name:15} {write:8.3f} {score:9.3f} {raw:7.3f} {ratio:6.2f} ({LIMIT}) {verdict}"
+            f" {same:20.3f} {theirs:18.3f}",
             flush=True,
         )
     return int(failed)
@@ -196,7 +197,8 @@ def equality(home: Path) -> int:
         found = tests.theirs(home, task)
         for name, ours, wanted, stderr, apart in tests.compared(scores, found, task):
             print(
-                f"{task:11} {name:22} {ours.value:10.6f} {wanted:10.6f} {ours.stderr:10.6f} {stderr:10.6f} {apart:12.1e}"
+                f"{task:11} {name:22} {ours.value:10.6f} {wanted:10.6f} {ours.stderr:10.6f} {stderr:10.6f}"
+                f" {apart:12.1e}"
             )
             gaps = [abs(ours.value / wanted - 1) if wanted else abs(ours.value), abs(ours.stderr - stderr), apart]
             worst = max(worst, *(gap for gap in gaps if gap == gap))  # NaN: no per-item values

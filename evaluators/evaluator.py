@@ -39,8 +39,8 @@ class Measure:
 class Scores:
     """What one candidate scored: `measures` by metric name, and `per_item` values, float32 of shape `(n,)`.
 
-    Per-item values are in the order of the rows that were asked, NaN for an item that a metric says nothing of; a metric
-    that is no mean over items has none.
+    Per-item values are in the order of the rows that were asked, NaN for an item that a metric says nothing of; a
+    metric that is no mean over items has none.
     """
 
     measures: Mapping[str, Measure]

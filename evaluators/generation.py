@@ -1,4 +1,4 @@
-"""What does the model answer? Batched generation with a KV cache, by the harness's own rules for stops and arguments."""
+"""What does the model answer? Batched generation with a KV cache, stopped by the harness's own rules."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Prompt:
 class Generations:
     """Texts that the model as it is now continues prompts with.
 
-    Prompts with the same arguments go through the model in fixed batches of similar length, padded on the left; a subset
-    runs the whole batches that hold one of its items. Sampling starts anew from `seed` in every batch.
+    Prompts with the same arguments go through the model in fixed batches of similar length, padded on the left; a
+    subset runs the whole batches that hold one of its items. Sampling starts anew from `seed` in every batch.
     """
 
     def __init__(self, prompts: Sequence[Prompt], splits: Splits, lm: Any, size: int, seed: int) -> None:
@@ -113,7 +113,7 @@ class Finite:
         bad = (scores.isnan() | (scores == torch.inf)).any(dim=-1) | (scores == -torch.inf).all(dim=-1)
         if bool(bad.any()):
             raise NonFinite(
-                f"evaluator {self._name!r}: the logits of {int(bad.sum())} of {self._count} prompts are NaN or infinite; "
-                "the candidate has failed"
+                f"evaluator {self._name!r}: the logits of {int(bad.sum())} of {self._count} prompts are NaN or "
+                "infinite; the candidate has failed"
             )
         return scores

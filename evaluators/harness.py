@@ -120,7 +120,7 @@ class Harness:
         return templates(self._loaded.sandboxed)
 
     def _configure(self) -> None:
-        """What `simple_evaluate` changes in tasks before it runs them: generation's arguments, the number of examples."""
+        """What `simple_evaluate` changes in tasks before it runs them: arguments of generation, number of examples."""
         for task in self._loaded.tasks.values():
             if task.get_config("output_type") == GENERATE and self._options.gen_kwargs:
                 task.set_config(key="generation_kwargs", value=dict(self._options.gen_kwargs), update=True)
@@ -133,7 +133,8 @@ class Harness:
     def prepare(self, setting: Setting) -> None:
         """Make prompts and tokens, or take them from the disk, and batches of them.
 
-        Raises `OptionError` where model or tokenizer cannot do the task, `DataError` for a document that cannot be asked.
+        Raises `OptionError` where model or tokenizer cannot do the task, `DataError` for a document that cannot be
+        asked.
         """
         what = f"task {self._options.task}"
         check_causal(self.name, setting.model, what)
@@ -170,8 +171,8 @@ class Harness:
             )
         if self._options.apply_chat_template and not getattr(tokenizer, "chat_template", None):
             raise OptionError(
-                f"evaluator {self.name!r}: apply_chat_template: the tokenizer in {setting.folder} has no chat template; "
-                "drop the option, or save one with the base"
+                f"evaluator {self.name!r}: apply_chat_template: the tokenizer in {setting.folder} has no chat "
+                "template; drop the option, or save one with the base"
             )
         bare = SimpleNamespace(config=setting.model.config, device=setting.device)
         return HFLM(
@@ -184,7 +185,7 @@ class Harness:
         )
 
     def _number(self, made: list[list[Request]]) -> None:
-        """Number what the model is asked: `_asked` has for each row its requests, as numbers of pairs or of a prompt."""
+        """Number what the model is asked: `_asked` has each row's requests, as numbers of pairs or of a prompt."""
         from lm_eval.api.instance import Instance
 
         self._pairs: list[Pair] = []
@@ -224,7 +225,7 @@ class Harness:
         absent = [name for name, answered in documents.items() if not answered]
         if absent:
             raise OptionError(
-                f"evaluator {self.name!r}: asked for no document of task {absent[0]!r}; ask for at least one of each task"
+                f"evaluator {self.name!r}: asked for no document of task {absent[0]!r}; ask for one of each at least"
             )
         with self._sandbox():
             measures, per_item = self._scoring.measures(documents, items)

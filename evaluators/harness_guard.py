@@ -1,4 +1,4 @@
-"""What may a task file of the user's own hold? Read strictly, its code named before it runs, its templates sandboxed."""
+"""What may a task file of the user's hold? Read strictly; code is named before it runs, templates are sandboxed."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def _keys(config: Any) -> Iterator[str]:
 
 @contextmanager
 def templates(sandboxed: bool) -> Iterator[None]:
-    """While this is open, the harness renders Jinja in a sandbox: no private attributes, no changes to what it is given.
+    """While this is open, the harness renders Jinja in a sandbox: no private attributes, no changes to what it gets.
 
     The harness's environment is a global of its module, made without one.
     """

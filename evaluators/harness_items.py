@@ -1,4 +1,4 @@
-"""Which documents of a task may the search see? Train or validation, and never in silence what the harness reports on."""
+"""Which documents of a task may the search see? Never in silence those that the harness reports on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What does a task ask of a model? Prompts and tokens, made once and kept on the disk under a hash of all they hang on."""
+"""What does a task ask of a model? Prompts and tokens, made once and kept under a hash of all they depend on."""
 
 from __future__ import annotations
 
@@ -27,6 +27,9 @@ TOKENIZER = ("*token*.json", "vocab*", "merges.txt", "*.model", "chat_template*"
 LIKELIHOOD, ROLLING, GENERATE = "loglikelihood", "loglikelihood_rolling", "generate_until"
 
 
+Pairs = tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
+
+
 @dataclass(frozen=True)
 class Request:
     """One thing asked of a model for a document.
@@ -38,7 +41,7 @@ class Request:
     row: int  # within its part
     place: int  # among the document's requests
     kind: str
-    pairs: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
+    pairs: Pairs
     arguments: str = ""  # of text to be generated, as JSON
     repeats: int = 1
 

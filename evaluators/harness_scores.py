@@ -1,4 +1,4 @@
-"""What does the harness make of a model's answers? Its own filters, `process_results`, aggregation and standard errors."""
+"""What does the harness make of a model's answers? Its own filters, metrics, aggregation and standard errors."""
 
 from __future__ import annotations
 
@@ -126,17 +126,15 @@ class Scoring:
         if not isinstance(value, int | float | np.number):
             given = ", ".join(sorted({f"{m},{f}" for of in raw.values() for m, f in of}))
             raise OptionError(
-                f"evaluator {self._name!r}: task {whose!r} declares the metric {metric!r} (filter {filtered!r}) and did "
-                f"not give it as a number; it gives: {given}. Name others as objectives, or correct its metric_list"
+                f"evaluator {self._name!r}: task {whose!r} declares the metric {metric!r} (filter {filtered!r}) and "
+                f"did not give it as a number; it gives: {given}. Name others as objectives, or correct its metric_list"
             )
         if not math.isfinite(value):
             raise NonFinite(f"evaluator {self._name!r}: {one.metric.name} is {value}; the candidate has failed")
         stderr = found.get(f"{metric}_stderr,{filtered}")
         known = isinstance(stderr, int | float | np.number) and math.isfinite(stderr)
-        if one.group:
-            count = int(found["sample_count"][f"{metric},{filtered}"])
-        else:
-            count = len(raw[whose][metric, filtered])
+        own = raw.get(whose, {}).get((metric, filtered), {})
+        count = int(found["sample_count"][f"{metric},{filtered}"]) if one.group else len(own)
         return Measure(float(value), float(stderr) if known else 0.0, count)
 
     def _per_item(

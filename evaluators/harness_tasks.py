@@ -24,7 +24,7 @@ BUILDERS = ("json", "csv", "parquet", "text", "arrow")
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """What a name means: an entry of the harness's index, that index, and the user's own files that it was read from."""
+    """What a name means: an entry of the harness's index, that index, and the user's files that it was read from."""
 
     name: str
     entry: Any
@@ -120,7 +120,7 @@ def seeded(seeds: tuple[int, int, int]) -> Iterator[None]:
     """Python's, NumPy's and torch's global generators as the harness seeds them; afterwards as they were."""
     import torch
 
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002: the harness's own
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
     random.seed(seeds[0])
     np.random.seed(seeds[1])  # noqa: NPY002
     torch.default_generator.manual_seed(seeds[2])

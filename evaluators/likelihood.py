@@ -154,8 +154,8 @@ def finite(name: str, values: NDArray[np.float64], rows: Indices) -> None:
     bad = ~np.isfinite(values)
     if bad.any():
         raise NonFinite(
-            f"evaluator {name!r}: {len(np.unique(rows[bad]))} of {len(np.unique(rows))} items have a log-likelihood that "
-            "is NaN or infinite; the candidate has failed"
+            f"evaluator {name!r}: {len(np.unique(rows[bad]))} of {len(np.unique(rows))} items have a log-likelihood "
+            "that is NaN or infinite; the candidate has failed"
         )
 
 
@@ -204,7 +204,7 @@ def _lay(unit: Unit) -> tuple[list[int], list[int], list[int], list[tuple[int, i
 
 
 def _tree(inputs: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """Positions (b, t), and an additive mask (b, 1, t, t): a token attends to the context and its own branch before it."""
+    """Positions (b, t), and an additive mask (b, 1, t, t): a token reads the context and its own branch before it."""
     branch = inputs["branch"]
     same = (branch[:, None, :] == branch[:, :, None]) | (branch[:, None, :] == 0)
     earlier = torch.ones(branch.shape[1], branch.shape[1], dtype=torch.bool, device=branch.device).tril()

@@ -55,7 +55,7 @@ SETTINGS: dict[str, tuple[str, dict[str, str], dict[str, Any]]] = {
         {
             "num_fewshot": 2,
             "apply_chat_template": True,
-            "system_instruction": "Be good.",
+            "system_instruction": "Be.",
             "fewshot_as_multiturn": False,
         },
     ),
