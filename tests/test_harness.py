@@ -68,7 +68,7 @@ SETTINGS: dict[str, tuple[str, dict[str, str], dict[str, Any]]] = {
     "rolling": ("rolling", {n: f"{n},none" for n in ("word_perplexity", "byte_perplexity", "bits_per_byte")}, {}),
     "generation": (
         "say",
-        {"exact_match": "exact_match,whole", "exact_match.letter": "exact_match,letter"},
+        {n + s: f"{n},{f}" for n in ("exact_match", "chrf") for s, f in (("", "whole"), (".letter", "letter"))},
         {"num_fewshot": 1},
     ),
 }
