@@ -94,7 +94,7 @@ class Harness:
         found = harness_tasks.find(asked.task, root)
         overrides, tables = _own(asked, root)
         self._seeds = (asked.seeds.random, asked.seeds.numpy, asked.seeds.torch)
-        with harness_tasks.seeded(self._seeds):
+        with harness_tasks.quiet(), harness_tasks.seeded(self._seeds):
             self._loaded = harness_tasks.load(found, overrides, f"evaluator {name!r}")
             self._configure()
             wish = Wish(
@@ -139,13 +139,14 @@ class Harness:
         what = f"task {self._options.task}"
         check_causal(self.name, setting.model, what)
         size = self._options.batch_size or setting.batch_size
-        lm = self._language_model(setting, size)
+        with harness_tasks.quiet():
+            lm = self._language_model(setting, size)
         asked = self._options
         how = Prompting(
             *(asked.system_instruction, asked.apply_chat_template, asked.fewshot_as_multiturn, asked.seeds.fewshot),
             asked.truncate,
         )
-        with harness_tasks.seeded(self._seeds), self._sandbox():
+        with harness_tasks.quiet(), harness_tasks.seeded(self._seeds), self._sandbox():
             made = [requests(self.name, part, lm, setting.folder, how) for part in self._parts]
         self._number(made)
         self._likelihoods = None
@@ -227,7 +228,7 @@ class Harness:
             raise OptionError(
                 f"evaluator {self.name!r}: asked for no document of task {absent[0]!r}; ask for one of each at least"
             )
-        with self._sandbox():
+        with harness_tasks.quiet(), self._sandbox():
             measures, per_item = self._scoring.measures(documents, items)
         return Scores(measures, per_item)
 

@@ -85,9 +85,7 @@ def choose(name: str, loaded: Loaded, wish: Wish) -> Documents:
 
 
 def _refuse(name: str, task_name: str, task: Any) -> None:
-    """Raise `OptionError` for what is no task over text, or runs what a model writes."""
-    if getattr(task, "UNSAFE_CODE", False):
-        raise OptionError(f"evaluator {name!r}: task {task_name!r} runs the code that a model writes; use another task")
+    """Raise `OptionError` for what is no task over text."""
     if getattr(task, "MULTIMODAL", False):
         raise OptionError(f"evaluator {name!r}: task {task_name!r} needs images or sound; use a task over text")
 

@@ -15,8 +15,8 @@ import numpy as np
 from filelock import FileLock
 
 from evaluators.errors import DataError
+from evaluators.harness_index import cache
 from evaluators.harness_items import Part
-from evaluators.harness_tasks import cache
 from evaluators.splits import digest
 
 VERSION = 1

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
-import json
+import logging
 import os
 import random
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from evaluators import harness_guard
+from evaluators import harness_guard, harness_index
 from evaluators.errors import DataError, OptionError
 
 BUILDERS = ("json", "csv", "parquet", "text", "arrow")
@@ -49,12 +47,6 @@ class Loaded:
         return bool(self.found.own)
 
 
-def cache() -> Path:
-    """Where indices and requests are kept; safe to remove when no run is under way."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "mergeopt" / "harness"
-
-
 def need() -> None:
     """Raise `OptionError` where the harness is not installed."""
     try:
@@ -73,7 +65,7 @@ def find(task: str, root: Path) -> Found:
     need()
     if "/" in task or task.endswith((".yaml", ".yml")):
         return _local(task, root)
-    entry, index = _bundled(task)
+    entry, index = harness_index.bundled(task)
     return Found(task, entry, index, frozenset(), (), ())
 
 
@@ -82,6 +74,7 @@ def load(found: Found, overrides: Mapping[str, Any], where: str) -> Loaded:
     from lm_eval.api.group import Group
     from lm_eval.tasks._factory import TaskFactory
 
+    _refuse_unsafe(found, where)
     try:
         with harness_guard.templates(bool(found.own)):
             # a copy: the factory writes into the index that it is given
@@ -93,6 +86,39 @@ def load(found: Found, overrides: Mapping[str, Any], where: str) -> Loaded:
         return Loaded(found, {task.task_name: task for task in built.get_all_tasks()}, groups, built)
     many = built if isinstance(built, list) else [built]
     return Loaded(found, {task.task_name: task for task in many}, (), built if len(many) == 1 else None)
+
+
+def _refuse_unsafe(found: Found, where: str) -> None:
+    """Raise `OptionError` for a task that runs what a model writes, before the code that would do so is imported."""
+    from lm_eval.tasks._index import Kind
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    ahead, seen = [found.name], set()
+    while ahead:
+        name = ahead.pop()
+        entry = found.index.get(name)
+        if entry is None or name in seen:
+            continue
+        seen.add(name)
+        config = load_yaml(entry.yaml_path, resolve_func=False) if entry.yaml_path else {}
+        if config.get("unsafe_code"):
+            raise OptionError(f"{where}: task {name!r} runs the code that a model writes; use another task")
+        if isinstance(members := config.get("task"), list):
+            ahead += [str(_name(child)) for child in members]
+        elif entry.kind == Kind.TAG:
+            ahead += sorted(entry.tags)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the harness's log below errors: it warns of what was asked for here."""
+    log = logging.getLogger("lm_eval")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
 
 
 def _bottom_up(group: Any) -> Iterator[Any]:
@@ -155,10 +181,10 @@ def _local(task: str, root: Path) -> Found:
             raise OptionError(f"task {task!r}: a folder with {len(tops)} tasks; name one: {told or 'there is none'}")
         wanted = tops[0]
     if wanted not in own:
-        raise OptionError(f"task {task!r}: {home} has no task {wanted!r}; {_near(wanted, own)}")
+        raise OptionError(f"task {task!r}: {home} has no task {wanted!r}; {harness_index.near(wanted, own)}")
     index = dict(own)
     if any(_name(child) not in own for entry in own.values() for child in _children(entry)):
-        index = {**_index(), **own}
+        index = {**harness_index.index(), **own}
     names = _reached(wanted, own)
     used = [read[name] for name in names if name in read]
     files = dict.fromkeys(file for one in used for file in one.files)
@@ -232,63 +258,3 @@ def _reached(name: str, own: Mapping[str, Any]) -> list[str]:
             seen[now] = None
             ahead += [str(_name(child)) for child in _children(own[now])]
     return list(seen)
-
-
-def _bundled(name: str) -> tuple[Any, dict[str, Any]]:
-    """The harness's own entry of a name, and the index that it is built from."""
-    from lm_eval.tasks._index import Kind, TaskIndex
-
-    if not _index_file().is_file():  # seconds instead of a quarter of a minute, for a name that stands in a file
-        plain = re.compile(rb"^task:[ \t]*[\"']?" + re.escape(name.encode()) + rb"[\"']?[ \t\r]*$", re.MULTILINE)
-        for path in sorted(_library().glob("**/*.yaml")):
-            if plain.search(path.read_bytes()):
-                entry = TaskIndex.entry_from_path(path)
-                if entry is not None and entry.kind in (Kind.TASK, Kind.PY_TASK):
-                    return entry, {name: entry}
-    index = _index()
-    if name not in index:
-        raise OptionError(f"no task {name!r} in the harness; {_near(name, index)}")
-    return index[name], index
-
-
-def _near(name: str, known: Mapping[str, Any]) -> str:
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    return f"did you mean {' or '.join(map(repr, near))}?" if near else f"{len(known)} others are there; `lm-eval ls`"
-
-
-def _library() -> Path:
-    import lm_eval
-
-    return Path(str(lm_eval.__file__)).parent / "tasks"
-
-
-def _index_file() -> Path:
-    import lm_eval
-
-    return cache() / f"index-{lm_eval.__version__}.json"
-
-
-def _index() -> dict[str, Any]:
-    """The harness's index of its own tasks; made once per version and user, which takes a quarter of a minute."""
-    from lm_eval.tasks._index import Entry, Kind, TaskIndex
-
-    library, file = _library(), _index_file()
-    if file.is_file():
-        try:
-            kept = json.loads(file.read_text())
-            return {
-                name: Entry(name, Kind[kind], None if path is None else library / path, None, set(tags))
-                for name, (kind, path, tags) in kept.items()
-            }
-        except (ValueError, KeyError, TypeError):
-            file.unlink(missing_ok=True)  # half a file: made again
-    index = TaskIndex.build([library])
-    kept = {
-        name: [e.kind.name, None if e.yaml_path is None else str(e.yaml_path.relative_to(library)), sorted(e.tags)]
-        for name, e in index.items()
-    }
-    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    partial = file.with_name(f".{file.name}.{os.getpid()}")
-    partial.write_text(json.dumps(kept))
-    partial.replace(file)
-    return dict(index)

@@ -14,7 +14,7 @@ import transformers as hf
 from pico import base, byte_tokenizer
 from transformers import AutoModelForCausalLM
 
-from evaluators import harness_tasks
+from evaluators import harness_index
 from evaluators.errors import DataError, NonFinite, OptionError
 from evaluators.evaluator import Setting
 from evaluators.harness import Harness
@@ -62,7 +62,7 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             text = text.replace(f" {key}", f" {path}")
         (home / f"{name}.yaml").write_text(text)
     (home / "pair.yaml").write_text("group: pair\ntask: [both, sealed]\n")
-    monkeypatch.setattr(harness_tasks, "_library", lambda: home)
+    monkeypatch.setattr(harness_index, "library", lambda: home)
     return home
 
 
@@ -153,6 +153,19 @@ def test_unknown_names_offer_the_nearest(library: Path, tmp_path: Path) -> None:
 def test_a_first_document_with_an_empty_choice_is_told(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"'mine' cannot be made: IndexError.*may have an empty choice"):
         own(tmp_path, text=TASK.replace("bad one", ""))
+
+
+def test_tasks_that_run_what_a_model_writes_are_refused_before_their_code_is_read(
+    library: Path, tmp_path: Path
+) -> None:
+    text = (library / "both.yaml").read_text().replace("task: both", "task: runs")
+    (library / "runs.yaml").write_text(f"{text}tag: some\nunsafe_code: true\nprocess_docs: !function gone.docs\n")
+    (library / "many.yaml").write_text("group: many\ntask: [both, runs]\n")
+    (library / "safe.yaml").write_text(text.replace("task: runs", "task: safe") + "tag: some\n")
+    assert Harness("e", {"task": "safe"}, tmp_path).metrics, "whatever else has its tag"
+    for task in ("runs", "many", "some"):
+        with pytest.raises(OptionError, match="task 'runs' runs the code that a model writes"):
+            Harness("e", {"task": task}, tmp_path)
 
 
 def test_a_data_set_that_needs_the_network_says_so(library: Path, tmp_path: Path) -> None:
