@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from harness_world import items, ours, theirs, write
 from pico import base
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from evaluators.evaluator import Scores
+from evaluators.evaluator import Scores, Setting
+from evaluators.harness import Harness
+from evaluators.harness_scores import perplexity_stderr
 
 
 @pytest.fixture(scope="module")
@@ -103,3 +108,30 @@ def test_a_group_is_the_harness_s_aggregate_with_its_members(world: Path) -> Non
             assert mine.value == pytest.approx(members[task][f"{metric},none"], rel=1e-6) and mine.count == 23
     assert scores.per_item["acc"].shape == (46,) and np.isfinite(scores.per_item["acc"]).all()
     assert np.isnan(scores.per_item["endings.acc"]).sum() == 23, "rows of the other task have no such value"
+
+
+def test_the_bootstrap_of_perplexity_is_the_harness_s_draw_for_draw(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lm_eval.api import metrics
+
+    monkeypatch.setenv("DISABLE_MULTIPROC", "1")
+    values = np.random.default_rng(0).normal(-3, 1, size=37).tolist()
+    for iters in (100, 3000):
+        wanted = metrics.bootstrap_stderr(metrics.perplexity, values, iters)
+        assert perplexity_stderr(values, iters) == pytest.approx(wanted, rel=1e-9)
+
+
+def test_a_context_goes_through_the_model_once_for_all_its_choices(world: Path) -> None:
+    made = Harness("mine", {"task": "tasks/endings"}, world)
+    model = AutoModelForCausalLM.from_pretrained(world / "base")
+    made.prepare(Setting(model, world / "base", torch.device("cpu"), {}, 1))
+    read: list[int] = []
+    model.base_model.register_forward_pre_hook(
+        lambda module, args, kwargs: read.append(kwargs["input_ids"].numel()), with_kwargs=True
+    )
+    made.score(model, np.concatenate(list(made.splits)))
+    tokenizer = AutoTokenizer.from_pretrained(world / "base")
+    rows = [json.loads(line) for line in (world / "test.jsonl").read_text().splitlines()]
+    contexts = [len(tokenizer.encode(row["text"])) for row in rows]
+    endings = [sum(len(tokenizer.encode(f" {e}")) - 1 for e in row["endings"]) for row in rows]
+    # acc_mutual_info asks for each ending after the prefix token alone, too
+    assert sum(read) == sum(contexts) + sum(endings) + len(rows) + sum(endings)

@@ -121,6 +121,11 @@ def make(case: Case, root: Path, n: int = 30, **changes: Any) -> Evaluator:
     return load(case.kind)("mine", {"data": write(root, case.rows(n)), **case.options, **changes}, root)
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
 @pytest.fixture(params=CASES)
 def case(request: pytest.FixtureRequest) -> Case:
     return CASES[request.param]
