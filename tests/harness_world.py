@@ -71,6 +71,16 @@ metric_list:
   - {metric: byte_perplexity, aggregation: weighted_perplexity, higher_is_better: false}
   - {metric: bits_per_byte, aggregation: bits_per_byte, higher_is_better: false}
 """,
+    "echo": """
+task: echo
+output_type: generate_until
+doc_to_text: "{{text}}. {{text}}. {{text}}. {{text}}."
+doc_to_target: " {{text}}"
+generation_kwargs: {until: ["."], max_gen_toks: 16}
+metric_list:
+  - {metric: exact_match, aggregation: mean, higher_is_better: true}
+  - {metric: chrf, aggregation: chrf, higher_is_better: true}
+""",
     "say": """
 task: say
 output_type: generate_until

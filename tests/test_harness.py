@@ -71,7 +71,8 @@ SETTINGS: dict[str, tuple[str, dict[str, str], dict[str, Any]]] = {
     ),
     "likelihood": ("last_word", {"perplexity": "perplexity,none", "acc": "acc,none"}, {}),
     "rolling": ("rolling", {n: f"{n},none" for n in ("word_perplexity", "byte_perplexity", "bits_per_byte")}, {}),
-    "generation": (
+    "generation": ("echo", {"exact_match": "exact_match,none", "chrf": "chrf,none"}, {}),
+    "generation, two filters": (
         "say",
         {n + s: f"{n},{f}" for n in ("exact_match", "chrf") for s, f in (("", "whole"), (".letter", "letter"))},
         {"num_fewshot": 1},
@@ -93,6 +94,8 @@ def test_scores_errors_and_items_are_the_harness_s(world: Path, case: str) -> No
         kept += 1
         assert len(set(values.tolist())) > 1 or metric in ("acc", "exact_match"), "a constant would prove nothing"
     assert kept >= 1
+    if "chrf" in scores.measures:
+        assert scores.measures["chrf"].value > 0, "texts without a letter in common would prove nothing"
 
 
 def test_a_group_is_the_harness_s_aggregate_with_its_members(world: Path) -> None:
