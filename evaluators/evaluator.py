@@ -39,7 +39,8 @@ class Measure:
 class Scores:
     """What one candidate scored: `measures` by metric name, and `per_item` values, float32 of shape `(n,)`.
 
-    Per-item values are in the order of the rows that were asked; a metric that is no mean over items has none.
+    Per-item values are in the order of the rows that were asked, NaN for an item that a metric says nothing of; a
+    metric that is no mean over items has none.
     """
 
     measures: Mapping[str, Measure]
@@ -89,7 +90,10 @@ class Evaluator(Protocol):
     A class in the table `evaluators.EVALUATORS` has also the attribute `Options`, a pydantic model that refuses
     unknown keys. Making one validates the options (`OptionError`), reads and checks the items (`DataError`), and loads
     no model; `root` is the folder that relative data paths start from. Where `runs_code` is true, making one runs
-    Python code that a job file names: whoever makes it asks the user first.
+    Python code that a job file names: whoever makes it asks the user first. A class of which only some options name
+    code has the static method `code(options, root)`, which tells where they do, running nothing.
+
+    Where items were chosen for the user, `provenance` says in sentences which are calibration and which are held out.
     """
 
     runs_code: ClassVar[bool]

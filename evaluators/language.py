@@ -16,13 +16,11 @@ from torch.utils.checkpoint import checkpoint
 
 from evaluators import losses, metrics, teacher, texts
 from evaluators.batches import Batch, Batches, by_length, pad
+from evaluators.causal import CHUNK, check_causal, probe_head
 from evaluators.errors import DataError, NonFinite, OptionError
 from evaluators.evaluator import TAUGHT, Indices, Loss, Metric, Scores, Setting
 from evaluators.options import Count, ItemOptions, parse
 from evaluators.splits import load_items
-
-CHUNK = 2**24
-"""Logits made at once: 64 MB in float32, and a few such copies more while a loss is computed."""
 
 Wanted = Callable[[int, int], Tensor]
 """The teacher's logits `(stop - start, vocabulary)` at predicted positions `start` to `stop` of a batch: read from the
@@ -77,7 +75,7 @@ class Language:
 
         Raises `OptionError` where the resident model is no causal language model, `DataError` for a text of one token.
         """
-        self._check_model(setting.model)
+        check_causal(self.name, setting.model, "language-model loss")
         tokenizer = texts.load_tokenizer(setting.folder)
         column = self._options.text
         cut = texts.longest(self.name, tokenizer, setting.model.config, self._options.max_length)
@@ -98,7 +96,7 @@ class Language:
         batches = [Batch(rows, pad(rows, plain, pad_id, setting.device)) for rows in chunks]
         self._batches = Batches(batches, pad_id)
         self._outputs = None
-        self._split_head, self._vocabulary = _probe(setting.model, batches[0].inputs)
+        self._split_head, self._vocabulary = probe_head(setting.model, batches[0].inputs)
         self._step = max(1, CHUNK // self._vocabulary)
 
     @torch.inference_mode()
@@ -247,16 +245,6 @@ class Language:
     def _taught(self, rows: Indices, device: torch.device) -> Wanted:
         return partial(self._learned("logits").cut, "logits", rows.tolist(), device=device)
 
-    def _check_model(self, model: Any) -> None:
-        from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
-
-        found = type(model).__name__
-        if found not in CAUSAL.values():
-            raise OptionError(
-                f"evaluator {self.name!r}: language-model loss needs a causal language model, the base is a {found}; "
-                "use a base saved as ...ForCausalLM, or another kind of evaluator"
-            )
-
 
 def _texts(states: Tensor, inputs: Mapping[str, Tensor]) -> list[Tensor]:
     """Hidden states `(b, t, d)` of each text, `(n, d)`: padding left out."""
@@ -277,14 +265,3 @@ def _token_losses(head: Any, states: Tensor, targets: Tensor, wanted: Wanted | N
             value + loss.weights["kl"] * losses.kl(logits, wanted(start, start + len(targets)), loss.temperature).sum()
         )
     return torch.as_tensor(value)
-
-
-@torch.inference_mode()
-def _probe(model: Any, inputs: Mapping[str, Tensor]) -> tuple[bool, int]:
-    """Whether logits are the output layer of the last hidden state and no more (no soft cap, no scale); how many."""
-    model.eval()
-    probe = {key: value[:1, :8] for key, value in inputs.items()}
-    whole = model(**probe).logits.float()
-    apart = model.get_output_embeddings()(model.base_model(**probe).last_hidden_state).float()
-    same = whole.shape == apart.shape and torch.allclose(whole, apart, rtol=1e-3, atol=1e-4)
-    return same, int(whole.shape[-1])

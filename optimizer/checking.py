@@ -55,6 +55,7 @@ def check_job(job: Job, allow_code: bool = False) -> dict[str, Any]:
         "groups": domain.shape[0],
         "objectives": [f"{o.name} ({o.goal})" for o in worker.problem.objectives],
         "items": {e.name: [len(rows) for rows in e.splits] for e in worker.problem.evaluators},
+        "provenance": [line for e in worker.problem.evaluators for line in getattr(e, "provenance", ())],
         "evaluations": evaluations,
         "anchors": min(anchors, evaluations),
         "workers": workers,
@@ -87,6 +88,7 @@ def print_check(found: dict[str, Any]) -> None:
             f"{k} {seen}{f' + {train} that gradients see' if train else ''} + {heldout} held out"
             for k, (seen, heldout, train) in found["items"].items()
         ),
+        **({"split": "\n".join(found["provenance"])} if found["provenance"] else {}),
         "memory": f"{_gb(found['worker_private_bytes'])} private in each of {found['workers']} workers, beside the "
         f"shared pool; {_gb(found['available_bytes'])} free here",
         "one candidate": f"{once:.3g} s, and {unseen:.3g} s on held-out items (measured on one)",

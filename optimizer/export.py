@@ -254,6 +254,7 @@ def _write_card(
         hashes=list((run.job.hashes.models if run.job.hashes else {}).items()),
         note=note,
         adapter=adapter,
+        provenance=[(e.name, line) for e in problem.evaluators for line in getattr(e, "provenance", ())],
     )
     shards.write_text(folder / "README.md", text)
 

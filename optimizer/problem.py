@@ -137,9 +137,19 @@ def _model(job: Job, text: str) -> str | Path:
 
 def _evaluator(entry: EvaluatorEntry, job: Job, allow_code: bool) -> Evaluator:
     kind = evaluators.load(entry.kind)
-    if kind.runs_code and not allow_code:
+    root = Path(job.root or ".")
+    if not allow_code and (where := _code(kind, entry, root)) is not None:
         raise JobError(
-            f"evaluator {entry.name!r} (kind {entry.kind}) runs Python code that the job names; "
+            f"evaluator {entry.name!r} (kind {entry.kind}) runs Python code that the job names{where}; "
             "read that code, then say --allow-code on the command line"
         )
-    return kind(entry.name, entry.options, Path(job.root or "."))
+    return kind(entry.name, entry.options, root)
+
+
+def _code(kind: type[Evaluator], entry: EvaluatorEntry, root: Path) -> str | None:
+    """None where making an evaluator runs no code of the user's; else the places that name it, where they are known."""
+    if kind.runs_code:
+        return ""
+    named = getattr(kind, "code", None)
+    lines = named(entry.options, root) if named is not None else ()
+    return f" ({'; '.join(lines)})" if lines else None

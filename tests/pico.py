@@ -14,7 +14,7 @@ VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqr
 
 
 def config(kind: str, **changes: object) -> hf.PretrainedConfig:
-    """The config of a pico model: kind is bert, vit, gpt2 or llama."""
+    """The config of a pico model: bert, vit, gpt2, llama, or chat (a Llama that reads bytes, in a longer context)."""
     table = {
         "bert": lambda: hf.BertConfig(
             vocab_size=len(VOCABULARY), hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
@@ -30,6 +30,10 @@ def config(kind: str, **changes: object) -> hf.PretrainedConfig:
         "llama": lambda: hf.LlamaConfig(
             vocab_size=len(VOCABULARY), hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
             num_key_value_heads=1, intermediate_size=32, max_position_embeddings=64,
+        ),
+        "chat": lambda: hf.LlamaConfig(
+            vocab_size=len(_bytes()), hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+            num_key_value_heads=1, intermediate_size=32, max_position_embeddings=256, bos_token_id=0, eos_token_id=1,
         ),
     }  # fmt: skip
     made = table[kind]()
@@ -51,14 +55,46 @@ def tokenizer(folder: Path) -> None:
     ).save_pretrained(folder)
 
 
+MERGES = [("Ġ", "A"), ("Ġ", "B"), ("Ġ", "C"), ("Ġ", "D"), ("t", "h"), ("Ġ", "th"), ("i", "n"), ("e", "r")]
+
+
+def _bytes() -> dict[str, int]:
+    """Tokens of a byte-level tokenizer: two special ones, every byte, a few pairs."""
+    from tokenizers import pre_tokenizers
+
+    words = ["<s>", "</s>", *sorted(pre_tokenizers.ByteLevel.alphabet()), *(a + b for a, b in MERGES)]
+    return {word: i for i, word in enumerate(words)}
+
+
+CHAT = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+def byte_tokenizer(folder: Path) -> None:
+    """Write a byte-level BPE tokenizer with a beginning, an end and a chat template."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    inner = Tokenizer(models.BPE(vocab=_bytes(), merges=MERGES))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    made = hf.PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>", eos_token="</s>")
+    made.chat_template = CHAT
+    made.save_pretrained(folder)
+
+
 def base(
     folder: Path, kind: str = "bert", seed: int = 0, dtype: torch.dtype = torch.float32, **changes: object
 ) -> Path:
     """A base checkpoint: BertModel, ViTModel or a causal language model, with a tokenizer where the kind reads text."""
-    classes = {"bert": hf.BertModel, "vit": hf.ViTModel, "gpt2": hf.GPT2LMHeadModel, "llama": hf.LlamaForCausalLM}
+    causal = {"gpt2": hf.GPT2LMHeadModel, "llama": hf.LlamaForCausalLM, "chat": hf.LlamaForCausalLM}
+    classes = {"bert": hf.BertModel, "vit": hf.ViTModel, **causal}
     torch.manual_seed(seed)
     classes[kind](config(kind, **changes)).to(dtype).save_pretrained(folder)
-    if kind != "vit":
+    if kind == "chat":
+        byte_tokenizer(folder)
+    elif kind != "vit":
         tokenizer(folder)
     return folder
 

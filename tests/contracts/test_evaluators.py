@@ -60,6 +60,32 @@ def judge(model, rows, tokenizer):
     return {"size": totals, "rows": len(rows) if all(t == t for t in totals) else float("nan")}
 """
 
+CHOICES = """
+task: pick
+dataset_path: json
+output_type: multiple_choice
+test_split: test
+doc_to_text: "{{text}} is"
+doc_to_target: label
+doc_to_choice: [" good", " A", " bad", " B"]
+metric_list:
+  - {metric: brier_score, aggregation: brier_score, higher_is_better: false}
+  - {metric: acc, aggregation: mean, higher_is_better: true}
+"""
+
+GENERATED = """
+task: say
+dataset_path: json
+output_type: generate_until
+test_split: test
+doc_to_text: "{{text}}"
+doc_to_target: "{{text}}"
+generation_kwargs: {until: ["a"], max_gen_toks: 5}
+metric_list:
+  - {metric: chrf, aggregation: chrf, higher_is_better: true}
+  - {metric: exact_match, aggregation: mean, higher_is_better: true}
+"""
+
 CASES = {
     "text, linear head": Case("classification", "bert", {"text": "text", "head": "task"}),
     "text, own classifier": Case("classification", "bert", {"text": "text", "head": "task", "pooling": "model"}),
@@ -71,6 +97,8 @@ CASES = {
         {"function": "own.py:judge", "metrics": {"size": "max", "rows": "min"}},
         files={"own.py": CODE},
     ),
+    "harness, choices": Case("harness", "chat", {"task": "./pick.yaml"}, files={"pick.yaml": CHOICES}),
+    "harness, text": Case("harness", "chat", {"task": "./say.yaml"}, files={"say.yaml": GENERATED}),
 }
 
 
@@ -83,7 +111,7 @@ def setting(root: Path, kind: str, batch_size: int = 4) -> Setting:
     folder = base(root / "base", kind)
     task = expert(root / "task", folder, seed=1, labels=3)
     tensors = {k: v for k, v in load_file(task / "model.safetensors").items() if k.startswith("classifier")}
-    model = (AutoModelForCausalLM if kind == "llama" else AutoModel).from_pretrained(folder)
+    model = (AutoModelForCausalLM if kind in ("llama", "chat") else AutoModel).from_pretrained(folder)
     return Setting(model, folder, torch.device("cpu"), {"task": Head(task, tensors)}, batch_size)
 
 
@@ -91,6 +119,11 @@ def make(case: Case, root: Path, n: int = 30, **changes: Any) -> Evaluator:
     for name, text in case.files.items():
         (root / name).write_text(text)
     return load(case.kind)("mine", {"data": write(root, case.rows(n)), **case.options, **changes}, root)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
 
 
 @pytest.fixture(params=CASES)

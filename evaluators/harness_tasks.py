@@ -1,0 +1,260 @@
+"""Which task does a name mean? One of the harness's own, or a task file of the user's."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evaluators import harness_guard, harness_index
+from evaluators.errors import DataError, OptionError
+
+BUILDERS = ("json", "csv", "parquet", "text", "arrow")
+"""Data set paths that mean files of the user's."""
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What a name means: an entry of the harness's index, that index, and the user's files that it was read from."""
+
+    name: str
+    entry: Any
+    index: dict[str, Any]
+    own: frozenset[str]  # names in the index that come from the user's files
+    files: tuple[Path, ...]
+    code: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """The tasks of a name with their data sets, by the harness's name; groups, children before their parents."""
+
+    found: Found
+    tasks: Mapping[str, Any]
+    groups: tuple[Any, ...]
+    root: Any  # the task or group itself; None for a tag
+
+    @property
+    def sandboxed(self) -> bool:
+        """Whether templates come from a file of the user's."""
+        return bool(self.found.own)
+
+
+def need() -> None:
+    """Raise `OptionError` where the harness is not installed."""
+    try:
+        import lm_eval  # noqa: F401
+    except ImportError as error:
+        raise OptionError(
+            f"evaluators of kind 'harness' need lm-eval ({error}); install it: pip install 'mergeopt[harness]'"
+        ) from error
+
+
+def find(task: str, root: Path) -> Found:
+    """The task, group or tag that `task` means: a path where it has a slash or ends in .yaml, else a name.
+
+    Raises `OptionError` for a name that is none, with the nearest, and `DataError` for a file that is no task file.
+    """
+    need()
+    if "/" in task or task.endswith((".yaml", ".yml")):
+        return _local(task, root)
+    entry, index = harness_index.bundled(task)
+    return Found(task, entry, index, frozenset(), (), ())
+
+
+def load(found: Found, overrides: Mapping[str, Any], where: str) -> Loaded:
+    """Build the tasks, which reads their data sets; raises `DataError` where one cannot be had."""
+    from lm_eval.api.group import Group
+    from lm_eval.tasks._factory import TaskFactory
+
+    _refuse_unsafe(found, where)
+    try:
+        with harness_guard.templates(bool(found.own)):
+            # a copy: the factory writes into the index that it is given
+            built = TaskFactory().build(found.entry, overrides=dict(overrides) or None, registry=dict(found.index))
+    except Exception as error:  # task files, their functions and `datasets` raise whatever they like
+        raise DataError(f"{where}: task {found.name!r} cannot be made: {_reason(error)}") from error
+    if isinstance(built, Group):
+        groups = tuple(_bottom_up(built))
+        return Loaded(found, {task.task_name: task for task in built.get_all_tasks()}, groups, built)
+    many = built if isinstance(built, list) else [built]
+    return Loaded(found, {task.task_name: task for task in many}, (), built if len(many) == 1 else None)
+
+
+def _refuse_unsafe(found: Found, where: str) -> None:
+    """Raise `OptionError` for a task that runs what a model writes, before the code that would do so is imported."""
+    from lm_eval.tasks._index import Kind
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    ahead, seen = [found.name], set()
+    while ahead:
+        name = ahead.pop()
+        entry = found.index.get(name)
+        if entry is None or name in seen:
+            continue
+        seen.add(name)
+        config = load_yaml(entry.yaml_path, resolve_func=False) if entry.yaml_path else {}
+        if config.get("unsafe_code"):
+            raise OptionError(f"{where}: task {name!r} runs the code that a model writes; use another task")
+        if isinstance(members := config.get("task"), list):
+            ahead += [str(_name(child)) for child in members]
+        elif entry.kind == Kind.TAG:
+            ahead += sorted(entry.tags)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the harness's log below errors: it warns of what was asked for here."""
+    log = logging.getLogger("lm_eval")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
+
+
+def _bottom_up(group: Any) -> Iterator[Any]:
+    for child in group.get_all_groups(recursive=False):
+        yield from _bottom_up(child)
+    yield group
+
+
+def _reason(error: BaseException) -> str:
+    """What to tell the user of whatever the harness or `datasets` raised."""
+    said = f"{type(error).__name__}: {str(error)[:400]}"
+    offline = [k for k in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE") if os.environ.get(k, "") not in ("", "0")]
+    chain: BaseException | None = error
+    while chain is not None:
+        if "offline" in type(chain).__name__.lower() or isinstance(chain, ConnectionError):
+            why = f"{offline[0]} is set" if offline else "the hub cannot be reached"
+            return f"its data set is not on this machine, and {why} ({said}); fetch it once where there is a network"
+        chain = chain.__cause__ or chain.__context__
+    hint = "its first document may have an empty choice; " if isinstance(error, IndexError) else ""
+    return f"{said}; {hint}correct the task, or name another"
+
+
+@contextmanager
+def seeded(seeds: tuple[int, int, int]) -> Iterator[None]:
+    """Python's, NumPy's and torch's global generators as the harness seeds them; afterwards as they were."""
+    import torch
+
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    random.seed(seeds[0])
+    np.random.seed(seeds[1])  # noqa: NPY002
+    torch.default_generator.manual_seed(seeds[2])
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002
+        torch.set_rng_state(states[2])
+
+
+def _local(task: str, root: Path) -> Found:
+    """A task file: `path/to/task.yaml`, a folder that holds one task, or `folder/NAME`."""
+    from lm_eval.tasks._index import Kind
+
+    path = root / Path(task).expanduser()
+    if path.is_file():
+        said = harness_guard.read(path, path.parent).config
+        home, wanted = path.parent, said.get("group") or said.get("task")
+        if not isinstance(wanted, str):
+            raise DataError(f"{task}: expected a task file with the key `task` or `group`; see docs/harness.md")
+    elif path.is_dir() or path.parent.is_dir():
+        home, wanted = (path, "") if path.is_dir() else (path.parent, path.name)
+    else:
+        raise OptionError(f"task {task!r}: no such file or folder ({path}); correct the path")
+    own, read = _own_index(home)
+    if not wanted:
+        children = {str(_name(child)) for entry in own.values() for child in _children(entry)}
+        tops = [name for name, entry in own.items() if entry.kind != Kind.TAG and name not in children]
+        if len(tops) != 1:
+            told = ", ".join(f"{task.rstrip('/')}/{name}" for name in tops)
+            raise OptionError(f"task {task!r}: a folder with {len(tops)} tasks; name one: {told or 'there is none'}")
+        wanted = tops[0]
+    if wanted not in own:
+        raise OptionError(f"task {task!r}: {home} has no task {wanted!r}; {harness_index.near(wanted, own)}")
+    index = dict(own)
+    if any(_name(child) not in own for entry in own.values() for child in _children(entry)):
+        index = {**harness_index.index(), **own}
+    names = _reached(wanted, own)
+    used = [read[name] for name in names if name in read]
+    files = dict.fromkeys(file for one in used for file in one.files)
+    code = [line for one in used for line in one.code]
+    if code:  # the modules beside the files are read too: a change of them is a change of the task
+        files.update(dict.fromkeys(p for file in list(files) for p in sorted(file.parent.glob("*.py"))))
+    files.update(dict.fromkeys(path for one in used for path in _data_files(one)))
+    return Found(wanted, own[wanted], index, frozenset(own), tuple(files), tuple(dict.fromkeys(code)))
+
+
+def _data_files(task: harness_guard.TaskFile) -> Iterator[Path]:
+    """The data files that a task file names; raises `DataError` for a relative one, which each process would look for
+    in a place of its own."""
+
+    def named(value: Any, inside: bool) -> Iterator[str]:
+        if isinstance(value, dict):
+            for key, below in value.items():
+                yield from named(below, inside or key == "data_files")
+        elif isinstance(value, list):
+            for below in value:
+                yield from named(below, inside)
+        elif inside and isinstance(value, str) and "://" not in value:
+            yield value
+
+    for name in named(task.config, False):
+        if not Path(name).is_absolute():
+            raise DataError(
+                f"{task.files[0]}: data_files: expected an absolute path, got {name!r}; write it out, or name the file "
+                "under the evaluator's `data`"
+            )
+        if Path(name).is_file():  # and not a pattern
+            yield Path(name)
+
+
+def _own_index(home: Path) -> tuple[dict[str, Any], dict[str, harness_guard.TaskFile]]:
+    """The harness's index over the user's folder, and what was read for each name; other YAML there is left alone."""
+    from lm_eval.tasks._index import TaskIndex
+
+    index: dict[str, Any] = {}
+    read: dict[str, harness_guard.TaskFile] = {}
+    for path in sorted([*home.rglob("*.yaml"), *home.rglob("*.yml")]):
+        try:
+            found = harness_guard.read(path, home)
+            TaskIndex.process_cfg(found.config, path, index)
+        except (ValueError, TypeError):  # DataError is one: a file that is asked for by name is read again, and heard
+            continue
+        name = found.config.get("group") or found.config.get("task")
+        if isinstance(name, str):
+            read.setdefault(name, found)
+    return index, read
+
+
+def _children(entry: Any) -> list[Any]:
+    """The members of a group, names or mappings; of a tag, names."""
+    members = (entry.cfg or {}).get("task") if isinstance((entry.cfg or {}).get("task"), list) else sorted(entry.tags)
+    is_group = entry.kind.name in ("GROUP", "TAG")
+    return list(members or []) if is_group else []
+
+
+def _name(child: Any) -> Any:
+    return (child.get("group") or child.get("task")) if isinstance(child, dict) else child
+
+
+def _reached(name: str, own: Mapping[str, Any]) -> list[str]:
+    """The names of the user's that building `name` reads, itself first."""
+    seen: dict[str, None] = {}
+    ahead = [name]
+    while ahead:
+        now = ahead.pop()
+        if now in own and now not in seen:
+            seen[now] = None
+            ahead += [str(_name(child)) for child in _children(own[now])]
+    return list(seen)

@@ -1,0 +1,140 @@
+"""Are scores, standard errors and per-item results those of `lm_eval.simple_evaluate` on the same weights?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from harness_world import items, ours, theirs, write
+from pico import base
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from evaluators.evaluator import Scores, Setting
+from evaluators.harness import Harness
+from evaluators.harness_scores import perplexity_stderr
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with task files over small data, and a pico base that has opinions."""
+    root = tmp_path_factory.mktemp("world")
+    write(root, 23, 9)
+    base(root / "base", "chat", seed=3, initializer_range=0.3)
+    return root
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def same(scores: Scores, results: dict[str, Any], names: dict[str, str]) -> None:
+    """Every measure by our name is the harness's by its own, and nothing else is reported."""
+    assert set(scores.measures) == set(names)
+    for name, key in names.items():
+        metric, _, filtered = key.partition(",")
+        measure, stderr = scores.measures[name], results[f"{metric}_stderr,{filtered}"]
+        assert measure.value == pytest.approx(float(results[key]), rel=1e-5), name
+        assert measure.stderr == pytest.approx(0.0 if stderr == "N/A" else float(stderr), rel=1e-4), name
+        assert measure.count == 23
+
+
+SETTINGS: dict[str, tuple[str, dict[str, str], dict[str, Any]]] = {
+    "one-token choices": (
+        "choices",
+        {"acc": "acc,none", "acc_norm": "acc_norm,none", "mcc": "mcc,none"},
+        {},
+    ),
+    "choices, three examples": (
+        "choices",
+        {"acc": "acc,none", "acc_norm": "acc_norm,none", "mcc": "mcc,none"},
+        {"num_fewshot": 3},
+    ),
+    "choices, chat": (
+        "choices",
+        {"acc": "acc,none", "acc_norm": "acc_norm,none", "mcc": "mcc,none"},
+        {
+            "num_fewshot": 2,
+            "apply_chat_template": True,
+            "system_instruction": "Be.",
+            "fewshot_as_multiturn": False,
+        },
+    ),
+    "several-token choices": (
+        "endings",
+        {name: f"{name},none" for name in ("acc", "acc_norm", "acc_mutual_info")},
+        {"num_fewshot": 1},
+    ),
+    "likelihood": ("last_word", {"perplexity": "perplexity,none", "acc": "acc,none"}, {}),
+    "rolling": ("rolling", {n: f"{n},none" for n in ("word_perplexity", "byte_perplexity", "bits_per_byte")}, {}),
+    "generation": ("echo", {"exact_match": "exact_match,none", "chrf": "chrf,none"}, {}),
+    "generation, two filters": (
+        "say",
+        {n + s: f"{n},{f}" for n in ("exact_match", "chrf") for s, f in (("", "whole"), (".letter", "letter"))},
+        {"num_fewshot": 1},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SETTINGS)
+def test_scores_errors_and_items_are_the_harness_s(world: Path, case: str) -> None:
+    task, names, options = SETTINGS[case]
+    scores = ours(world, task, **options)
+    found = theirs(world, task, **options)
+    same(scores, found["results"][task], names)
+    kept = 0
+    for name, values in scores.per_item.items():
+        metric, _, filtered = names[name].partition(",")
+        wanted = items(found, task, metric, filtered)
+        np.testing.assert_allclose(values, wanted, rtol=1e-4)
+        kept += 1
+        assert len(set(values.tolist())) > 1 or metric in ("acc", "exact_match"), "a constant would prove nothing"
+    assert kept >= 1
+    if "chrf" in scores.measures:
+        assert scores.measures["chrf"].value > 0, "texts without a letter in common would prove nothing"
+
+
+def test_a_group_is_the_harness_s_aggregate_with_its_members(world: Path) -> None:
+    scores = ours(world, "both")
+    found = theirs(world, "both")
+    group, members = found["results"]["both"], found["results"]
+    for metric in ("acc", "acc_norm"):
+        measure = scores.measures[metric]
+        assert measure.value == pytest.approx(group[f"{metric},none"], rel=1e-6) and measure.count == 46
+        assert measure.stderr == pytest.approx(group[f"{metric}_stderr,none"], rel=1e-6)
+        for task in ("choices", "endings"):
+            mine = scores.measures[f"{task}.{metric}"]
+            assert mine.value == pytest.approx(members[task][f"{metric},none"], rel=1e-6) and mine.count == 23
+    assert scores.per_item["acc"].shape == (46,) and np.isfinite(scores.per_item["acc"]).all()
+    assert np.isnan(scores.per_item["endings.acc"]).sum() == 23, "rows of the other task have no such value"
+
+
+def test_the_bootstrap_of_perplexity_is_the_harness_s_draw_for_draw(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lm_eval.api import metrics
+
+    monkeypatch.setenv("DISABLE_MULTIPROC", "1")
+    values = np.random.default_rng(0).normal(-3, 1, size=37).tolist()
+    for iters in (100, 3000):
+        wanted = metrics.bootstrap_stderr(metrics.perplexity, values, iters)
+        assert perplexity_stderr(values, iters) == pytest.approx(wanted, rel=1e-9)
+
+
+def test_a_context_goes_through_the_model_once_for_all_its_choices(world: Path) -> None:
+    made = Harness("mine", {"task": "tasks/endings"}, world)
+    model = AutoModelForCausalLM.from_pretrained(world / "base")
+    made.prepare(Setting(model, world / "base", torch.device("cpu"), {}, 1))
+    read: list[int] = []
+    model.base_model.register_forward_pre_hook(
+        lambda module, args, kwargs: read.append(kwargs["input_ids"].numel()), with_kwargs=True
+    )
+    made.score(model, np.concatenate(list(made.splits)))
+    tokenizer = AutoTokenizer.from_pretrained(world / "base")
+    rows = [json.loads(line) for line in (world / "test.jsonl").read_text().splitlines()]
+    contexts = [len(tokenizer.encode(row["text"])) for row in rows]
+    endings = [sum(len(tokenizer.encode(f" {e}")) - 1 for e in row["endings"]) for row in rows]
+    # acc_mutual_info asks for each ending after the prefix token alone, too
+    assert sum(read) == sum(contexts) + sum(endings) + len(rows) + sum(endings)
