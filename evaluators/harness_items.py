@@ -44,9 +44,6 @@ class Part:
     start: int
     used: Indices  # row numbers within the part that are in either split; prompts are made for these alone
 
-    def __contains__(self, row: int) -> bool:
-        return self.start <= row < self.start + len(self.docs)
-
 
 @dataclass(frozen=True, eq=False)
 class Documents:

@@ -281,7 +281,9 @@ def test_items_that_are_none_or_not_there_are_refused(ready: tuple[Evaluator, to
 
 
 def test_unknown_kind_names_the_nearest() -> None:
-    with pytest.raises(OptionError, match=r"'clasification'.*did you mean 'classification'.*function, language"):
+    with pytest.raises(
+        OptionError, match=r"'clasification'.*did you mean 'classification'.*function, harness, language"
+    ):
         load("clasification")
 
 
