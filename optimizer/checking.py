@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from evaluators.evaluator import Evaluator, Indices
 from optimizer.descent import Options
 from optimizer.driver import Items, Question
 from optimizer.errors import JobError
@@ -54,7 +55,7 @@ def check_job(job: Job, allow_code: bool = False) -> dict[str, Any]:
         "dimension": len(domain.names),
         "groups": domain.shape[0],
         "objectives": [f"{o.name} ({o.goal})" for o in worker.problem.objectives],
-        "items": {e.name: [len(rows) for rows in e.splits] for e in worker.problem.evaluators},
+        "items": {e.name: {split: len(rows) for split, rows in _splits(e)} for e in worker.problem.evaluators},
         "provenance": [line for e in worker.problem.evaluators for line in getattr(e, "provenance", ())],
         "evaluations": evaluations,
         "anchors": min(anchors, evaluations),
@@ -84,10 +85,7 @@ def print_check(found: dict[str, Any]) -> None:
         f"{_gb(found['pool_bytes'])} on disk in all",
         "dimension": f"{found['dimension']} coefficients in {found['groups']} groups",
         "objectives": ", ".join(found["objectives"]),
-        "items": ", ".join(
-            f"{k} {seen}{f' + {train} that gradients see' if train else ''} + {heldout} held out"
-            for k, (seen, heldout, train) in found["items"].items()
-        ),
+        "items": ", ".join(f"{name} {_counts(n)}" for name, n in found["items"].items()),
         **({"split": "\n".join(found["provenance"])} if found["provenance"] else {}),
         "memory": f"{_gb(found['worker_private_bytes'])} private in each of {found['workers']} workers, beside the "
         f"shared pool; {_gb(found['available_bytes'])} free here",
@@ -108,6 +106,16 @@ def print_check(found: dict[str, Any]) -> None:
     console.print(table)
     for warning in found["warnings"]:
         console.print(f"warning: {escape(warning)}", style="yellow", highlight=False)
+
+
+def _splits(evaluator: Evaluator) -> list[tuple[str, Indices]]:
+    found = evaluator.splits
+    return [("calibration", found.calibration), ("heldout", found.heldout), ("train", found.train)]
+
+
+def _counts(items: dict[str, int]) -> str:
+    train = f" + {items['train']} that gradients see" if items["train"] else ""
+    return f"{items['calibration']}{train} + {items['heldout']} held out"
 
 
 def _gradient(worker: Any, options: Options) -> float:

@@ -57,7 +57,9 @@ def test_a_search_over_a_task_is_checked_run_and_exported(
 ) -> None:
     found = check_job(Job.load(job))
     line = "colours: calibration and held out are 10 and 10 documents of 'test', split by content"
-    assert found["items"] == {"colours": [10, 10]} and found["provenance"] == [line]
+    assert found["items"] == {"colours": {"calibration": 10, "heldout": 10, "train": 0}} and found["provenance"] == [
+        line
+    ]
     print_check(found)
     assert "colours: calibration and held out are 10 and 10" in " ".join(capsys.readouterr().out.split())
 
