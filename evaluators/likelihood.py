@@ -141,11 +141,15 @@ class Likelihoods:
         exact = torch.finfo(self._model.dtype).eps < 1e-5
         tolerance = 1e-4 if exact else 2e-2
         apart = [Unit((p,), unit.context, (c,)) for p, c in zip(unit.pairs, unit.continuations, strict=True)]
+        each = self._score(self._model, self._inputs(apart))[
+            :, 0, 0
+        ]  # what is wrong with the model itself is raised here
         try:
             one = self._score(self._model, self._inputs([unit]))[0, : len(apart), 0]
+        except torch.OutOfMemoryError:
+            raise
         except (RuntimeError, ValueError, TypeError, NotImplementedError):  # attention that takes no mask of its own
             return False
-        each = self._score(self._model, self._inputs(apart))[:, 0, 0]
         return torch.allclose(one, each, rtol=tolerance, atol=tolerance)
 
 

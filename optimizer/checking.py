@@ -26,7 +26,7 @@ def check_job(job: Job, allow_code: bool = False) -> dict[str, Any]:
     Times are seconds for one candidate on this machine; memory is the private bytes that one worker holds.
     Raises what a run would raise; JobError where the starting point itself cannot be scored.
     """
-    from optimizer.run import build_driver, driver_options
+    from optimizer.assemble import build_driver, driver_options
     from optimizer.worker import Worker, specification
 
     before = _private_bytes()

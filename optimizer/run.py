@@ -13,17 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
-from pydantic import ValidationError
 
-from optimizer.descent import Options as WalkOptions
-from optimizer.errors import JobError, RunError, RunLocked
+from optimizer.assemble import build_driver, build_executor, most_steps
+from optimizer.errors import RunError, RunLocked
 from optimizer.job import Hashes, Job
 from optimizer.ledger import Ledger
 from optimizer.results import Candidate, Results
 
 if TYPE_CHECKING:
-    from optimizer.driver import Driver
-    from optimizer.executor import Executor
     from optimizer.problem import Problem
     from optimizer.search import Search
     from searchspaces import CoefficientSpace
@@ -227,81 +224,6 @@ def _owner(path: Path) -> dict[str, Any]:
         return dict(json.loads(path.read_text()))
     except (OSError, ValueError):  # the other process is just writing it
         return {"host": "?", "pid": "?", "since": "?"}
-
-
-def build_driver(job: Job, space: CoefficientSpace, problem: Problem) -> Driver:
-    """The job's driver: wrapped for several objectives if it knows only one, anchors first unless switched off."""
-    from optimizer import drivers
-    from optimizer.descent import Descent
-    from optimizer.drivers.anchors import Anchored
-    from optimizer.drivers.scalarised import Scalarised
-
-    entry, objectives = drivers.find(job.driver.name), len(problem.objectives)
-    kind, options = entry.load(), driver_options(job)
-    if isinstance(options, WalkOptions) and options.start == "best" and not job.driver.anchors:
-        raise JobError(
-            "driver.start: best is the best anchor, and driver.anchors is false; set it true, or start: space"
-        )
-    inner: Driver
-    if entry.objectives == "one" and objectives > 1:
-        inner = Scalarised(
-            space.domain,
-            objectives,
-            job.seed,
-            lambda seed: kind(space.domain, 1, seed, options),
-            job.driver.preferences,
-        )
-    elif job.driver.preferences is not None:
-        raise JobError(f"driver {job.driver.name!r} trades objectives off by itself; remove driver.preferences")
-    else:
-        inner = kind(space.domain, objectives, job.seed, options)
-    if isinstance(inner, Descent) and problem.training is not None:
-        inner.check_tasks(len(problem.training.tasks))
-    return Anchored(space.domain, space.anchors(), inner, job.seed) if job.driver.anchors else inner
-
-
-def driver_options(job: Job) -> Any:
-    """The options of the job's driver, checked. Raises JobError naming those that do not fit, and those there are."""
-    from optimizer import drivers
-
-    kind = drivers.find(job.driver.name).load()
-    try:
-        return kind.Options.model_validate(job.driver.options)
-    except ValidationError as error:
-        known = ", ".join(kind.Options.model_fields) or "none"
-        found = "; ".join(
-            f"{'.'.join(str(p) for p in e['loc'])}: "
-            + ("no such option" if e["type"] == "extra_forbidden" else str(e["msg"]))
-            for e in error.errors(include_url=False)
-        )
-        raise JobError(f"driver {job.driver.name!r}: {found}; its options are: {known}") from error
-
-
-def most_steps(job: Job) -> int:
-    """How many gradients the job's driver asks at most, where it is one that walks; else 0."""
-    options = driver_options(job)
-    return options.steps if isinstance(options, WalkOptions) else 0
-
-
-def build_executor(job: Job, allow_code: bool) -> Executor:
-    """The job's executor, its workers not started."""
-    from optimizer.parts import Parts
-    from optimizer.training import PARTS
-    from optimizer.worker import Worker, specification
-
-    spec, entry = specification(job, allow_code), job.executor
-    made: Executor
-    if entry.kind == "inline":
-        if entry.timeout is not None:
-            raise JobError("executor.timeout needs kind: ray, where a worker can be stopped; remove it, or use ray")
-        from optimizer.executor import Inline
-
-        made = Inline(Worker.TARGET, spec)
-    else:
-        from optimizer.cluster import RayExecutor
-
-        made = RayExecutor(Worker.TARGET, spec, entry.workers, entry.cpus, entry.gpus, entry.timeout, entry.address)
-    return Parts(made, job.driver.gradients.parts or PARTS)
 
 
 def _identity(job: Job) -> dict[str, Any]:

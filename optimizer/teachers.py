@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +13,7 @@ from filelock import FileLock
 from evaluators.evaluator import Differentiable
 from optimizer.problem import Problem
 from searchspaces import Resident
+from searchspaces.once import cache
 
 VERSION = 3
 """Part of every file's name: a change of what evaluators keep is a change of all files."""
@@ -46,8 +46,7 @@ def teach(problem: Problem, hashes: Mapping[str, str], resident: Callable[[], Re
 
 def folder() -> Path:
     """Where outputs are kept; safe to remove when no run is under way."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "mergeopt" / "teachers"
+    return cache("teachers")
 
 
 def _said(problem: Problem, evaluator: Differentiable, hashes: Mapping[str, str], hidden: bool) -> list[object]:

@@ -58,6 +58,7 @@ def vocabulary(names: Sequence[str], folder: Path) -> dict[str, int]:
         with torch.device("meta"):
             model.resize_token_embeddings(count + 1, mean_resizing=False)
     except (NotImplementedError, AttributeError):
+        # no embeddings of tokens (ViT), or a config that does not say how many where resizing looks (CLIP)
         return {}
     after = {name: tensor.shape for name, tensor in model.state_dict().items()}
     found = {}
