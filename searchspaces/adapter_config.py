@@ -38,7 +38,7 @@ _HARMLESS = frozenset(
         *("runtime_config", "target_modules", "task_type", "use_rslora", "velora_config"),
     ]
 )
-_GREEDY = re.compile(r"[*+{]")
+_GREEDY = re.compile(r"[*+{?]")
 _NESTED = re.compile(r"\)\s*[*+{?]|\(\?")
 
 

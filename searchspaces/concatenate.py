@@ -125,7 +125,7 @@ def _nearest(a: torch.Tensor, b: torch.Tensor, rank: int) -> tuple[torch.Tensor,
     """Factors of the best approximation of `b a` of a rank (Eckart, Young), the squares it drops, and all squares."""
     left, middle_left = torch.linalg.qr(b.reshape(len(b), -1).double())
     right, middle_right = torch.linalg.qr(a.flatten(1).double().T)
-    u, s, v = torch.linalg.svd(middle_left @ middle_right.T)
+    u, s, v = torch.linalg.svd(middle_left @ middle_right.T, full_matrices=False)
     root = s[:rank].sqrt()
     b_cut = (left @ u[:, :rank]) * root
     a_cut = root[:, None] * (right @ v[:rank].T).T

@@ -30,7 +30,7 @@ def aligned(
     model. An expert with more rows behind the base's is cut, not copied.
     """
     whole = np.arange(plan.rows)
-    wanted: dict[str, Sequence[str]] = {"": list(plan.axes)} if plan.fresh or plan.fixed else {}
+    wanted: dict[str, Sequence[str]] = {"": list(plan.axes)} if plan.new or plan.fixed else {}
     found = dict(experts)
     for name, expert in experts.items():
         here = plan.tensors(name)
@@ -112,7 +112,7 @@ class _Writer:
         own = self._read("", tensor)
         out = own.new_zeros((self.plan.rows, *own.shape[1:]))
         out[: len(own)] = own
-        for row in (int(entry["id"]) for entry in self.plan.fresh):
+        for row in self.plan.new:
             having = [n for n, rows in self.plan.maps.items() if n and rows[row] >= 0 and self._has(n, tensor)]
             if having:
                 out[row] = torch.stack([self._row(n, tensor, row).double() for n in having]).mean(0)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from searchspaces.errors import PoolError
 from searchspaces.tokens import FILE, Tokens
 
-VERSION = 1
+VERSION = 2
 """Part of what decides merged weights: a change of the rules below is a change of every pool that they touch."""
 
 
@@ -34,14 +34,16 @@ class Plan:
     """Where each row of the merged tensors of tokens comes from.
 
     `maps` gives for the base ("") and each expert the row of its own that is each merged row, or -1 where it has none:
-    int64 `(rows,)`. `fresh` are tokens that the base lacks, each an entry of tokenizer.json; `fixed` maps a row to the
-    model ("" for the base) whose row it is whatever the coefficients.
+    int64 `(rows,)`. `fresh` are tokens that the base lacks, each an entry of tokenizer.json; `new` are their rows, and
+    those of the base's tokens that its embeddings have no row for; `fixed` maps a row to the model ("" for the base)
+    whose row it is whatever the coefficients.
     """
 
     axes: Mapping[str, int]  # the base's tensors of tokens, and their dimension of tokens
     rows: int
     maps: Mapping[str, NDArray[np.int64]]
     fresh: tuple[Mapping[str, Any], ...]
+    new: tuple[int, ...]
     fixed: Mapping[int, str]
     held: Mapping[str, tuple[str, ...]]  # the tensors that are merged of each expert
 
@@ -51,11 +53,12 @@ class Plan:
     ) -> Plan:
         """The plan for these models; raises PoolError where union or a source needs what is not there."""
         fresh = _fresh(base, experts) if union else ()
-        rows = max([base.count, *(int(entry["id"]) + 1 for entry in fresh)])
+        new = (*(_without(base, experts) if union else ()), *(int(entry["id"]) for entry in fresh))
+        rows = max([base.count, *(row + 1 for row in new)])
         placed = {token: int(e["id"]) for token, e in (base.tokens.added if base.tokens else {}).items()}
         placed |= {str(e["content"]): int(e["id"]) for e in fresh}
-        maps = {name: _map(model, base, rows, placed) for name, model in {"": base, **experts}.items()}
-        plan = cls(axes, rows, maps, fresh, {}, {name: model.tensors for name, model in experts.items()})
+        maps = {name: _map(model, base, rows, placed, new) for name, model in {"": base, **experts}.items()}
+        plan = cls(axes, rows, maps, fresh, new, {}, {name: model.tensors for name, model in experts.items()})
         ids = {**(base.tokens.ids if base.tokens else {}), **placed}
         return replace(plan, fixed={row: name for row, name in plan._fixed(sources, ids)})
 
@@ -67,14 +70,14 @@ class Plan:
     def changes(self) -> bool:
         """Whether any row is another than the base's own, or not where an expert has it."""
         moved = any(not np.array_equal(rows, np.arange(self.rows)) for rows in self.maps.values())
-        return moved or bool(self.fresh or self.fixed)
+        return moved or bool(self.new or self.fixed)
 
     @cached_property
     def text(self) -> str:
         """All that decides the merged rows, beside the models' own weights."""
         maps = {name: hashlib.sha256(rows.tobytes()).hexdigest() for name, rows in self.maps.items()}
         fixed = sorted(self.fixed.items())
-        return json.dumps([VERSION, self.rows, maps, [dict(e) for e in self.fresh], fixed], sort_keys=True)
+        return json.dumps([VERSION, self.rows, maps, [dict(e) for e in self.fresh], self.new, fixed], sort_keys=True)
 
     def _fixed(self, sources: Mapping[str, str], ids: Mapping[str, int]) -> list[tuple[int, str]]:
         found = []
@@ -114,10 +117,19 @@ def _fresh(base: Rows, experts: Mapping[str, Rows]) -> tuple[Mapping[str, Any], 
     return tuple(fresh.values())
 
 
-def _map(model: Rows, base: Rows, rows: int, placed: Mapping[str, int]) -> NDArray[np.int64]:
+def _without(base: Rows, experts: Mapping[str, Rows]) -> tuple[int, ...]:
+    """The ids of the base's tokens for which it has no row, and an expert has."""
+    beyond = {token: row for token, row in (base.tokens.ids if base.tokens else {}).items() if row >= base.count}
+    held = [(token, model) for model in experts.values() if model.tokens for token in beyond]
+    return tuple(sorted({beyond[t] for t, model in held if model.tokens.ids.get(t, model.count) < model.count}))
+
+
+def _map(model: Rows, base: Rows, rows: int, placed: Mapping[str, int], new: Sequence[int]) -> NDArray[np.int64]:
     """The model's row for each merged row, -1 where it has none."""
     found = np.arange(rows)
     found[model.count :] = -1
+    if model.tokens is None or not model.tokens.kind:
+        found[list(new)] = -1  # a row there is padding, of a model that does not say which tokens it knows
     own, first = model.tokens, base.tokens
     if own is None or first is None:
         return found

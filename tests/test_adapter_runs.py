@@ -155,6 +155,21 @@ def test_what_is_no_merge_of_adapters_is_no_adapter(tmp_path: Path) -> None:
     assert found.exact_rank == 4  # what has no coefficient is in nobody's way
 
 
+def test_a_rank_above_a_tensors_smaller_side_is_cut_all_the_same(tmp_path: Path) -> None:
+    base = pico.base(tmp_path / "base", "llama")  # 16 features; keys and values have 8
+    pool = Pool.open(base, {name: pico.adapter(tmp_path / name, base, k, r=12) for k, name in enumerate("ab")})
+    space = CoefficientSpace([t.name for t in pool.merged], pool.names, granularity="model")
+    recipe = space.decode(np.array([0.5, 0.7]))
+    (tmp_path / "out").mkdir()
+    found = write_adapter(tmp_path / "out", pool, recipe, 20, "base")
+    assert (found.rank, found.exact_rank) == (20, 24) and found.error < 1e-6
+    one = Pool.open(base, {"merged": tmp_path / "out"})
+    whole = CoefficientSpace([t.name for t in one.merged], one.names, granularity="model").decode(np.ones(1))
+    there = dict(merged_tensors(one, whole))
+    for name, tensor in merged_tensors(pool, recipe):
+        torch.testing.assert_close(there[name], tensor, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("kind", "options"),
     [

