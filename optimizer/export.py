@@ -93,7 +93,7 @@ def export_adapter(
         # by name: a pattern of the job's may be about tensors that only its experts have
         merged = Pool.open(pool.base.folder, {"merged": partial}, (), [glob.escape(t.name) for t in pool.copied])
         dtype = getattr(torch, problem.job.models.dtype) if problem.job.models.dtype else None
-        resident = Resident(merged, entry.device, dtype, entry.threads)
+        resident = Resident(merged, entry.device, dtype, entry.threads, "stream" if entry.accelerators else "auto")
         resident.write_expert("merged")
         scores = _scored(resident.model, pool.base.folder, _exported_heads(partial, problem), problem)
         if found.rank >= found.exact_rank:
@@ -135,7 +135,7 @@ def verify(folder: Path, problem: Problem, candidate: Candidate) -> dict[Split, 
     Raises ScoreMismatch where a score differs from the ledger's.
     """
     torch.set_num_threads(problem.job.executor.threads)
-    model = load_model(folder, torch.device(problem.job.executor.device))
+    model = load_model(folder, problem.job.executor.device)
     found = _scored(model, folder, _exported_heads(folder, problem), problem)
     _compare(found, candidate)
     return found
@@ -145,7 +145,7 @@ def _scored(model: Any, folder: Path, heads: Mapping[str, Head], problem: Proble
     """Every evaluator's measures of a model, by split and qualified metric."""
     entry = problem.job.executor
     torch.set_num_threads(entry.threads)
-    setting = Setting(model, folder, torch.device(entry.device), heads)
+    setting = Setting(model, folder, input_device(model), heads)
     found: dict[Split, dict[str, Measure]] = {"calibration": {}, "heldout": {}}
     for evaluator in problem.evaluators:
         evaluator.prepare(setting)

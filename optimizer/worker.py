@@ -52,11 +52,13 @@ class Worker:
         self.space = self.problem.space(hashes)
         dtype = getattr(torch, self.job.models.dtype) if self.job.models.dtype else None
         pool = processed(self.problem.pool, self.space.method, self.space.options, hashes)
-        self.resident = Resident(pool, entry.device, dtype, entry.threads)
+        self.resident = Resident(pool, entry.device, dtype, entry.threads, entry.pool, device_limit(self.job, pool))
+        for device, source in self.resident.reads().items():
+            log.info("%s: base and experts of %s: %s", name, device, source)
         setting = Setting(
             self.resident.model,
             Path(self.problem.pool.base.folder),
-            torch.device(entry.device),
+            self.resident.device,
             heads_of(self.problem.pool),
         )
         for evaluator in self.problem.evaluators:
