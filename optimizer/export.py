@@ -23,7 +23,7 @@ from optimizer.teachers import teach
 from searchspaces import Pool, Recipe, Resident, processed, shards
 from searchspaces.concatenate import OneAdapter, write_adapter
 from searchspaces.errors import Inexpressible
-from searchspaces.loading import load_model
+from searchspaces.loading import input_device, load_model
 from searchspaces.materialise import merged_tensors
 from searchspaces.mergekit import to_mergekit
 
@@ -93,7 +93,7 @@ def export_adapter(
         # by name: a pattern of the job's may be about tensors that only its experts have
         merged = Pool.open(pool.base.folder, {"merged": partial}, (), [glob.escape(t.name) for t in pool.copied])
         dtype = getattr(torch, problem.job.models.dtype) if problem.job.models.dtype else None
-        resident = Resident(merged, entry.device, dtype, entry.threads, "stream" if entry.accelerators else "auto")
+        resident = Resident(merged, entry.device, dtype, entry.threads)
         resident.write_expert("merged")
         scores = _scored(resident.model, pool.base.folder, _exported_heads(partial, problem), problem)
         if found.rank >= found.exact_rank:

@@ -72,20 +72,16 @@ class Accelerated:
     ) -> None:
         """`hold` says where the pool is to be; auto decides by the device's free memory. `threads` copy to it.
 
-        Raises PoolError where the pool is to live on the device and has no room there.
+        Nothing is copied before something is asked: who only wants an expert needs no pool there.
         """
         self._device, self._tensors, self._threads = device, tensors, threads
+        self._wanted, self._limit, self._ready = hold, limit or Limit(), False
         self._number = {t.name: n for n, t in enumerate(tensors)}
         self._full = [[t.sources.base, *t.sources.full] for t in tensors]
-        self._low = [[_moved(low, device) for low in t.sources.low] for t in tensors]
         self.bytes = sum(s.nbytes for full in self._full for s in full)
-        self.held = hold != "stream" and self._hold(hold, limit or Limit())
-        self._steps = [self._step(n) for n in range(len(tensors))]
-        longest = max((min(step, len(full[0])) for step, full in zip(self._steps, self._full, strict=True)), default=0)
-        self._scratch = torch.empty((3, longest), device=device)
-        self._staging = None if self.held else self._staged(self._steps)
 
     def write(self, scales: Scales) -> list[str]:
+        self._prepare()
         found = [scales.at(t.name) for t in self._tensors]
         active = [np.flatnonzero(s[t.sources.full_of]) for t, (_, s) in zip(self._tensors, found, strict=True)]
         parts = list(self._parts(range(len(self._tensors))))
@@ -101,6 +97,7 @@ class Accelerated:
         return [self._tensors[part.number].name for part, good in zip(parts, finite, strict=True) if not good]
 
     def products(self, slopes: Sequence[Slope]) -> NDArray[np.float64]:
+        self._prepare()
         count = self._tensors[0].sources.count
         rows = {self._number[s.name]: row for row, s in enumerate(slopes) if s.parameter.grad is not None}
         parts = list(self._parts(rows))
@@ -119,8 +116,23 @@ class Accelerated:
         return out
 
     def describe(self) -> str:
+        """Brings the pool to the device first, if that is not done yet. Raises PoolError as `write` does."""
+        self._prepare()
         size = f"{self.bytes / 1e9:.2f} GB" if self.bytes >= 1e8 else f"{self.bytes / 1e6:.1f} MB"
         return f"{size} on {self._device}" if self.held else f"{size} streamed to {self._device} for every candidate"
+
+    @torch.no_grad()
+    def _prepare(self) -> None:
+        """Once. Raises PoolError where the pool is to live on the device and has no room there."""
+        if self._ready:
+            return
+        self._low = [[_moved(low, self._device) for low in t.sources.low] for t in self._tensors]
+        self.held = self._wanted != "stream" and self._hold(self._wanted, self._limit)
+        self._steps = [self._step(n) for n in range(len(self._tensors))]
+        longest = max((min(step, len(full[0])) for step, full in zip(self._steps, self._full, strict=True)), default=0)
+        self._scratch = torch.empty((3, longest), device=self._device)
+        self._staging = None if self.held else self._staged(self._steps)
+        self._ready = True
 
     def _merge(
         self,
