@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -127,7 +128,7 @@ class ExecutorEntry(_Strict):
     def _devices_are_set_aside(self) -> ExecutorEntry:
         if isinstance(self.device, dict):
             for module, device in self.device.items():
-                if device == "disk" or (isinstance(device, int) and device < 0):
+                if not re.fullmatch(r"\d+|cpu|(?!cpu|disk|meta)[a-z]+(:\d+)?", str(device)):
                     raise ValueError(
                         f"device: {module!r} is to be on {device!r}; merged weights are rewritten in place: name a "
                         "device such as 0, cuda:0 or cpu"

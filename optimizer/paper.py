@@ -77,8 +77,7 @@ def _place(job: Job, pool: Pool, needs: Needs, host: Host) -> str:
     wanted = job.executor.pool
     if wanted != "auto" or host.device is None:
         return "device" if wanted == "device" else "stream"
-    room = host.device - needs.model - device_limit(job, pool).spare
-    return "device" if needs.read <= room else "stream"
+    return "device" if needs.read <= device_limit(job, pool).of(host.device - needs.model) else "stream"
 
 
 def _rates(job: Job, pool: Pool, host: Host) -> dict[str, Any]:

@@ -25,7 +25,7 @@ CHUNK = 1 << 24
 are small beside a model. On the CPU they stay in cache."""
 
 STAGED = 1 << 26  # bytes of a staging buffer: milliseconds on a bus, so that its start costs nothing
-MARGIN = 0.9  # the share of free device memory that is counted on: allocators keep some
+MARGIN = 0.95  # the share of free device memory that is counted on: allocators keep some
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,10 @@ class Limit:
             free = torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
         else:
             return None
+        return self.of(free)
+
+    def of(self, free: int) -> int:
+        """Bytes that are for a pool where `free` are free beside the model."""
         return int(MARGIN * free) - self.spare
 
 

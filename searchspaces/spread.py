@@ -20,7 +20,8 @@ Where: TypeAlias = str | torch.device | Mapping[str, str | int]
 def map_of(where: Where, folder: Path) -> str | dict[str, str | int] | None:
     """What `from_pretrained(device_map=...)` takes; None for one device, which needs none of this.
 
-    Raises PoolError where accelerate is missing, and for modules that a folder's model does not have.
+    Raises PoolError where accelerate is missing, for modules that a folder's model does not have, and for parameters
+    that no module of the map holds.
     """
     if where != "auto" and not isinstance(where, Mapping):
         return None
@@ -31,11 +32,17 @@ def map_of(where: Where, folder: Path) -> str | dict[str, str | int] | None:
         )
     if not isinstance(where, Mapping):
         return "auto"
-    known = {name for name, _ in skeleton(folder).named_modules()}
+    model = skeleton(folder)
+    known = {name for name, _ in model.named_modules()}
     for name in where:
         if name not in known:
             near = difflib.get_close_matches(name, known, 1, 0) or [""]
             raise PoolError(f"executor.device: the model has no module {name!r}; the nearest is {near[0]!r}")
+    for name, _ in model.named_parameters():
+        if not any(not module or name.startswith(f"{module}.") for module in where):
+            raise PoolError(
+                f"executor.device gives no device for {name!r}; name its module, or '' for all that is not named"
+            )
     return dict(where)
 
 
