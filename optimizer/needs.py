@@ -35,6 +35,7 @@ class Needs:
     forward: int  # activations and logits of one batch
     files: int  # base and experts as they are on the disk
     read: int  # of these, what a merge of all experts reads
+    wide: int  # what a merge on an accelerator moves beside, in fp32 copies of chunks
     workers: int  # at once, as far as they are on this host
 
     @property
@@ -68,6 +69,7 @@ class Needs:
             max(_forward(e, pool.base.config, tensors, walks) for e in job.evaluators),
             pool.base.bytes + sum(e.bytes for e in pool.original.experts.values()),
             _read(job, pool),
+            (20 * len(pool.experts) + 18) * sum(t.numel for t in pool.merged),
             1 if alone else entry.workers,
         )
 

@@ -110,7 +110,7 @@ def _seconds(needs: Needs, place: str, rates: dict[str, Any]) -> float | None:
     if place == "disk":
         return max(memory, needs.read / rates["disk"]) if rates["disk"] else None
     if place == "device":
-        return needs.moved / rates["device"] if rates["device"] else None
+        return (needs.moved + needs.wide) / rates["device"] if rates["device"] else None
     slowest = [rates[name] for name in ("to_device", "cache") if rates[name]]
     return needs.read / min(slowest) if rates["to_device"] else None
 

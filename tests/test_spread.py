@@ -1,4 +1,4 @@
-"""Does a model that lies on several devices merge, score and search like one that lies on one? With hooks, on the CPU."""
+"""Does a model on several devices merge, score and search like one on one? With hooks, on the CPU."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_a_base_whose_rows_of_tokens_were_moved_is_laid_out_too(tmp_path: Path, 
         assert torch.equal(laid(input_ids=ids).logits, load_model(base)(input_ids=ids).logits)
 
 
-@pytest.mark.parametrize("where", ["auto", '{model: cpu, lm_head: cpu}'])
+@pytest.mark.parametrize("where", ["auto", "{model: cpu, lm_head: cpu}"])
 def test_a_search_with_it_finds_what_a_search_without_finds(tmp_path: Path, hooked: None, where: str) -> None:
     job = worlds.language(tmp_path)
     plain = Run.create(Job.load(job), tmp_path / "runs")

@@ -1,4 +1,4 @@
-"""Are weights and gradients of an accelerator those of the kernels? On the CPU with plain buffers, on CUDA where it is."""
+"""Are an accelerator's weights and gradients those of the kernels? On the CPU with plain buffers, and on CUDA."""
 
 from __future__ import annotations
 
