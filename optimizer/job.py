@@ -143,6 +143,12 @@ class ExecutorEntry(_Strict):
             raise ValueError(
                 f"device names {many} accelerators, and gpus sets {self.gpus:g} aside for each worker; set gpus: {many}"
             )
+        for name in sorted(self.accelerators) if self.kind == "ray" and self.gpus > 0 else ():
+            if int(name.partition(":")[2] or 0) >= max(self.gpus, 1):
+                raise ValueError(
+                    f"device: a worker sees the accelerators that Ray gives it, numbered from 0, and with gpus: "
+                    f"{self.gpus:g} none is {name}; count from 0, or raise gpus"
+                )
         return self
 
 

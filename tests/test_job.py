@@ -62,6 +62,8 @@ def test_relative_paths_start_at_the_job_file_and_root_moves_them(tmp_path: Path
         (GOOD + "executor: {device: {a: 0, b: cpu}}\n", r"all modules on accelerators, or all on the cpu"),
         (GOOD + "executor: {device: {a: 0, b: 1}}\n", r"2 accelerators, and gpus sets 0 aside.*set gpus: 2"),
         (GOOD + "executor: {device: {a: 0, b: 'cuda:1'}, gpus: 1}\n", r"2 accelerators, and gpus sets 1 aside"),
+        (GOOD + "executor: {device: {a: 1, b: 2}, gpus: 2}\n", r"numbered from 0, and with gpus: 2 none is cuda:2"),
+        (GOOD + "executor: {device: 'cuda:1', gpus: 1}\n", r"with gpus: 1 none is cuda:1"),
         (GOOD.replace("}]", "}, {kind: language, name: a, data: b}]"), r"the name 'a' is used twice"),
         ("a: &x 1\nb: *x\n", r"aliases \(\*x\) are refused"),
         ("- 1\n", r"expected a mapping of keys"),
@@ -83,6 +85,8 @@ def test_a_bad_job_is_refused_in_one_clear_error(tmp_path: Path, text: str, mess
     [
         ("{device: auto, gpus: 2}", 0),
         ("{device: cuda, gpus: 1}", 1),
+        ("{device: cuda, gpus: 0.5}", 1),
+        ("{device: 'cuda:1'}", 1),
         ("{device: {a: 0, b: 'cuda:0'}, gpus: 1}", 1),
         ("{device: {a: 0, b: 1}, gpus: 2}", 2),
         ("{device: {a: 0, b: 1}, kind: inline}", 2),
