@@ -16,6 +16,8 @@ from optimizer.descent import Options
 from optimizer.driver import Items, Question
 from optimizer.errors import JobError
 from optimizer.job import Job
+from optimizer.needs import gb
+from optimizer.paper import on_paper, rows_of
 from optimizer.progress import duration
 from optimizer.training import PARTS
 
@@ -29,6 +31,9 @@ def check_job(job: Job, allow_code: bool = False) -> dict[str, Any]:
     from optimizer.assemble import build_driver, driver_options
     from optimizer.worker import Worker, specification
 
+    paper = on_paper(job)
+    if paper["refusal"]:
+        raise JobError(f"the job does not fit here: {paper['refusal']}")
     before = _private_bytes()
     started = time.perf_counter()
     worker = Worker(specification(job, allow_code), "check")
@@ -66,6 +71,9 @@ def check_job(job: Job, allow_code: bool = False) -> dict[str, Any]:
         "worker_private_bytes": _private_bytes(),
         "empty_worker_private_bytes": before,
         "pool_bytes": pool.base.bytes + sum(e.bytes for e in pool.experts.values()),
+        "reads": worker.resident.reads(),
+        "layers": _layers(worker),
+        "paper": paper,
         "available_bytes": psutil.virtual_memory().available,
         "gradient_seconds": gradient,
         "gradients": steps,
@@ -82,13 +90,16 @@ def print_check(found: dict[str, Any]) -> None:
     rows = {
         "job": f"{found['name']}: valid",
         "pool": f"{len(found['experts'])} experts of {found['parameters'] / 1e6:.3g} M parameters, "
-        f"{_gb(found['pool_bytes'])} on disk in all",
+        f"{gb(found['pool_bytes'])} on disk in all",
         "dimension": f"{found['dimension']} coefficients in {found['groups']} groups",
         "objectives": ", ".join(found["objectives"]),
         "items": ", ".join(f"{name} {_counts(n)}" for name, n in found["items"].items()),
         **({"split": "\n".join(found["provenance"])} if found["provenance"] else {}),
-        "memory": f"{_gb(found['worker_private_bytes'])} private in each of {found['workers']} workers, beside the "
-        f"shared pool; {_gb(found['available_bytes'])} free here",
+        "memory": f"{gb(found['worker_private_bytes'])} private in each of {found['workers']} workers, beside the "
+        f"shared pool (measured); {gb(found['available_bytes'])} free here",
+        **rows_of(found["paper"]),
+        "read from": "\n".join(found["reads"].values()),
+        **({"layers": "\n".join(found["layers"])} if len(found["layers"]) > 1 else {}),
         "one candidate": f"{once:.3g} s, and {unseen:.3g} s on held-out items (measured on one)",
         "search": f"{found['evaluations']} candidates ({found['anchors']} of them anchors){steps}: "
         f"about {duration(found['search_seconds'])}{' at most' if steps else ''}",
@@ -96,16 +107,36 @@ def print_check(found: dict[str, Any]) -> None:
     }
     for name, adapter in found["adapters"].items():
         ranks = ", ".join(map(str, adapter["ranks"]))
-        rows[f"adapter {name}"] = f"rank {ranks}, {_gb(adapter['bytes'])}; merged without being made whole"
+        rows[f"adapter {name}"] = f"rank {ranks}, {gb(adapter['bytes'])}; merged without being made whole"
     if found["gradient_seconds"] is not None:
         rows["one gradient"] = f"{found['gradient_seconds']:.3g} s (measured on one, in one process)"
+    _print(rows, found["warnings"])
+
+
+def print_paper(found: dict[str, Any]) -> None:
+    """What `on_paper` found, as a table."""
+    rows = {"models": f"base and {len(found['experts'])} experts of {found['parameters'] / 1e6:,.0f} M parameters"}
+    _print({**rows, **rows_of(found)}, [f"does not fit here: {found['refusal']}"] if found["refusal"] else [])
+
+
+def _print(rows: dict[str, str], warnings: list[str]) -> None:
     table = Table(show_header=False, box=None)
     for name, text in rows.items():
         table.add_row(name, escape(text))
     console = Console()
     console.print(table)
-    for warning in found["warnings"]:
+    for warning in warnings:
         console.print(f"warning: {escape(warning)}", style="yellow", highlight=False)
+
+
+def _layers(worker: Any) -> list[str]:
+    """Which groups of layers are on which device, one line a device."""
+    groups = {name: layer for layer, names in worker.problem.pool.groups("layer").items() for name in names}
+    lines = []
+    for device, names in worker.resident.placement().items():
+        there = list(dict.fromkeys(groups[name] for name in names))
+        lines.append(f"{device}: {there[0]}" + (f" to {there[-1]} ({len(there)})" if len(there) > 1 else ""))
+    return lines
 
 
 def _splits(evaluator: Evaluator) -> list[tuple[str, Indices]]:
@@ -157,7 +188,3 @@ def _private_bytes() -> int:
     """Resident memory of this process that no file backs (pages of the mapped pool are shared, and not counted)."""
     memory = psutil.Process().memory_info()
     return int(memory.rss - memory.shared)
-
-
-def _gb(count: float) -> str:
-    return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"

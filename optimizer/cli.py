@@ -48,16 +48,25 @@ def init(
 
 
 @app.command()
-def check(job: JobFile, json_out: AsJson = False, allow_code: AllowCode = False) -> None:
+def check(
+    job: JobFile,
+    json_out: AsJson = False,
+    allow_code: AllowCode = False,
+    paper: Annotated[
+        bool, typer.Option("--paper", help="Only the arithmetic, from headers and bandwidths: nothing is loaded.")
+    ] = False,
+) -> None:
     """Validate everything, score one candidate, and say what the search will need."""
-    from optimizer.checking import check_job, print_check
+    from optimizer.checking import check_job, print_check, print_paper
     from optimizer.job import Job
+    from optimizer.paper import on_paper
 
-    found = check_job(Job.load(job), allow_code)
+    loaded = Job.load(job)
+    found = on_paper(loaded) if paper else check_job(loaded, allow_code)
     if json_out:
         typer.echo(json.dumps(found))
     else:
-        print_check(found)
+        (print_paper if paper else print_check)(found)
 
 
 @app.command()

@@ -23,7 +23,7 @@ from optimizer.teachers import teach
 from searchspaces import Pool, Recipe, Resident, processed, shards
 from searchspaces.concatenate import OneAdapter, write_adapter
 from searchspaces.errors import Inexpressible
-from searchspaces.loading import load_model
+from searchspaces.loading import input_device, load_model
 from searchspaces.materialise import merged_tensors
 from searchspaces.mergekit import to_mergekit
 
@@ -135,7 +135,7 @@ def verify(folder: Path, problem: Problem, candidate: Candidate) -> dict[Split, 
     Raises ScoreMismatch where a score differs from the ledger's.
     """
     torch.set_num_threads(problem.job.executor.threads)
-    model = load_model(folder, torch.device(problem.job.executor.device))
+    model = load_model(folder, problem.job.executor.device)
     found = _scored(model, folder, _exported_heads(folder, problem), problem)
     _compare(found, candidate)
     return found
@@ -145,7 +145,7 @@ def _scored(model: Any, folder: Path, heads: Mapping[str, Head], problem: Proble
     """Every evaluator's measures of a model, by split and qualified metric."""
     entry = problem.job.executor
     torch.set_num_threads(entry.threads)
-    setting = Setting(model, folder, torch.device(entry.device), heads)
+    setting = Setting(model, folder, input_device(model), heads)
     found: dict[Split, dict[str, Measure]] = {"calibration": {}, "heldout": {}}
     for evaluator in problem.evaluators:
         evaluator.prepare(setting)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -101,16 +102,54 @@ class Budget(_Strict):
 
 
 class ExecutorEntry(_Strict):
-    """Where candidates are scored. `threads` is each worker's; `timeout` is for one candidate, in seconds."""
+    """Where candidates are scored. `threads` is each worker's; `timeout` is for one candidate, in seconds.
+
+    `device` is one device, `auto`, or module -> device for a model that lies on several; `pool` says whether base and
+    experts are copied to an accelerator or streamed there, auto by the memory that is free.
+    """
 
     kind: Literal["inline", "ray"] = "ray"
     workers: int = Field(2, ge=1, le=4096)
     cpus: float = Field(1.0, gt=0)
     gpus: float = Field(0.0, ge=0)
     threads: int = Field(1, ge=1)
-    device: str = "cpu"
+    device: str | Annotated[dict[str, int | str], Field(min_length=1)] = "cpu"
+    pool: Literal["auto", "device", "stream"] = "auto"
     timeout: float | None = Field(None, gt=0)
     address: str = "local"
+
+    @property
+    def accelerators(self) -> set[str]:
+        """The accelerators that `device` names; those of `auto` are known where it runs."""
+        named = self.device.values() if isinstance(self.device, dict) else [self.device]
+        return {f"cuda:{d}" if isinstance(d, int) else d for d in named} - {"cpu", "auto"}
+
+    @model_validator(mode="after")
+    def _devices_are_set_aside(self) -> ExecutorEntry:
+        if isinstance(self.device, dict):
+            for module, device in self.device.items():
+                if not re.fullmatch(r"\d+|cpu|(?!cpu|disk|meta)[a-z]+(:\d+)?", str(device)):
+                    raise ValueError(
+                        f"device: {module!r} is to be on {device!r}; merged weights are rewritten in place: name a "
+                        "device such as 0, cuda:0 or cpu"
+                    )
+            if "cpu" in self.device.values() and self.accelerators:
+                raise ValueError(
+                    "device: beside accelerators, accelerate keeps what is on the cpu to be fetched at each forward "
+                    "pass, where no merge reaches it; put all modules on accelerators, or all on the cpu"
+                )
+        many = len(self.accelerators)
+        if self.kind == "ray" and many > 1 and self.gpus < many:
+            raise ValueError(
+                f"device names {many} accelerators, and gpus sets {self.gpus:g} aside for each worker; set gpus: {many}"
+            )
+        for name in sorted(self.accelerators) if self.kind == "ray" and self.gpus > 0 else ():
+            if int(name.partition(":")[2] or 0) >= max(self.gpus, 1):
+                raise ValueError(
+                    f"device: a worker sees the accelerators that Ray gives it, numbered from 0, and with gpus: "
+                    f"{self.gpus:g} none is {name}; count from 0, or raise gpus"
+                )
+        return self
 
 
 class Hashes(_Strict):

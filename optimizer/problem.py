@@ -34,15 +34,7 @@ class Problem:
 
         Raises PoolError, EvaluatorError or JobError; `allow_code` permits evaluators that run the user's own Python.
         """
-        models = job.models
-        pool = Pool.open(
-            _model(job, models.base),
-            {name: _model(job, where) for name, where in models.experts.items()},
-            heads=models.heads,
-            exclude=models.exclude,
-            vocabulary=models.vocabulary,
-            sources=models.sources,
-        )
+        pool = open_pool(job)
         made = tuple(_evaluator(entry, job, allow_code) for entry in job.evaluators)
         offered = {f"{e.name}.{metric.name}": metric for e in made for metric in e.metrics}
         problem = cls(job, pool, made, objectives.resolve(job.objectives, offered), Training.of(job, made))
@@ -127,6 +119,19 @@ class Problem:
             with path.open("rb") as file:
                 found[str(path)] = hashlib.file_digest(file, "sha256").hexdigest()
         return found
+
+
+def open_pool(job: Job) -> Pool:
+    """The models that a job names; headers are read, and no weights. Raises PoolError."""
+    models = job.models
+    return Pool.open(
+        _model(job, models.base),
+        {name: _model(job, where) for name, where in models.experts.items()},
+        heads=models.heads,
+        exclude=models.exclude,
+        vocabulary=models.vocabulary,
+        sources=models.sources,
+    )
 
 
 def _model(job: Job, text: str) -> str | Path:

@@ -64,7 +64,7 @@ class Run:
             raise RunError(
                 f"{folder} exists already; 'mergeopt resume {job.name}' continues it, --name starts another beside it"
             )
-        problem = _open(job, allow_code)
+        problem = _with_room(job, _open(job, allow_code))
         hashes = Hashes(models=problem.pool.hashes(progress), data=problem.data_hashes(progress))
         if job.hashes is not None:
             problem.unchanged(job.hashes)
@@ -103,7 +103,7 @@ class Run:
 
         with self._lock():
             self._same_job()
-            problem = self.open_problem(allow_code)
+            problem = _with_room(self.job, self.open_problem(allow_code))
             space = problem.space(self._hashes().models)
             ledger = Ledger.open(self.folder / "ledger.db")
             if evaluations is not None:
@@ -236,6 +236,14 @@ def _open(job: Job, allow_code: bool) -> Problem:
     from optimizer.problem import Problem
 
     return Problem.open(job, allow_code)
+
+
+def _with_room(job: Job, problem: Problem) -> Problem:
+    """The problem; raises JobError where this host cannot hold its workers, before any weight is read."""
+    from optimizer.needs import check_room
+
+    check_room(job, problem.pool)
+    return problem
 
 
 def _write_run(folder: Path, job: Job, problem: Problem, space: CoefficientSpace) -> None:

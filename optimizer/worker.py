@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,12 +17,15 @@ from evaluators.evaluator import Head, Measure, Scores, Setting
 from optimizer.answer import Answer, Failure, training_loss
 from optimizer.driver import Question
 from optimizer.job import Job
+from optimizer.needs import device_limit
 from optimizer.parts import shares
 from optimizer.problem import Problem
 from optimizer.teachers import teach
 from optimizer.training import Training
 from searchspaces import Pool, Recipe, Resident, processed
 from searchspaces.errors import NonFinite as NonFiniteWeights
+
+log = logging.getLogger(__name__)
 
 
 def specification(job: Job, allow_code: bool) -> str:
@@ -52,16 +56,18 @@ class Worker:
         self.space = self.problem.space(hashes)
         dtype = getattr(torch, self.job.models.dtype) if self.job.models.dtype else None
         pool = processed(self.problem.pool, self.space.method, self.space.options, hashes)
-        self.resident = Resident(pool, entry.device, dtype, entry.threads)
+        self.resident = Resident(pool, entry.device, dtype, entry.threads, entry.pool, device_limit(self.job, pool))
         setting = Setting(
             self.resident.model,
             Path(self.problem.pool.base.folder),
-            torch.device(entry.device),
+            self.resident.device,
             heads_of(self.problem.pool),
         )
         for evaluator in self.problem.evaluators:
             evaluator.prepare(setting)
         teach(self.problem, hashes, lambda: self.resident)
+        for device, source in self.resident.reads().items():  # a pool that is to live there is brought there now
+            log.info("worker %s: base and experts for %s are %s", name, device, source)
 
     def answer(self, question: Question) -> Answer:
         """Materialise the point, and score it or differentiate; a candidate's own failure is part of the answer."""

@@ -13,9 +13,9 @@ import torch
 from searchspaces import shards
 from searchspaces.adapter import CONFIG, WEIGHTS, Adapter
 from searchspaces.errors import Inexpressible
-from searchspaces.materialise import Scales
 from searchspaces.pool import Pool
 from searchspaces.recipe import Recipe
+from searchspaces.scales import Scales
 from searchspaces.skeleton import Skeleton
 
 _TASKS = {"ForCausalLM": "CAUSAL_LM", "LMHead": "CAUSAL_LM", "ForConditionalGeneration": "SEQ_2_SEQ_LM"}

@@ -42,7 +42,7 @@ def products(slopes: Sequence[Slope], map_: Map) -> NDArray[np.float64]:
     """`<G_t, theta_k - theta_0>` for each tensor t and expert k, then `<G_t, theta_0>` and `<G_t, G_t>`.
 
     float64 of shape `(tensors, K + 2)`; a parameter without a gradient counts as one of zeros. `map_` may run things
-    side by side: slices are summed in their order all the same. Raises NonFinite, naming the tensor.
+    side by side: slices are summed in their order all the same.
     """
     count = slopes[0].sources.count
     parts = [
@@ -54,10 +54,14 @@ def products(slopes: Sequence[Slope], map_: Map) -> NDArray[np.float64]:
     out = np.zeros((len(slopes), count + 2))
     for (number, *_), found in zip(parts, map_(_slice, parts), strict=True):
         out[number] += found
-    bad = np.flatnonzero(~np.isfinite(out).all(axis=1))
+    return out
+
+
+def check_finite(slopes: Sequence[Slope], found: NDArray[np.float64]) -> None:
+    """Raises NonFinite, naming the tensor, where what `products` gave has NaN or infinity."""
+    bad = np.flatnonzero(~np.isfinite(found).all(axis=1))
     if len(bad):
         raise NonFinite(f"the gradient of merged tensor {slopes[bad[0]].name!r} has NaN or infinity")
-    return out
 
 
 def _slice(part: tuple[int, Slope, torch.Tensor, int]) -> NDArray[np.float64]:

@@ -15,15 +15,18 @@ from searchspaces.embeddings import rows_of
 from searchspaces.errors import PoolError
 from searchspaces.layout import Place, finder
 from searchspaces.pool import Pool
+from searchspaces.spread import Where, dispatch, map_of, settled
 
 
-def load_model(folder: Path, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> Any:
+def load_model(folder: Path, device: Where = "cpu", dtype: torch.dtype | None = None) -> Any:
     """The transformers model of a local folder, for evaluation: no gradients, no remote code, no network, no output.
 
-    `dtype` None keeps the checkpoint's. Parameters that the checkpoint does not store are filled with NaN: a random
-    pooler would score differently in each worker. Raises PoolError where transformers cannot load the folder.
+    `device` is one device, `auto`, or a map from modules to devices. `dtype` None keeps the checkpoint's. Parameters
+    that the checkpoint does not store are filled with NaN: a random pooler would score differently in each worker.
+    Raises PoolError where transformers cannot load the folder.
     """
     kind = model_class(read_json(folder / "config.json", "base"))
+    several = map_of(device, folder)
     try:
         with _quiet():
             model, report = kind.from_pretrained(
@@ -33,26 +36,26 @@ def load_model(folder: Path, device: str | torch.device = "cpu", dtype: torch.dt
                 use_safetensors=True,
                 dtype=dtype or "auto",
                 output_loading_info=True,
+                **({"device_map": several} if several is not None else {}),
             )
     except (ValueError, OSError, KeyError, RuntimeError, ImportError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise PoolError(f"transformers cannot load {folder}: {reason}; check its config.json") from error
+        where = "its config.json" if several is None else "its config.json, and executor.device"
+        raise PoolError(f"transformers cannot load {folder}: {reason}; check {where}") from error
     state = model.state_dict()
     for name in report["missing_keys"]:
         if name in state and state[name].is_floating_point():
             state[name].fill_(float("nan"))
-    try:
-        return model.eval().requires_grad_(False).to(device)
-    except (AssertionError, RuntimeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise PoolError(f"the model cannot be moved to {str(device)!r}: {reason}; see executor.device") from error
+    model.eval().requires_grad_(False)
+    return _moved(model, device) if several is None else settled(model)
 
 
-def load_base(pool: Pool, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> Any:
+def load_base(pool: Pool, device: Where = "cpu", dtype: torch.dtype | None = None) -> Any:
     """The base's model, as `load_model`, with the pool's rows of tokens where those are others than the base's own."""
     opened = pool.base.opened
     if opened is None:
         return load_model(pool.base.folder, device, dtype)
+    several = map_of(device, opened.folder)
     model = load_model(opened.folder, "cpu", dtype)
     moved = [name for name, place in pool.base.stored.items() if place != opened.stored[name]]
     model.resize_token_embeddings(rows_of(pool.base.config), mean_resizing=False)
@@ -61,7 +64,26 @@ def load_base(pool: Pool, device: str | torch.device = "cpu", dtype: torch.dtype
         for name in moved:
             if (place := find(name)) is not None:
                 place.write(pool.base.tensor(name))
-    return model.eval().requires_grad_(False).to(device)
+    model.eval().requires_grad_(False)
+    return _moved(model, device) if several is None else dispatch(model, several)
+
+
+def input_device(model: Any) -> torch.device:
+    """Where a model's inputs belong: the device of its input embeddings, or of its first parameter."""
+    try:
+        first = next(model.get_input_embeddings().parameters(), None)
+    except (AttributeError, NotImplementedError):
+        first = None
+    found: torch.device = (next(model.parameters()) if first is None else first).device
+    return found
+
+
+def _moved(model: Any, device: Any) -> Any:
+    try:
+        return model.to(device)
+    except (AssertionError, RuntimeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise PoolError(f"the model cannot be moved to {str(device)!r}: {reason}; see executor.device") from error
 
 
 @contextmanager

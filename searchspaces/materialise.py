@@ -5,79 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from searchspaces import methods
-from searchspaces.errors import NonFinite, PoolError, RecipeError
-from searchspaces.gradient import SLICE, Slope, cosines, products
+from searchspaces.accelerator import Accelerated, Hold, Limit
+from searchspaces.errors import NonFinite, PoolError
+from searchspaces.gradient import Slope, check_finite, cosines
 from searchspaces.layout import Place
-from searchspaces.loading import copied_targets, load_base, targets
+from searchspaces.loading import copied_targets, input_device, load_base, targets
 from searchspaces.loading import load_model as load_model
-from searchspaces.method import Method
+from searchspaces.merger import Mapped, Merged, Merger
 from searchspaces.pool import Pool
-from searchspaces.process import processing
 from searchspaces.recipe import Recipe
-from searchspaces.sources import Sources
+from searchspaces.scales import Scales, rule_of
+from searchspaces.spread import Where
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-
-@dataclass(frozen=True, eq=False)
-class _Job:
-    """One merged tensor: where its values come from, and where the result goes, flat and contiguous."""
-
-    name: str
-    sources: Sources
-    out: torch.Tensor
-
-    @classmethod
-    def of(cls, pool: Pool, name: str, out: torch.Tensor) -> _Job:
-        return cls(name, Sources.of(pool, name), out)
-
-
-@dataclass(frozen=True, eq=False)
-class Scales:
-    """A linear recipe's scales by group, and each merged tensor's group."""
-
-    base: NDArray[np.float32]  # (G,)
-    experts: NDArray[np.float32]  # (G, K), experts in the pool's order
-    row: dict[str, int]  # tensor name -> group
-
-    @classmethod
-    def of(cls, pool: Pool, recipe: Recipe) -> Scales:
-        """Raises RecipeError where the recipe is of another pool."""
-        if set(recipe.experts) != set(pool.names) or len(recipe.experts) != len(pool.names):
-            raise RecipeError(f"the recipe's experts are {list(recipe.experts)}, the pool's {list(pool.names)}")
-        if pool.processing != (wanted := processing(recipe.method, recipe.options)):
-            raise RecipeError(
-                f"the recipe merges task vectors processed by {wanted or 'nothing'}, this pool's are processed by "
-                f"{pool.processing or 'nothing'}; make the pool that it needs with searchspaces.processed"
-            )
-        groups = pool.groups(recipe.granularity)
-        if tuple(groups) != recipe.groups:
-            odd = min(set(groups) ^ set(recipe.groups), default=recipe.granularity)
-            raise RecipeError(f"the recipe's groups are not this pool's ({odd!r}); it is of another pool")
-        rule = rule_of(recipe)
-        columns = [recipe.experts.index(name) for name in pool.names]
-        with np.errstate(over="ignore"):  # beyond fp32: the weights become infinite, and are refused as such
-            base, experts = (s.astype(np.float32) for s in rule.mix(recipe.coefficients))
-        row = {t: g for g, tensors in enumerate(groups.values()) for t in tensors}
-        return cls(base, np.ascontiguousarray(experts[:, columns]), row)
-
-    def run(self, job: _Job, start: int, stop: int) -> bool:
-        g = self.row[job.name]
-        return job.sources.merge(job.out, float(self.base[g]), self.experts[g], start, stop)
-
-
-def rule_of(recipe: Recipe) -> Method:
-    """The recipe's method, made from its options."""
-    return methods.load(recipe.method)(recipe.options)
 
 
 class Resident:
@@ -94,27 +41,34 @@ class Resident:
     experts' pages belong to the system's cache and are shared by every process of the host.
     """
 
-    def __init__(self, pool: Pool, device: str = "cpu", dtype: torch.dtype | None = None, threads: int = 1) -> None:
-        """Load the model on a device; no remote code is run, and nothing is fetched.
+    def __init__(
+        self,
+        pool: Pool,
+        device: Where = "cpu",
+        dtype: torch.dtype | None = None,
+        threads: int = 1,
+        hold: Hold = "auto",
+        limit: Limit | None = None,
+    ) -> None:
+        """Load the model on a device, or on several; no remote code is run, and nothing is fetched.
 
-        Raises PoolError where transformers has no such architecture, or loads a merged tensor as something else.
-        Parameters that the base does not store (a pooler, say) are NaN: what they touch is refused, never random.
+        Each tensor is merged on the device that it lives on. `hold` says whether base and experts are copied to those
+        devices, or streamed there for every candidate; auto copies them where they fit in `limit`, and reads mapped
+        pages on the CPU. Raises PoolError where transformers has no such architecture, or loads a merged tensor as
+        something else, and where what is to live on a device has no room there. Parameters that the base does not store
+        (a pooler, say) are NaN: what they touch is refused, never random.
         """
         self.model: Any = load_base(pool, device, dtype)
         self._pool = pool
         places = targets(pool, self.model)
-        self._jobs = [_Job.of(pool, name, _room(place)) for name, place in places.items()]
+        self._merged = [Merged.of(pool, name, _room(place)) for name, place in places.items()]
         # what a model keeps in another order than it is stored is merged aside, and copied in
-        self._aside = [(places[job.name], job.out) for job in self._jobs if places[job.name].flat is None]
-        self._slices = [
-            (job, at, min(at + SLICE, len(job.out))) for job in self._jobs for at in range(0, len(job.out), SLICE)
-        ]
-        self._threads = ThreadPoolExecutor(threads, "merge") if threads > 1 and device == "cpu" else None
+        self._aside = [(places[t.name], t.out) for t in self._merged if places[t.name].flat is None]
+        self._threads = ThreadPoolExecutor(threads, "merge") if threads > 1 else None
+        self._mergers = self._made(hold, limit, threads)
         self._kept = copied_targets(pool, self.model)
         self._expert = False  # the weights are an expert's
-        self._slopes = [
-            Slope(job.name, job.sources, places[job.name]) for job in self._jobs if places[job.name].trained
-        ]
+        self._slopes = [Slope(t.name, t.sources, places[t.name]) for t in self._merged if places[t.name].trained]
 
     @torch.no_grad()
     def write(self, recipe: Recipe) -> None:
@@ -125,13 +79,7 @@ class Resident:
         """
         scales = Scales.of(self._pool, recipe)
         self._restore()
-
-        def one(part: tuple[_Job, int, int]) -> str | None:
-            return None if scales.run(*part) else part[0].name
-
-        found = self._map(one, self._slices)
-        # the whole map is drained before anything is raised: no thread writes on after we return
-        bad = [name for name in found if name is not None]
+        bad = [name for merger in self._mergers.values() for name in merger.write(scales)]
         if bad:
             raise _not_finite(bad[0])
         self._place()
@@ -145,8 +93,8 @@ class Resident:
         PoolError where the model has no place for a head.
         """
         expert = self._pool.original.experts[name]
-        for job in self._jobs:
-            job.out.copy_(expert.tensor(job.name).reshape(-1))
+        for t in self._merged:
+            t.out.copy_(expert.tensor(t.name).reshape(-1))
         self._place()
         own = self._pool.heads.get(name, {})
         if heads and (homeless := sorted(own.keys() - self._kept.keys())):
@@ -184,7 +132,7 @@ class Resident:
         rule through the method. The same bits whatever the number of threads. Raises NonFinite, naming the tensor.
         """
         scales = Scales.of(self._pool, recipe)
-        by_tensor = products(self._slopes, self._map)
+        by_tensor = self._products()
         found = self._by_group(scales, by_tensor[:, :-1])
         pulled = rule_of(recipe).pull(recipe.coefficients, (found[:, -1], self._ordered(recipe, found[:, :-1])))
         return np.ascontiguousarray(pulled)
@@ -192,7 +140,7 @@ class Resident:
     def cosines(self, recipe: Recipe) -> NDArray[np.float64]:
         """The sum over each group's tensors of `cos(dL/dW_t, theta_kt)`, `(G, K)`, otherwise as `gradient`."""
         scales = Scales.of(self._pool, recipe)
-        by_tensor = cosines(self._slopes, products(self._slopes, self._map))
+        by_tensor = cosines(self._slopes, self._products())
         return self._ordered(recipe, self._by_group(scales, by_tensor))
 
     def sizes(self, recipe: Recipe) -> NDArray[np.float64]:
@@ -200,6 +148,44 @@ class Resident:
         scales = Scales.of(self._pool, recipe)
         by_tensor = np.array(list(self._map(Slope.sizes, self._slopes)))
         return self._ordered(recipe, self._by_group(scales, by_tensor))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's inputs belong."""
+        return input_device(self.model)
+
+    def placement(self) -> dict[str, list[str]]:
+        """Device -> the merged tensors that live there, in the model's order."""
+        found: dict[str, list[str]] = {}
+        for tensor in self._merged:
+            found.setdefault(str(tensor.out.device), []).append(tensor.name)
+        return found
+
+    def reads(self) -> dict[str, str]:
+        """Device -> where what is merged there is read from, for people."""
+        return {str(device): merger.describe() for device, merger in self._mergers.items()}
+
+    def _made(self, hold: Hold, limit: Limit | None, threads: int) -> dict[torch.device, Merger]:
+        """What merges the tensors of each device."""
+        by_device: dict[torch.device, list[Merged]] = {}
+        for tensor in self._merged:
+            by_device.setdefault(tensor.out.device, []).append(tensor)
+        return {
+            device: Mapped(tensors, self._map)
+            if device.type == "cpu" and hold == "auto"
+            else Accelerated(device, tensors, hold, limit, threads)
+            for device, tensors in by_device.items()
+        }
+
+    def _products(self) -> NDArray[np.float64]:
+        """`gradient.products` of all tensors; raises NonFinite, naming the tensor."""
+        homes = [slope.parameter.parts[0].view.device for slope in self._slopes]
+        out = np.zeros((len(self._slopes), len(self._pool.names) + 2))
+        for device, merger in self._mergers.items():
+            if rows := [row for row, home in enumerate(homes) if home == device]:
+                out[rows] = merger.products([self._slopes[row] for row in rows])
+        check_finite(self._slopes, out)
+        return out
 
     def _map(self, function: Callable[[T], R], over: Iterable[T]) -> Iterator[R]:
         """In the order of `over`, side by side where there are threads."""
@@ -241,7 +227,7 @@ def merged_tensors(pool: Pool, recipe: Recipe, dtype: torch.dtype | None = None)
             yield info.name, tensor.to(dtype) if dtype and info.dtype.is_floating_point else tensor
             continue
         out = torch.empty(info.shape, dtype=dtype or info.dtype)
-        if not scales.run(_Job.of(pool, info.name, out.view(-1)), 0, out.numel()):
+        if not Merged.of(pool, info.name, out.view(-1)).write(scales, 0, out.numel()):
             raise _not_finite(info.name)
         yield info.name, out
 

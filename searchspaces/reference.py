@@ -1,4 +1,4 @@
-"""What is one merged tensor, and its derivative, in plain torch? What the kernels must match, for other devices too."""
+"""What is one merged tensor, and its derivative, in plain torch? What the kernels must match, for other dtypes too."""
 
 from __future__ import annotations
 

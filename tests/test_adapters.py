@@ -136,12 +136,12 @@ def test_the_resident_model_has_an_exports_bits_with_any_number_of_threads(
     recipe = recipe_of(pool)
     merged = dict(merged_tensors(pool, recipe))
     for threads, slice_ in ((1, 1 << 21), (3, 100)):
-        monkeypatch.setattr("searchspaces.materialise.SLICE", slice_)  # that cuts rows in pieces
+        monkeypatch.setattr("searchspaces.merger.SLICE", slice_)  # that cuts rows in pieces
         resident = Resident(pool, threads=threads)
         resident.write(recipe_of(pool, "model", 0.9))  # whatever was there before
         resident.write(recipe)
-        for job in resident._jobs:
-            assert torch.equal(job.out, merged[job.name].view(-1)), job.name
+        for tensor in resident._merged:
+            assert torch.equal(tensor.out, merged[tensor.name].view(-1)), tensor.name
 
 
 def test_an_expert_with_coefficient_0_and_one_that_leaves_a_tensor_alone_are_not_read(

@@ -54,6 +54,16 @@ def test_relative_paths_start_at_the_job_file_and_root_moves_them(tmp_path: Path
         (GOOD.replace("models/base", "3"), r"models\.base: Input should be a valid string, got int 3"),
         (GOOD + "budget: {evaluations: 0}\n", r"budget\.evaluations: .*greater than or equal to 1"),
         (GOOD + "executor: {kind: slurm}\n", r"executor\.kind: .*'inline' or 'ray'"),
+        (GOOD + "executor: {pool: gpu}\n", r"executor\.pool: .*'auto', 'device' or 'stream'"),
+        (GOOD + "executor: {device: {}}\n", r"executor\.device.*at least 1 item"),
+        (GOOD + "executor: {device: {a: 0, b: disk}}\n", r"'b' is to be on 'disk'"),
+        (GOOD + "executor: {device: {a: 0, b: -1}}\n", r"'b' is to be on -1"),
+        (GOOD + "executor: {device: {a: 0, b: 'cpu:1'}}\n", r"'b' is to be on 'cpu:1'"),
+        (GOOD + "executor: {device: {a: 0, b: cpu}}\n", r"all modules on accelerators, or all on the cpu"),
+        (GOOD + "executor: {device: {a: 0, b: 1}}\n", r"2 accelerators, and gpus sets 0 aside.*set gpus: 2"),
+        (GOOD + "executor: {device: {a: 0, b: 'cuda:1'}, gpus: 1}\n", r"2 accelerators, and gpus sets 1 aside"),
+        (GOOD + "executor: {device: {a: 1, b: 2}, gpus: 2}\n", r"numbered from 0, and with gpus: 2 none is cuda:2"),
+        (GOOD + "executor: {device: 'cuda:1', gpus: 1}\n", r"with gpus: 1 none is cuda:1"),
         (GOOD.replace("}]", "}, {kind: language, name: a, data: b}]"), r"the name 'a' is used twice"),
         ("a: &x 1\nb: *x\n", r"aliases \(\*x\) are refused"),
         ("- 1\n", r"expected a mapping of keys"),
@@ -68,6 +78,25 @@ def test_a_bad_job_is_refused_in_one_clear_error(tmp_path: Path, text: str, mess
         load(tmp_path, text)
     assert caught.value.exit_code == 2
     assert "job.yaml" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("executor", "count"),
+    [
+        ("{device: auto, gpus: 2}", 0),
+        ("{device: cuda, gpus: 1}", 1),
+        ("{device: cuda, gpus: 0.5}", 1),
+        ("{device: 'cuda:1'}", 1),
+        ("{device: {a: 0, b: 'cuda:0'}, gpus: 1}", 1),
+        ("{device: {a: 0, b: 1}, gpus: 2}", 2),
+        ("{device: {a: 0, b: 1}, kind: inline}", 2),
+        ("{device: {a: cpu, b: cpu}}", 0),
+    ],
+)
+def test_devices_are_counted_as_ray_will(tmp_path: Path, executor: str, count: int) -> None:
+    job = load(tmp_path, GOOD + f"executor: {executor}\n")
+    assert len(job.executor.accelerators) == count
+    assert load(tmp_path, job.yaml()).executor == job.executor
 
 
 def test_a_missing_job_file_says_how_to_make_one(tmp_path: Path) -> None:

@@ -56,6 +56,21 @@ def test_what_a_users_function_does_wrong_is_that_candidates_failure(
     assert failure is not None and failure.kind == kind and reason in failure.reason
 
 
+@pytest.mark.parametrize("hold", ["device", "stream"])
+def test_where_the_pool_is_changes_no_answer_beyond_rounding_and_is_logged(
+    tmp_path: Path, hold: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = Job.load(worlds.language(tmp_path))
+    held = job.model_copy(update={"executor": job.executor.model_copy(update={"pool": hold})})
+    with caplog.at_level("INFO", "optimizer.worker"):
+        workers = [Worker(specification(j, False), name) for j, name in ((job, "kernels"), (held, "w"))]
+    ours, theirs = (w.answer(Question(0, w.space.domain.start)) for w in workers)
+    assert ours.measures["text.loss"].value == pytest.approx(theirs.measures["text.loss"].value, rel=1e-5)
+    said = [record.getMessage() for record in caplog.records]
+    assert "worker kernels: base and experts for cpu are mapped" in said[0]
+    assert said[1].endswith({"device": "on cpu", "stream": "streamed to cpu for every candidate"}[hold])
+
+
 def test_a_worker_refuses_models_that_are_not_those_of_the_run(tmp_path: Path) -> None:
     run = Run.create(Job.load(worlds.classification(tmp_path)), tmp_path / "runs")
     spec = json.loads(specification(run.job, False))

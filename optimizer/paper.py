@@ -1,0 +1,159 @@
+"""What will a job need, on paper? Headers, the job and measured bandwidths; no model is loaded, no item read."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+import torch
+
+from optimizer import bandwidth
+from optimizer.job import Job
+from optimizer.needs import Host, Needs, device_limit, gb, on_cpu, refusal
+from optimizer.problem import open_pool
+from searchspaces import Pool
+
+
+def on_paper(job: Job) -> dict[str, Any]:
+    """Memory of a worker, where the pool would be, and seconds of one merge at this host's bandwidths.
+
+    Bytes, seconds, and bytes a second. `refusal` says why the job cannot run here, where it cannot; `place` is one of
+    `cache`, `disk` (more than free memory holds), `device` and `stream`. Raises PoolError for models that do not fit
+    together, JobError for options of the driver.
+    """
+    pool = open_pool(job)
+    needs, host = Needs.of(job, pool), Host.here(job)
+    rates = _rates(job, pool, host)
+    place = _place(job, pool, needs, host)
+    left = host.memory - (needs.workers * needs.worker if on_cpu(job) else 0)
+    return {
+        "name": job.name,
+        "experts": list(pool.names),
+        "parameters": pool.parameters,
+        "dtype": needs.dtype,
+        "model_bytes": needs.model,
+        "gradient_bytes": needs.gradients,
+        "chunk_bytes": needs.chunk,
+        "forward_bytes_about": needs.forward,
+        "worker_bytes": needs.worker,
+        "workers": needs.workers,
+        "pool_bytes": needs.files,
+        "moved_bytes": needs.moved,
+        "available_bytes": host.memory,
+        "left_for_pages_bytes": left,
+        "device_available_bytes": host.device,
+        "devices": host.devices,
+        "on_cpu": on_cpu(job),
+        "place": place,
+        "bandwidth": rates,
+        "merge_seconds": _seconds(needs, place, rates),
+        "refusal": refusal(job, needs, host),
+    }
+
+
+def rows_of(found: dict[str, Any]) -> dict[str, str]:
+    """The findings as rows of a table."""
+    parts = [f"a model of {gb(found['model_bytes'])} in {found['dtype']}"]
+    parts += [f"its gradients {gb(found['gradient_bytes'])}"] if found["gradient_bytes"] else []
+    parts += [f"{gb(found['chunk_bytes'])} to load and merge", f"about {gb(found['forward_bytes_about'])} for a batch"]
+    many = found["workers"]
+    where = f"{gb(found['available_bytes'])} free here"
+    if not found["on_cpu"]:
+        there = found["device_available_bytes"]
+        where = f"{gb(there)} free on {found['devices']}" if there is not None else "whose accelerator is not here"
+    all_of_them = f", {gb(many * found['worker_bytes'])} in {many} workers" if many > 1 and found["on_cpu"] else ""
+    return {
+        "a worker": f"{' + '.join(parts)} = {gb(found['worker_bytes'])}{all_of_them}; {where}",
+        "the pool": f"{gb(found['pool_bytes'])} on disk; {_places(found)}",
+        "bandwidth": _said(found["bandwidth"]),
+        "one merge": _merge(found),
+    }
+
+
+def _place(job: Job, pool: Pool, needs: Needs, host: Host) -> str:
+    """Where a merge finds base and experts."""
+    if on_cpu(job):
+        return "cache" if needs.files + needs.workers * needs.worker <= host.memory else "disk"
+    wanted = job.executor.pool
+    if wanted != "auto" or host.device is None:
+        return "device" if wanted == "device" else "stream"
+    return "device" if needs.read <= device_limit(job, pool).of(host.device - needs.model) else "stream"
+
+
+def _rates(job: Job, pool: Pool, host: Host) -> dict[str, Any]:
+    """Bytes a second; None for what is not here, or could not be measured."""
+    every = [pool.base, *pool.original.experts.values()]
+    reads = bandwidth.files(sorted({file for checkpoint in every for file in checkpoint.files}))
+    found: dict[str, Any] = {
+        "threads": job.executor.threads,
+        "memory": bandwidth.memory(job.executor.threads),
+        "disk": reads.disk,
+        "cache": reads.cache,
+        "cached": reads.cached,
+        "sparse": reads.sparse,
+        "sample_bytes": reads.sample,
+        "device": None,
+        "to_device": None,
+    }
+    if host.device is not None:
+        first = torch.device(host.devices.split(", ")[0])
+        with suppress(torch.OutOfMemoryError):
+            found["device"], found["to_device"] = bandwidth.device(first), bandwidth.to_device(first)
+    return found
+
+
+def _seconds(needs: Needs, place: str, rates: dict[str, Any]) -> float | None:
+    """Of one merge: the bytes that it moves by the slowest way that they take; None where that was not measured."""
+    memory: float = needs.moved / rates["memory"]
+    if place == "cache":
+        return memory
+    if place == "disk":
+        return max(memory, needs.read / rates["disk"]) if rates["disk"] else None
+    if place == "device":
+        return (needs.moved + needs.wide) / rates["device"] if rates["device"] else None
+    slowest = [rates[name] for name in ("to_device", "cache") if rates[name]]
+    return needs.read / min(slowest) if rates["to_device"] else None
+
+
+def _places(found: dict[str, Any]) -> str:
+    left = found["left_for_pages_bytes"]
+    if found["place"] == "cache":
+        return f"it stays in the page cache, {gb(left)} are left for that"
+    if found["place"] == "disk":
+        return f"{gb(max(left, 0))} are left for the page cache, so every candidate reads it from the disk anew"
+    return "it is copied to the device" if found["place"] == "device" else "it is streamed to the device"
+
+
+def _said(rates: dict[str, Any]) -> str:
+    threads = "thread" if rates["threads"] == 1 else "threads"
+    said = [f"memory {_rate(rates['memory'])} with {rates['threads']} {threads}"]
+    if rates["device"]:
+        said.append(f"device {_rate(rates['device'])}, to the device {_rate(rates['to_device'])}")
+    if rates["sparse"]:
+        said.append("the pool's files have holes, which no disk reads: its bandwidth was not measured")
+        return "; ".join(said)
+    was = f" ({rates['cached']:.0%} of the sample was there)" if rates["cached"] is not None else ""
+    disk = _rate(rates["disk"]) if rates["disk"] else "not measured, the system keeps its pages"
+    cache = _rate(rates["cache"]) if rates["cache"] else "not measured"
+    said.append(f"the pool's files {cache} from the page cache{was}, {disk} from the disk, by plain reads")
+    return "; ".join(said)
+
+
+def _merge(found: dict[str, Any]) -> str:
+    rates, moved = found["bandwidth"], found["moved_bytes"]
+    said = f"{gb(moved)} read and written, at most"
+    if not found["on_cpu"]:
+        at = "the device's bandwidth" if found["place"] == "device" else "the bandwidth of the bus"
+        return f"{said}: {_time(found['merge_seconds'])} at {at}"
+    said += f": {moved / rates['memory']:.3g} s at memory bandwidth"
+    if found["place"] == "disk":
+        said += f", and {_time(found['merge_seconds'])} at the disk's"
+    return said
+
+
+def _rate(value: float) -> str:
+    return f"{value / 1e9:.3g} GB/s"
+
+
+def _time(seconds: float | None) -> str:
+    return "unknown time" if seconds is None else f"{seconds:.3g} s"
