@@ -109,6 +109,7 @@ class VllmEngine:
         try:
             with settled():
                 missing = self._llm.collective_rpc(_replace, args=(stored(model),))[0]
+                self._forget()
             if missing:
                 raise ValueError(f"it was given no values for {missing[0]!r} ({len(missing)} tensors in all)")
         except (ValueError, KeyError, RuntimeError, AssertionError) as error:
@@ -118,13 +119,16 @@ class VllmEngine:
                 "out and transformers generates"
             ) from error
 
+    def _forget(self) -> None:
+        """Empty the prefix cache."""
+        if not self._llm.reset_prefix_cache():
+            raise RuntimeError("vLLM keeps keys and values of other weights; it has requests that never ended")
+
     def generate(self, prompts: Sequence[Sequence[int]], how: Decoding) -> list[list[int]]:
         """All prompts are handed over together; vLLM itself says which are continued side by side."""
         asked = [{"prompt_token_ids": list(tokens)} for tokens in prompts]
         with settled():
-            # what is in the cache is of other weights, or of another order of batches: neither may be seen in an answer
-            if not self._llm.reset_prefix_cache():
-                raise RuntimeError("vLLM keeps keys and values of other weights; it has requests that never ended")
+            self._forget()  # answers depend on the batch alone, and not on the batches before it
             found = self._llm.generate(asked, [self._params(how, i) for i in range(len(prompts))], use_tqdm=False)
         answers = [one.outputs[0] for one in found]
         # a NaN or plus infinity among logits makes every log-probability of the step NaN
