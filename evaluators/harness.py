@@ -6,75 +6,30 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 
 from evaluators import harness_items, harness_tasks, texts
 from evaluators.causal import check_causal
+from evaluators.engine import Engine, TransformersEngine
 from evaluators.errors import OptionError
 from evaluators.evaluator import Indices, Scores, Setting
 from evaluators.generation import Generations, Prompt
 from evaluators.harness_guard import templates
-from evaluators.harness_items import SplitName, Wish
+from evaluators.harness_items import Wish
+from evaluators.harness_options import HarnessOptions
 from evaluators.harness_requests import GENERATE, Prompting, Request, requests
 from evaluators.harness_scores import Scoring, offered
 from evaluators.items import Table, read
 from evaluators.likelihood import Likelihoods, Pair, finite
-from evaluators.options import Count, Files, Share, parse
+from evaluators.options import Files, parse
+from evaluators.vllm_engine import engine as vllm_engine
+from evaluators.vllm_host import VllmOptions, refuse
 
-
-class Seeds(BaseModel):
-    """The seeds of the harness, with its defaults."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-    random: int = 0
-    numpy: int = 1234
-    torch: int = 1234
-    fewshot: int = 1234
-
-
-class HarnessOptions(BaseModel):
-    """Options of kind `harness`. Those that `simple_evaluate` has too mean what they mean there."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-    task: Annotated[str, Field(min_length=1)]
-    """A task, group or tag of the harness by name; or `path/to/task.yaml`, a folder with one task, or `folder/NAME`."""
-    data: str | Files | None = None
-    """Documents of the user's own for the task's prompts, instead of its data set: a file, or one per split."""
-    calibration: Share | Count | None = None
-    """Calibration's share or count of the documents, drawn by content hash. Default: half of a split that is shared,
-    all of one that is not."""
-    seed: int = 0
-    """Which documents those are."""
-    limit: Share | Count | None = None
-    """At most so many documents of each split of each task (below 1: a share), the first, as in the harness."""
-    calibration_split: SplitName | None = None
-    """Default: validation, else train, where the harness does not report on it; the user's own files are one split."""
-    heldout_split: SplitName | None = None
-    """Default: what the harness reports on."""
-    allow_test: bool = False
-    """Let the search see documents that the harness reports on."""
-    num_fewshot: Annotated[int, Field(ge=0)] | None = None
-    apply_chat_template: bool = False
-    system_instruction: str | None = None
-    fewshot_as_multiturn: bool = True
-    gen_kwargs: dict[str, Any] = {}
-    seeds: Seeds = Seeds()
-    bootstrap_iters: Annotated[int, Field(ge=0)] = 100_000
-    """Resamples of standard errors that have no formula; 0: none, and all standard errors are 0."""
-    truncate: bool = False
-    """Cut prompts that are longer than the model's context from the left, as the harness does, and not refuse them."""
-    max_length: Annotated[int, Field(ge=2)] | None = None
-    add_bos_token: bool | None = None
-    softmax_dtype: Literal["float32"] | None = None
-    """Log-probabilities in float32 where the model's are bfloat16 or float16."""
-    batch_size: Count | None = None
-    """Contexts that go through the model together. Default: the worker's."""
+PROBE = 64
+"""Tokens at most of a prompt on which vLLM is compared with transformers."""
 
 
 class Harness:
@@ -97,6 +52,7 @@ class Harness:
         with harness_tasks.quiet(), harness_tasks.seeded(self._seeds):
             self._loaded = harness_tasks.load(found, overrides, f"evaluator {name!r}")
             self._configure()
+            self._check_backend()
             wish = Wish(
                 *(asked.calibration, asked.seed, asked.limit, asked.calibration_split, asked.heldout_split),
                 *(asked.allow_test, asked.data is not None, isinstance(asked.data, Files)),
@@ -130,6 +86,19 @@ class Harness:
             elif usual is None:
                 task.set_config(key="num_fewshot", value=0)
 
+    def _check_backend(self) -> None:
+        """Raise `OptionError` where options of vLLM have nothing to say."""
+        if self._options.backend != "vllm":
+            if self._options.vllm is not None:
+                raise OptionError(
+                    f"evaluator {self.name!r}: `vllm` has options and backend is not vllm; add backend: vllm"
+                )
+        elif not any(task.get_config("output_type") == GENERATE for task in self._loaded.tasks.values()):
+            raise OptionError(
+                f"evaluator {self.name!r}: backend: vllm generates text, and task {self._options.task} asks for "
+                "likelihoods alone, which transformers computes; leave `backend` out"
+            )
+
     def prepare(self, setting: Setting) -> None:
         """Make prompts and tokens, or take them from the disk, and batches of them.
 
@@ -138,6 +107,8 @@ class Harness:
         """
         what = f"task {self._options.task}"
         check_causal(self.name, setting.model, what)
+        if self._options.backend == "vllm":
+            refuse(self.name, setting.model)  # before prompts are made, which may take minutes
         size = self._options.batch_size or setting.batch_size
         with harness_tasks.quiet():
             lm = self._language_model(setting, size)
@@ -155,7 +126,17 @@ class Harness:
             self._likelihoods = Likelihoods(
                 self._pairs, self.splits, setting.model, setting.device, lm.max_length, size, dtype
             )
-        self._generations = Generations(self._prompts, self.splits, lm, size, asked.seeds.torch)
+        engine, most = self._engine(setting, lm, size)
+        self._generations = Generations(self.name, self._prompts, self.splits, lm, engine, most, asked.seeds.torch)
+
+    def _engine(self, setting: Setting, lm: Any, size: int) -> tuple[Engine, int]:
+        """What generates, and how many prompts it is given together."""
+        if self._options.backend == "transformers":
+            return TransformersEngine(lm), size
+        options = self._options.vllm or VllmOptions()
+        found = vllm_engine(self.name, setting, lm.max_length, options)
+        found.verify(self.name, [prompt.tokens[-PROBE:] for prompt in self._prompts[:4]])
+        return found, self._options.batch_size or options.max_num_seqs
 
     def _language_model(self, setting: Setting, size: int) -> Any:
         """The harness's own model class over the base's tokenizer: it makes tokens and decides on stops.
@@ -239,7 +220,7 @@ class Harness:
             likelihood, greedy = self._likelihoods.run(model, rows)
             asked = np.isin(self._pair_rows, rows)
             finite(self.name, likelihood[asked], self._pair_rows[asked])
-        texts_of = self._generations.run(self.name, model, rows)
+        texts_of = self._generations.run(model, rows)
         for row in rows.tolist():
             for instance, request, numbers in self._asked[row]:
                 if request.kind == GENERATE:
