@@ -120,8 +120,8 @@ def _fresh(base: Rows, experts: Mapping[str, Rows]) -> tuple[Mapping[str, Any], 
 def _without(base: Rows, experts: Mapping[str, Rows]) -> tuple[int, ...]:
     """The ids of the base's tokens for which it has no row, and an expert has."""
     beyond = {token: row for token, row in (base.tokens.ids if base.tokens else {}).items() if row >= base.count}
-    held = [(token, model) for model in experts.values() if model.tokens for token in beyond]
-    return tuple(sorted({beyond[t] for t, model in held if model.tokens.ids.get(t, model.count) < model.count}))
+    known = [(model.tokens.ids, model.count) for model in experts.values() if model.tokens]
+    return tuple(sorted({row for t, row in beyond.items() if any(ids.get(t, n) < n for ids, n in known)}))
 
 
 def _map(model: Rows, base: Rows, rows: int, placed: Mapping[str, int], new: Sequence[int]) -> NDArray[np.int64]:

@@ -43,7 +43,7 @@ def covered(points: Array, upto: Array) -> float:
     return volume
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(SETS, st.sets(st.integers(0, 13)))
 def test_equals_brute_force(rows: list[list[float]], some: set[int]) -> None:
     losses = np.array(rows)
@@ -70,7 +70,7 @@ def test_equals_brute_force(rows: list[list[float]], some: set[int]) -> None:
     assert (np.diff(unit[order].mean(axis=1)) >= -1e-12).all()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(SETS)
 def test_add_says_whether_the_front_changed(rows: list[list[float]]) -> None:
     front = Front(len(rows[0]))
@@ -79,7 +79,7 @@ def test_add_says_whether_the_front_changed(rows: list[list[float]]) -> None:
         assert front.add(number, np.array(row)) == (front.nondominated != before)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(SETS)
 def test_quality_never_falls_once_the_anchors_are_in(rows: list[list[float]]) -> None:
     m = len(rows[0])

@@ -239,7 +239,7 @@ def test_expert_merging_learns_one_coefficient_a_layer_then_one_a_piece_of_those
     assert np.array_equal(last[:, 2::2], last[:, 3::2]), "the others are not"
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=200, derandomize=True)
 @given(
     st.lists(st.tuples(st.integers(0, 5), st.floats(0, 1e6)), min_size=1, max_size=40), st.integers(1, 60),
     st.floats(0, 3),

@@ -241,7 +241,7 @@ def test_a_hostile_header_is_refused(tmp_path: Path, content: bytes, message: st
         read_header(path, "base")
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_a_damaged_header_is_a_pool_error_or_harmless(tmp_path: Path, data: st.DataObject) -> None:
     content = bytearray(file_of({"a": entry(), "b": entry(4, 8)}, b"12345678"))

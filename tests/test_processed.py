@@ -110,7 +110,7 @@ def test_opposite_task_vectors_leave_the_larger_and_equal_ones_nothing() -> None
     assert one.tolist() == [3, -2, 1, 0] and first.tolist() == [0] * 4
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     values=st.lists(st.floats(-10, 10, width=32) | st.sampled_from([0.0, 1.0, -1.0]), min_size=1, max_size=60),
     density=st.floats(0.01, 1.0),

@@ -17,7 +17,7 @@ from searchspaces import shards
 DTYPES = sorted(shards.DTYPES, key=str)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     shapes=st.lists(
         st.tuples(st.lists(st.integers(0, 5), max_size=3), st.sampled_from(DTYPES)), min_size=1, max_size=8

@@ -118,7 +118,7 @@ def loads_of(lengths: list[int], dtypes: list[torch.dtype]) -> list[list[torch.T
     return [[torch.randn(n).to(d) for d in dtypes] for n in lengths]
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(
     lengths=st.lists(st.integers(1, 300), min_size=1, max_size=12),
     left=st.integers(0, 12),

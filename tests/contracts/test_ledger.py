@@ -96,7 +96,7 @@ def test_the_same_answer_again_is_ignored_and_a_different_one_refused(
     assert ledger.answers()[0].measures["a.accuracy"].value == 0.5
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(order=st.lists(st.tuples(st.integers(0, 5), st.sampled_from([0.1, 0.2])), max_size=20))
 def test_the_first_answer_wins_in_any_order(
     tmp_path_factory: pytest.TempPathFactory, order: list[tuple[int, float]]

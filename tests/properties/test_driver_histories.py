@@ -64,7 +64,7 @@ def played(driver: Driver, row: Row, steps: list[Ask | Tell | Foreign], waiting:
 
 
 @pytest.mark.parametrize("row", ROWS.values(), ids=ROWS.keys())
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
+@settings(max_examples=12, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 @given(before=STEPS, after=STEPS)
 def test_killed_anywhere_replayed_and_on_to_the_bit(row: Row, before: list, after: list) -> None:
     driver = row.make(box(), 5)

@@ -155,7 +155,7 @@ def test_threads_change_no_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     dtypes=st.lists(st.sampled_from([torch.float32, torch.bfloat16]), min_size=11, max_size=11),
     seed=st.integers(0, 99),
 )
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_the_kernel_is_the_reference(size: int, count: int, dtypes: list[torch.dtype], seed: int) -> None:
     draw = torch.Generator().manual_seed(seed)
     base, grad, *experts = (torch.randn(size, generator=draw).to(d) for d in dtypes[: count + 2])

@@ -35,7 +35,7 @@ def by_kernel(
     )  # fmt: skip
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(
     dtypes=st.lists(FAST, min_size=2, max_size=11),
     size=st.sampled_from([0, 1, 7, kernel.CHUNK - 1, kernel.CHUNK, kernel.CHUNK + 1, 3 * kernel.CHUNK + 5]),
@@ -58,7 +58,7 @@ def test_the_kernel_is_its_definition(dtypes: list[torch.dtype], size: int, seed
     assert torch.equal(ours, wanted)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     rows=st.sampled_from([1, 3, 4, 5, 127, 128, 131]),
     columns=st.sampled_from([1, 7, 31, 32, 33, 64, 95]),
@@ -79,7 +79,7 @@ def test_a_product_of_thin_matrices_is_its_definition(rows: int, columns: int, r
     assert torch.equal(alone[0, 0], out[i, j])
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     ranks=st.lists(st.integers(1, 9), min_size=1, max_size=4),
     shape=st.sampled_from([(1, 50), (13, 40), (200, 7), (70, 33)]),
