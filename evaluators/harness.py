@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import SimpleNamespace
@@ -210,6 +210,15 @@ class Harness:
                 )
                 self._asked.setdefault(row, []).append((instance, request, numbers))
         self._pair_rows = np.array([pair.row for pair in self._pairs], dtype=np.int64)
+
+    def sequences(self) -> Iterator[tuple[dict[str, Any], torch.Tensor]]:
+        """What log-likelihoods cost: the model's arguments batch by batch, and the positions that its head reads."""
+        return iter(()) if self._likelihoods is None else self._likelihoods.sequences()
+
+    def answers(self, row: int) -> list[tuple[Request, list[Any]]]:
+        """What the model is asked for a row of the splits, and what it said when it was last scored (nothing before):
+        texts, log-likelihoods in nats, or these with whether greedy decoding would have given the same."""
+        return [(request, list(instance.resps)) for instance, request, _ in self._asked[row]]
 
     @torch.inference_mode()
     def score(self, model: Any, items: Indices) -> Scores:

@@ -7,11 +7,10 @@ import random
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import transformers as hf
-from pico import base, byte_tokenizer
+from pico import base
 from transformers import AutoModelForCausalLM
 
 from evaluators import harness_index
@@ -118,10 +117,10 @@ def test_an_example_is_never_its_own_document(library: Path, tmp_path: Path, mod
     made.prepare(setting(model))
     decode = hf.AutoTokenizer.from_pretrained(model).decode
     texts = [row["text"] for row in rows(8, 2)]
-    for pair in made._pairs:
-        if pair.row < 8:
-            prompt = decode(pair.context)
-            assert prompt.count(texts[pair.row]) == 1 and all(text in prompt for text in texts)
+    for row in range(8):
+        for request, answers in made.answers(row):
+            prompt = decode(request.pairs[0][0])
+            assert prompt.count(texts[row]) == 1 and all(text in prompt for text in texts) and answers == []
 
 
 def test_own_files_need_no_flag_and_are_split_by_content(tmp_path: Path) -> None:
@@ -273,7 +272,7 @@ def test_sampling_repeats_itself_and_touches_no_global_generator(tmp_path: Path,
 
     def texts() -> list[str]:
         made.score(at.model, rows_of)
-        return [instance.resps[0] for row in rows_of for instance, *_ in made._asked[row]]
+        return [answers[0] for row in rows_of for _, answers in made.answers(row)]
 
     before = torch.get_rng_state()
     first = texts()
@@ -281,7 +280,7 @@ def test_sampling_repeats_itself_and_touches_no_global_generator(tmp_path: Path,
     greedy = own(tmp_path, None, GENERATE, gen_kwargs={"until": []})
     greedy.prepare(at)
     greedy.score(at.model, rows_of)
-    assert [i.resps[0] for row in rows_of for i, *_ in greedy._asked[row]] != first
+    assert [answers[0] for row in rows_of for _, answers in greedy.answers(row)] != first
 
 
 def test_prompts_are_made_once_and_kept_by_content(
@@ -315,31 +314,3 @@ def test_prompts_are_made_once_and_kept_by_content(
         assert built(system_instruction="Be bad.")[0] == 20, "a disk that keeps nothing is no reason to stop"
     finally:
         kept[0].parent.chmod(0o700)
-
-
-@pytest.mark.parametrize("kind", ["mistral", "mamba", "gpt2"])
-def test_architectures_give_what_one_sequence_for_each_choice_gives(kind: str, tmp_path: Path) -> None:
-    """Windows of attention and recurrent states cannot read a context once for several choices: they are asked each."""
-    configs = {
-        "mistral": lambda: hf.MistralConfig(
-            vocab_size=266, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
-            intermediate_size=16, max_position_embeddings=256, sliding_window=4, initializer_range=0.5,
-        ),
-        "mamba": lambda: hf.MambaConfig(vocab_size=266, hidden_size=16, num_hidden_layers=2, state_size=4),
-        "gpt2": lambda: hf.GPT2Config(vocab_size=266, n_embd=16, n_layer=2, n_head=2, n_positions=256),
-    }  # fmt: skip
-    torch.manual_seed(0)
-    found = hf.AutoModelForCausalLM.from_config(configs[kind]())
-    found.save_pretrained(tmp_path / "model")
-    byte_tokenizer(tmp_path / "model")
-    made = own(tmp_path, None, TASK.replace('"A"', '"one good word"').replace('"C"', '"the other of them"'))
-    made.prepare(Setting(found, tmp_path / "model", torch.device("cpu"), {}, 8))
-    rows_of = np.sort(np.concatenate([made.splits.calibration, made.splits.heldout]))
-    made.score(found, rows_of)
-    for pair, (likelihood, _) in zip(
-        made._pairs, [i.resps[0] for row in rows_of for i, *_ in made._asked[row]], strict=True
-    ):
-        whole = torch.tensor([[*pair.context, *pair.continuation]])
-        logits = torch.log_softmax(found(whole).logits[0, len(pair.context) - 1 : -1], dim=-1)
-        wanted = logits.gather(1, torch.tensor(pair.continuation)[:, None]).sum().item()
-        assert likelihood == pytest.approx(wanted, abs=1e-3)
