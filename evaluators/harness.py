@@ -144,10 +144,10 @@ class Harness:
         asked = self._options
         how = Prompting(
             *(asked.system_instruction, asked.apply_chat_template, asked.fewshot_as_multiturn, asked.seeds.fewshot),
-            asked.truncate,
+            *(self._seeds, asked.truncate),
         )
         with harness_tasks.quiet(), harness_tasks.seeded(self._seeds), self._sandbox():
-            made = [requests(self.name, part, lm, setting.folder, how) for part in self._parts]
+            made = [requests(self.name, part, lm, setting.folder, how, self.files) for part in self._parts]
         self._number(made)
         self._likelihoods = None
         if self._pairs:

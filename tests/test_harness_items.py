@@ -2,45 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import random
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import transformers as hf
+from harness_own import TASK, TEST, TRAIN, own, rows, setting, write
 from pico import base
-from transformers import AutoModelForCausalLM
 
 from evaluators import harness_index
 from evaluators.errors import DataError, NonFinite, OptionError
 from evaluators.evaluator import Setting
 from evaluators.harness import Harness
-
-TASK = """
-task: NAME
-dataset_path: json
-dataset_kwargs: {data_files: {test: TEST, train: TRAIN}}
-SPLITS
-output_type: multiple_choice
-doc_to_text: "{{text}}"
-doc_to_target: label
-doc_to_choice: ["A", "bad one", "C"]
-metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]
-"""
-TRAIN = "training_split: train\n"
-TEST = "test_split: test\n"
-
-
-def rows(n: int, seed: int) -> list[dict[str, Any]]:
-    draw = random.Random(seed)
-    return [{"text": f"{seed} {i} {draw.random()}", "label": draw.randrange(3)} for i in range(n)]
-
-
-def write(path: Path, found: list[dict[str, Any]]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in found))
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -63,20 +37,6 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (home / "pair.yaml").write_text("group: pair\ntask: [both, sealed]\n")
     monkeypatch.setattr(harness_index, "library", lambda: home)
     return home
-
-
-def setting(folder: Path, **changes: Any) -> Setting:
-    return Setting(AutoModelForCausalLM.from_pretrained(folder), folder, torch.device("cpu"), {}, 4)
-
-
-def own(root: Path, found: list[dict[str, Any]] | None = None, text: str = TASK, **options: Any) -> Harness:
-    """A task file of the user's over data named under `data`."""
-    (root / "mine").mkdir(exist_ok=True)
-    kept = text.replace("NAME", "mine").replace("SPLITS", TEST)
-    kept = "\n".join(line for line in kept.splitlines() if "data_files" not in line)
-    (root / "mine" / "mine.yaml").write_text(kept)
-    write(root / "items.jsonl", rows(20, 5) if found is None else found)
-    return Harness("e", {"task": "mine/mine.yaml", "data": "items.jsonl", **options}, root)
 
 
 def test_calibration_is_train_and_heldout_what_the_harness_reports_on(library: Path, tmp_path: Path) -> None:
@@ -281,36 +241,3 @@ def test_sampling_repeats_itself_and_touches_no_global_generator(tmp_path: Path,
     greedy.prepare(at)
     greedy.score(at.model, rows_of)
     assert [answers[0] for row in rows_of for _, answers in greedy.answers(row)] != first
-
-
-def test_prompts_are_made_once_and_kept_by_content(
-    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from lm_eval.api.task import ConfigurableTask
-
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    made: list[int] = []
-    real = ConfigurableTask.construct_requests
-    monkeypatch.setattr(
-        ConfigurableTask, "construct_requests", lambda self, *a, **k: made.append(1) or real(self, *a, **k)
-    )
-
-    def built(**options: Any) -> tuple[int, dict[str, Any]]:
-        made.clear()
-        one, at = own(tmp_path, **options), setting(model)
-        one.prepare(at)
-        return len(made), dict(one.score(at.model, one.splits.heldout).measures)
-
-    first = built()
-    assert first[0] == 20 and built() == (0, first[1])
-    kept = list((tmp_path / "cache").rglob("*.safetensors"))
-    assert len(kept) == 1 and not list((tmp_path / "cache").rglob("*.pickle"))
-    assert built(system_instruction="Be good.")[0] == 20, "another option is another prompt"
-    kept[0].write_bytes(kept[0].read_bytes()[:100])
-    assert built() == first, "half a file is made again"
-    assert built() == (0, first[1])
-    kept[0].parent.chmod(0o500)
-    try:
-        assert built(system_instruction="Be bad.")[0] == 20, "a disk that keeps nothing is no reason to stop"
-    finally:
-        kept[0].parent.chmod(0o700)
