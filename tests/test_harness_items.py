@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import transformers as hf
-from harness_own import TASK, TEST, TRAIN, own, rows, setting, write
+from own_task import TASK, TEST, TRAIN, own, rows, setting, write
 from pico import base
 
 from evaluators import harness_index
@@ -68,7 +68,7 @@ def test_documents_that_are_held_out_too_are_never_calibration(library: Path, tm
     write(tmp_path / "train.jsonl", rows(8, 2) + rows(12, 1)[:5])
     made = Harness("e", {"task": "both"}, tmp_path)
     assert list(made.splits.calibration) == list(range(8)) and len(made.splits.heldout) == 12
-    assert "5 of the first that are among the held-out ones too were left out" in made.provenance[0]
+    assert "; 5 that are among the held-out ones too were left out" in made.provenance[0]
 
 
 def test_an_example_is_never_its_own_document(library: Path, tmp_path: Path, model: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness_own import TASK, own, setting
+from own_task import TASK, own, setting
 from pico import base
 
 from evaluators.harness_requests import plain
