@@ -174,7 +174,11 @@ def test_the_masks_of_a_batch_are_bounded(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_half_precision_s_rounding_is_not_taken_for_another_attention() -> None:
-    model, pairs = model_of(hf.LlamaConfig(**{**SIZE, "num_hidden_layers": 4}), torch.bfloat16), pairs_of()
+    """Logits of the size of a trained model's, which bfloat16 keeps to 1/8."""
+    model, pairs = model_of(hf.LlamaConfig(**{**SIZE, "num_hidden_layers": 8}), torch.bfloat16), pairs_of()
+    with torch.no_grad():
+        model.lm_head.weight.mul_(4)
+    assert float(model(torch.tensor([pairs[0].context])).logits.detach().abs().max()) > 16
     assert trees(asked(model, pairs))
 
 
