@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,9 +20,9 @@ from evaluators.generation import Generations, Prompt
 from evaluators.harness_guard import templates
 from evaluators.harness_items import Wish
 from evaluators.harness_options import HarnessOptions
+from evaluators.harness_own import replacement
 from evaluators.harness_requests import GENERATE, Prompting, Request, requests
 from evaluators.harness_scores import Scoring, offered
-from evaluators.items import Table, read
 from evaluators.likelihood import Likelihoods, Pair, finite
 from evaluators.options import Files, parse
 from evaluators.vllm_engine import engine as vllm_engine
@@ -47,18 +47,22 @@ class Harness:
         self.name = name
         self._options = asked = parse(HarnessOptions, name, options)
         found = harness_tasks.find(asked.task, root)
-        overrides, tables = _own(asked, root)
+        overrides, tables = replacement(asked.data, root)
         self._seeds = (asked.seeds.random, asked.seeds.numpy, asked.seeds.torch)
         with harness_tasks.quiet(), harness_tasks.seeded(self._seeds):
             self._loaded = harness_tasks.load(found, overrides, f"evaluator {name!r}")
-            self._configure()
+            effective = self._configure()
             self._check_backend()
             wish = Wish(
                 *(asked.calibration, asked.seed, asked.limit, asked.calibration_split, asked.heldout_split),
                 *(asked.allow_test, asked.data is not None, isinstance(asked.data, Files)),
             )
             documents = harness_items.choose(name, self._loaded, wish)
-        self._items, self._parts, self.provenance = documents.items, documents.parts, documents.provenance
+        self._items, self._parts, self.provenance = (
+            documents.items,
+            documents.parts,
+            (*documents.provenance, *effective),
+        )
         self.splits = self._items.splits
         self.files = tuple(dict.fromkeys([*found.files, *(file for table in tables for file in table.files)]))
         named = offered(name, self._loaded)
@@ -75,16 +79,28 @@ class Harness:
         """While this is open, templates of a file of the user's are rendered in a sandbox."""
         return templates(self._loaded.sandboxed)
 
-    def _configure(self) -> None:
-        """What `simple_evaluate` changes in tasks before it runs them: arguments of generation, number of examples."""
-        for task in self._loaded.tasks.values():
-            if task.get_config("output_type") == GENERATE and self._options.gen_kwargs:
-                task.set_config(key="generation_kwargs", value=dict(self._options.gen_kwargs), update=True)
-            usual = task.get_config("num_fewshot")
-            if self._options.num_fewshot is not None and usual != 0:  # a task that says 0 wants none, as in the harness
-                task.set_config(key="num_fewshot", value=self._options.num_fewshot)
-            elif usual is None:
-                task.set_config(key="num_fewshot", value=0)
+    def _configure(self) -> list[str]:
+        """What `simple_evaluate` changes in tasks before it runs them: arguments of generation, number of examples.
+
+        Returns what of the options does not hold for which task; raises `OptionError` where it holds for none.
+        """
+        asked, tasks = self._options, self._loaded.tasks
+        writing = [task for task in tasks.values() if task.get_config("output_type") == GENERATE]
+        if asked.gen_kwargs and not writing:
+            raise OptionError(f"evaluator {self.name!r}: {asked.task} generates no text; drop the option 'gen_kwargs'")
+        for task in writing:
+            if asked.gen_kwargs:
+                task.set_config(key="generation_kwargs", value=dict(asked.gen_kwargs), update=True)
+        fixed = [name for name, task in tasks.items() if task.get_config("num_fewshot") == 0]  # it wants none
+        if asked.num_fewshot and len(fixed) == len(tasks):
+            raise OptionError(
+                f"evaluator {self.name!r}: option 'num_fewshot': {asked.task} says 0, and the harness keeps to that; "
+                "drop the option"
+            )
+        for name, task in tasks.items():
+            if name not in fixed and (asked.num_fewshot is not None or task.get_config("num_fewshot") is None):
+                task.set_config(key="num_fewshot", value=asked.num_fewshot or 0)
+        return [f"{name}: no examples, as the task says" for name in fixed] if asked.num_fewshot else []
 
     def _check_backend(self) -> None:
         """Raise `OptionError` where options of vLLM have nothing to say."""
@@ -115,10 +131,10 @@ class Harness:
         asked = self._options
         how = Prompting(
             *(asked.system_instruction, asked.apply_chat_template, asked.fewshot_as_multiturn, asked.seeds.fewshot),
-            asked.truncate,
+            *(self._seeds, asked.truncate),
         )
         with harness_tasks.quiet(), harness_tasks.seeded(self._seeds), self._sandbox():
-            made = [requests(self.name, part, lm, setting.folder, how) for part in self._parts]
+            made = [requests(self.name, part, lm, setting.folder, how, self.files) for part in self._parts]
         self._number(made)
         self._likelihoods = None
         if self._pairs:
@@ -192,6 +208,15 @@ class Harness:
                 self._asked.setdefault(row, []).append((instance, request, numbers))
         self._pair_rows = np.array([pair.row for pair in self._pairs], dtype=np.int64)
 
+    def sequences(self) -> Iterator[tuple[dict[str, Any], torch.Tensor]]:
+        """What log-likelihoods cost: the model's arguments batch by batch, and the positions that its head reads."""
+        return iter(()) if self._likelihoods is None else self._likelihoods.sequences()
+
+    def answers(self, row: int) -> list[tuple[Request, list[Any]]]:
+        """What the model is asked for a row of the splits, and what it said when it was last scored (nothing before):
+        texts, log-likelihoods in nats, or these with whether greedy decoding would have given the same."""
+        return [(request, list(instance.resps)) for instance, request, _ in self._asked[row]]
+
     @torch.inference_mode()
     def score(self, model: Any, items: Indices) -> Scores:
         """The task's metrics on these rows; raises `NonFinite` where a logit or a metric is not finite."""
@@ -231,25 +256,3 @@ class Harness:
                 else:
                     instance.resps = [sum(likelihood[list(numbers)].tolist())] * request.repeats
                 instance.filtered_resps = {}
-
-
-def _own(options: HarnessOptions, root: Path) -> tuple[dict[str, Any], list[Table]]:
-    """What replaces a task's data set by the user's documents, and these."""
-    if options.data is None:
-        return {}, []
-    import datasets
-
-    if isinstance(options.data, Files):
-        sides = {"validation": read(options.data.calibration, root), "test": read(options.data.heldout, root)}
-    else:
-        sides = {"test": read(options.data, root)}
-    made = {name: datasets.Dataset.from_list(table.rows) for name, table in sides.items()}
-    overrides: dict[str, Any] = {
-        "custom_dataset": lambda **_: made,
-        "dataset_kwargs": None,
-        "training_split": None,
-        "validation_split": "validation" if "validation" in made else None,
-        "test_split": "test",
-        "fewshot_split": "validation" if "validation" in made else "test",
-    }
-    return overrides, list(sides.values())

@@ -13,7 +13,8 @@ import numpy as np
 
 from evaluators.errors import DataError, OptionError
 from evaluators.evaluator import Indices, Splits
-from evaluators.harness_tasks import BUILDERS, Loaded
+from evaluators.harness_own import is_own
+from evaluators.harness_tasks import Loaded
 from evaluators.items import Row, Table
 from evaluators.splits import ItemSet, digest, keep_apart, split
 
@@ -32,6 +33,11 @@ class Wish:
     allow_test: bool
     own_data: bool  # the documents are the user's, whatever the task
     two_files: bool  # ... and split by the user
+
+
+MOST = 200
+"""Calibration documents of a task where the user does not say how many: a forward pass for each of thousands would be
+the cost of every candidate."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +65,11 @@ def choose(name: str, loaded: Loaded, wish: Wish) -> Documents:
 
     Raises `OptionError` where the search would see what the harness reports on, `DataError` where a side is empty.
     """
+    if wish.two_files and wish.calibration is not None:
+        raise OptionError(
+            f"evaluator {name!r}: option 'calibration' says how to split one file, but `data` names a file per split; "
+            "drop one of them"
+        )
     tables: list[Table] = []
     parts: list[Part] = []
     sides: list[tuple[Indices, Indices]] = []
@@ -93,7 +104,7 @@ def _one(
     """One task's tables with their views, its splits (rows counted through them), and what was chosen, in words."""
     names = _names(task)
     reported: SplitName = "test" if task.has_test_docs() else "validation"
-    own = wish.own_data or (task_name in loaded.found.own and _is_own(task))
+    own = wish.own_data or (task_name in loaded.found.own and is_own(task.config.to_dict(keep_callable=True)))
     heldout = wish.heldout_split or reported
     calibration = wish.calibration_split or _calibration(names, heldout, own and not wish.two_files)
     for option, chosen in (("calibration_split", calibration), ("heldout_split", heldout)):
@@ -111,23 +122,38 @@ def _one(
             f"reports on; {remedy}, or say allow_test: true, and no report on that split will mean anything"
         )
     whose = "" if own else " (what the harness reports on)"
+    limits = (wish.limit, loaded.found.files)
+    last = _table(task_name, names[heldout], _docs(task, heldout), *limits)
+    unseen: list[Row] = []
+    if not own and not wish.allow_test and names[reported] != names[heldout]:
+        unseen = _docs(task, reported)  # all of them, whatever the limit
     if names[calibration] == names[heldout]:
-        table = _table(task_name, names[heldout], _docs(task, heldout), wish.limit, loaded.found.files)
-        splits = split(table, wish.seed, 0.5 if wish.calibration is None else wish.calibration)
+        share = wish.calibration
+        if share is None:
+            share = 0.5 if own or len(last.rows) <= 2 * MOST else MOST
+        splits, dropped = _without(split(last, wish.seed, share), last, unseen)
         counts = f"{len(splits.calibration)} and {len(splits.heldout)} documents"
         sentence = f"{where}calibration and held out are {counts} of {names[heldout]!r}{whose}, split by content"
-        return [(table, _view(task, heldout))], splits, sentence
-    first = _table(task_name, names[calibration], _docs(task, calibration), wish.limit, loaded.found.files)
-    last = _table(task_name, names[heldout], _docs(task, heldout), wish.limit, loaded.found.files)
-    splits = keep_apart(first, last, wish.seed) if wish.two_files else _apart(first, last, wish)
+        return [(last, _view(task, heldout))], splits, sentence + _told(dropped, "the reported ones")
+    first = _table(task_name, names[calibration], _docs(task, calibration), *limits)
+    if wish.two_files:
+        splits, dropped = keep_apart(first, last, wish.seed), 0
+    else:
+        splits, dropped = _apart(first, last, unseen, wish, None if own else MOST)
     seen = whose if calibration == reported else ""
     sentence = (
         f"{where}calibration is {len(splits.calibration)} documents of {names[calibration]!r}{seen}, held out "
         f"{len(splits.heldout)} of {names[heldout]!r}{whose if heldout == reported else ''}"
     )
-    dropped = len(first.rows) - len(splits.calibration) if wish.calibration is None else 0
-    sentence += f"; {dropped} of the first that are among the held-out ones too were left out" if dropped else ""
-    return [(first, _view(task, calibration)), (last, _view(task, heldout))], splits, sentence
+    rest = len(first.rows) - dropped - len(splits.calibration)
+    if wish.calibration is None and rest:
+        sentence += f"; {rest} more are there: say calibration: {len(first.rows)} for all of them"
+    among = "the held-out or reported ones" if unseen else "the held-out ones"
+    return [(first, _view(task, calibration)), (last, _view(task, heldout))], splits, sentence + _told(dropped, among)
+
+
+def _told(dropped: int, among: str) -> str:
+    return f"; {dropped} that are among {among} too were left out" if dropped else ""
 
 
 def _names(task: Any) -> dict[SplitName, str]:
@@ -146,12 +172,6 @@ def _calibration(names: Mapping[SplitName, str], heldout: SplitName, together: b
     return next((s for s in order if s in names and names[s] != names.get(heldout)), heldout)
 
 
-def _is_own(task: Any) -> bool:
-    """Whether a task of the user's reads the user's files, and not a data set of the hub."""
-    path = str(task.get_config("dataset_path") or "")
-    return path in BUILDERS or Path(path).exists() or callable(task.get_config("custom_dataset"))
-
-
 def _docs(task: Any, split_name: SplitName) -> list[Row]:
     kept = {"train": task.training_docs, "validation": task.validation_docs, "test": task.test_docs}
     return list(kept[split_name]())
@@ -168,23 +188,34 @@ def _table(
     return Table(f"{task_name}, split {split_name!r}", docs, files, files[0].parent if files else Path())
 
 
-def _apart(calibration: Table, heldout: Table, wish: Wish) -> Splits:
-    """Calibration documents by content hash, without those that are among the held-out ones too."""
-    unseen = {digest(wish.seed, row) for row in heldout.rows}
-    keys = {i: key for i, row in enumerate(calibration.rows) if (key := digest(wish.seed, row)) not in unseen}
+def _apart(calibration: Table, heldout: Table, unseen: list[Row], wish: Wish, most: int | None) -> tuple[Splits, int]:
+    """Calibration documents by content hash, without those that are among the held-out or unseen ones too; and how
+    many these are. At most `most` where the user does not say."""
+    hidden = {digest(wish.seed, row) for row in [*heldout.rows, *unseen]}
+    keys = {i: key for i, row in enumerate(calibration.rows) if (key := digest(wish.seed, row)) not in hidden}
     order = sorted(keys, key=lambda i: (keys[i], i))
-    asked = wish.calibration
+    asked = most if wish.calibration is None else wish.calibration
     count = len(order) if asked is None else asked if isinstance(asked, int) else round(asked * len(order))
     if not order[:count]:
         raise DataError(
-            f"{calibration.name}: {len(calibration.rows)} documents, of which {len(order)} are not held out too, and "
-            f"calibration: {asked} make no calibration items; give more, or another split"
+            f"{calibration.name}: {len(calibration.rows)} documents, of which {len(order)} are not held out or "
+            f"reported on too, and calibration: {wish.calibration} make no calibration items; give more, or another "
+            "split"
         )
     first = len(calibration.rows)
-    return Splits(
-        np.array(sorted(order[:count]), dtype=np.int64),
-        np.arange(first, first + len(heldout.rows), dtype=np.int64),
-    )
+    sides = np.array(sorted(order[:count]), dtype=np.int64), np.arange(first, first + len(heldout.rows), dtype=np.int64)
+    return Splits(*sides), first - len(keys)
+
+
+def _without(splits: Splits, table: Table, unseen: list[Row]) -> tuple[Splits, int]:
+    """The splits without calibration documents that are among the unseen ones too, and how many these are."""
+    hidden = {digest(0, row) for row in unseen}
+    kept = [i for i in splits.calibration.tolist() if digest(0, table.rows[i]) not in hidden] if hidden else None
+    if kept is None or len(kept) == len(splits.calibration):
+        return splits, 0
+    if not kept:
+        raise DataError(f"{table.name}: every calibration document is one that the harness reports on; use others")
+    return Splits(np.array(kept, dtype=np.int64), splits.heldout), len(splits.calibration) - len(kept)
 
 
 def _view(task: Any, split_name: SplitName) -> Any:

@@ -32,8 +32,8 @@ class HarnessOptions(BaseModel):
     data: str | Files | None = None
     """Documents of the user's own for the task's prompts, instead of its data set: a file, or one per split."""
     calibration: Share | Count | None = None
-    """Calibration's share or count of the documents, drawn by content hash. Default: half of a split that is shared,
-    all of one that is not."""
+    """Calibration's share or count of each task's documents, drawn by content hash. Default: half of a split that is
+    shared, all of one that is not, and at most 200 where they are not the user's own."""
     seed: int = 0
     """Which documents those are."""
     limit: Share | Count | None = None

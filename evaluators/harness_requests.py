@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -19,7 +20,7 @@ from evaluators.harness_index import cache
 from evaluators.harness_items import Part
 from evaluators.splits import digest
 
-VERSION = 1
+VERSION = 2
 """Part of every file's name: a change of what is kept is a change of all files."""
 
 TOKENIZER = ("*token*.json", "vocab*", "merges.txt", "*.model", "chat_template*", "special_tokens_map.json")
@@ -54,15 +55,18 @@ class Prompting:
     apply_chat_template: bool
     fewshot_as_multiturn: bool
     fewshot_seed: int
+    seeds: tuple[int, int, int]
+    """Of Python, NumPy and torch, from which functions of tasks may draw."""
     truncate: bool
 
 
-def requests(name: str, part: Part, lm: Any, folder: Path, how: Prompting) -> list[Request]:
+def requests(name: str, part: Part, lm: Any, folder: Path, how: Prompting, files: Sequence[Path] = ()) -> list[Request]:
     """The requests of a part's used documents, in their order; from the disk where they were made before.
 
+    `files` are the user's that the task was read from: another file, other prompts.
     Raises `DataError` for a document with an empty answer, or a prompt that is longer than the model's context.
     """
-    file = cache() / "requests" / f"{_key(part, lm, folder, how)}.safetensors"
+    file = cache() / "requests" / f"{_key(part, lm, folder, how, files)}.safetensors"
     found = _read(file)
     if found is None:
         with _alone(file):
@@ -187,36 +191,43 @@ def limit(request: Request, lm: Any) -> int:
     return int(normalize_gen_kwargs(json.loads(request.arguments), lm.max_gen_toks)["max_gen_toks"])
 
 
-def _key(part: Part, lm: Any, folder: Path, how: Prompting) -> str:
-    """A hash of all that prompts and tokens depend on: task, documents, examples, tokenizer, options, versions."""
+def _key(part: Part, lm: Any, folder: Path, how: Prompting, files: Sequence[Path]) -> str:
+    """A hash of all that prompts and tokens depend on: task, documents, examples, tokenizer, options, versions.
+
+    Functions are told by name: those of the user's files by the files' own hashes, others by the versions.
+    """
     import lm_eval
     import tokenizers
     import transformers
 
     view = part.view
-    files = sorted({path for pattern in TOKENIZER for path in folder.glob(pattern) if path.is_file()})
+    kept = sorted({path for pattern in TOKENIZER for path in folder.glob(pattern) if path.is_file()})
     pool = getattr(getattr(view, "sampler", None), "df", None) or []
     said = [
         VERSION,
         [lm_eval.__version__, transformers.__version__, tokenizers.__version__],
-        view.dump_config(),
+        view.config.to_dict(keep_callable=True),
         [digest(0, part.docs[row]).hex() for row in part.used.tolist()],
         [digest(0, doc).hex() for doc in pool],
-        [[path.name, hashlib.sha256(path.read_bytes()).hexdigest()] for path in files],
+        [[path.name, hashlib.sha256(path.read_bytes()).hexdigest()] for path in kept],
+        # documents have digests of their own, and files of them may be large
+        [hashlib.sha256(path.read_bytes()).hexdigest() for path in files if path.suffix in (".py", ".yaml", ".yml")],
         [lm.max_length, lm.add_bos_token, type(lm.tokenizer).__name__],
-        [how.system_instruction, how.apply_chat_template, how.fewshot_as_multiturn, how.fewshot_seed],
+        [how.system_instruction, how.apply_chat_template, how.fewshot_as_multiturn, how.fewshot_seed, how.seeds],
         part.used.tolist(),
     ]
-    return hashlib.sha256(json.dumps(said, sort_keys=True, default=_plain).encode()).hexdigest()[:32]
+    return hashlib.sha256(json.dumps(said, sort_keys=True, default=plain).encode()).hexdigest()[:32]
 
 
-def _plain(value: Any) -> str:
-    """Functions by their code, and not by where they lie in memory."""
-    code = getattr(value, "__code__", None)
-    name = f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__name__)}"
-    return (
-        name if code is None else f"{name} {hashlib.sha256(code.co_code + repr(code.co_consts).encode()).hexdigest()}"
-    )
+def plain(value: Any) -> Any:
+    """For JSON: functions by their name, and what they are bound to. What is nothing of the kind stands as it prints:
+    an address in memory costs the time to make prompts, and never gives old ones."""
+    if isinstance(value, functools.partial):
+        return [plain(value.func), value.args, value.keywords]
+    if isinstance(value, set | frozenset):
+        return sorted(map(repr, value))
+    name = getattr(value, "__qualname__", None)
+    return f"{getattr(value, '__module__', '')}.{name}" if callable(value) and name else repr(value)
 
 
 def _write(file: Path, found: Sequence[Request]) -> None:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import math
-import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from evaluators import harness_bootstrap
 from evaluators.errors import NonFinite, OptionError
 from evaluators.evaluator import Indices, Measure, Metric
 from evaluators.harness_tasks import Loaded
@@ -93,7 +91,7 @@ class Scoring:
     ) -> tuple[dict[str, Measure], dict[str, NDArray[np.float32]]]:
         """Measures, and per-item values `(n,)` in the order of `rows`: NaN where a row has no such value."""
         raw = {task: _process(answered) for task, answered in documents.items()}
-        with _bootstrap_here():
+        with harness_bootstrap.here():
             results = self._aggregate({task: {k: list(v.values()) for k, v in of.items()} for task, of in raw.items()})
         measures = {one.metric.name: self._measure(one, results, raw) for one in self._named}
         per_item = {one.metric.name: self._per_item(one, raw, rows) for one in self._named}
@@ -172,41 +170,3 @@ def _process(answered: Sequence[tuple[int, Any, Any, list[Any]]]) -> dict[tuple[
             for metric, value in results.items():
                 raw.setdefault((metric, filtered), {})[row] = value
     return raw
-
-
-@contextlib.contextmanager
-def _bootstrap_here() -> Iterator[None]:
-    """The harness's bootstrap in this process and without its progress bars: it would fork a pool from each worker."""
-    from lm_eval.api import metrics
-
-    theirs = metrics.bootstrap_stderr
-
-    def ours(f: Any, xs: Sequence[Any], iters: int) -> float:
-        if f is metrics.perplexity:
-            return perplexity_stderr(xs, iters)
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            return float(metrics.sample_stddev(metrics._bootstrap_internal_no_mp(f, xs, iters)))
-
-    metrics.bootstrap_stderr = ours
-    try:
-        yield
-    finally:
-        metrics.bootstrap_stderr = theirs
-
-
-def perplexity_stderr(values: Sequence[float], iters: int) -> float:
-    """The harness's bootstrapped standard error of `exp(-mean(values))`: its own resamples, a thousand in one step.
-
-    `random.Random(i).choices` draws `floor(random() * n)` from a Mersenne twister, which NumPy's `RandomState` is too:
-    from the same state it gives the same numbers.
-    """
-    x = np.asarray(values, dtype=np.float64)
-    step = min(1000, iters)
-    twister = np.random.RandomState()
-    found = []
-    for seed in range(iters // step):
-        *key, place = random.Random(seed).getstate()[1]
-        twister.set_state(("MT19937", np.array(key, dtype=np.uint32), int(place), 0, 0.0))
-        drawn = np.floor(twister.random_sample((step, len(x))) * len(x)).astype(np.int64)
-        found.append(np.exp(-x[drawn].mean(axis=1)))
-    return float(np.concatenate(found).std(ddof=1))

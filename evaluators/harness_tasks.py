@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -190,9 +190,16 @@ def _local(task: str, root: Path) -> Found:
     files = dict.fromkeys(file for one in used for file in one.files)
     code = [line for one in used for line in one.code]
     if code:  # the modules beside the files are read too: a change of them is a change of the task
-        files.update(dict.fromkeys(p for file in list(files) for p in sorted(file.parent.glob("*.py"))))
+        files.update(dict.fromkeys(p for file in list(files) for p in _modules(file.parent, code)))
     files.update(dict.fromkeys(path for one in used for path in _data_files(one)))
     return Found(wanted, own[wanted], index, frozenset(own), tuple(files), tuple(dict.fromkeys(code)))
+
+
+def _modules(folder: Path, code: Sequence[str]) -> list[Path]:
+    """The Python files of a folder, and of the packages there of which a function is named (`!function pkg.mod.f`)."""
+    named = [line.partition("!function ")[2].split(".")[0] for line in code]
+    packages = [folder / name for name in dict.fromkeys(named) if name]
+    return sorted([*folder.glob("*.py"), *(p for package in packages for p in package.rglob("*.py"))])
 
 
 def _data_files(task: harness_guard.TaskFile) -> Iterator[Path]:

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from evaluators import losses, metrics, teacher, texts
 from evaluators.batches import Batch, Batches, by_length, pad
-from evaluators.causal import CHUNK, check_causal, probe_head
+from evaluators.causal import CHUNK, check_causal, probe_head, uncached
 from evaluators.errors import DataError, NonFinite, OptionError
 from evaluators.evaluator import TAUGHT, Indices, Loss, Metric, Scores, Setting
 from evaluators.options import Count, ItemOptions, parse
@@ -191,7 +191,7 @@ class Language:
         """What the head reads at the predicted positions, `(n, d)`; the head; hidden states `(b, t, d)` of layers."""
         kept = inputs["attention_mask"][:, 1:].bool()
         whole = model.base_model if self._split_head else model
-        output = whole(**inputs, **({"output_hidden_states": True} if layers else {}))
+        output = whole(**inputs, **uncached(whole), **({"output_hidden_states": True} if layers else {}))
         read = output.last_hidden_state if self._split_head else output.logits
         for layer in layers:
             if not -len(output.hidden_states) <= layer < len(output.hidden_states):

@@ -1,8 +1,9 @@
-"""How likely are continuations of contexts? Each distinct context goes through the model once."""
+"""How likely are continuations of contexts? A context goes through the model once, where that changes nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +13,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evaluators.batches import Batch, Batches, by_length
-from evaluators.causal import CHUNK, probe_head
+from evaluators.causal import CHUNK, probe_head, uncached
 from evaluators.errors import NonFinite
 from evaluators.evaluator import Indices, Splits
+
+MASK = 2**24
+"""Entries of the masks of a batch's trees: 64 MB in float32, and less than as much while they are made."""
+
+WORTH = 1 / 8
+"""A context is read once for several continuations where that saves this share of the tokens."""
+
+EXACT, ROUNDED = 1e-4, 0.25
+"""Nats of a predicted token in which a tree and single sequences may differ by rounding: in float32 (other kernels make
+8e-6 on a model of 135 M parameters); in bfloat16 and float16, where logits from 16 to 32 are 1/8 apart (0.06 there)."""
+
+WINDOWS = re.compile(r"window(_size|_len)?$|chunk_size$|local_attention$")
+"""Keys of configs under which models keep how far their attention reaches. Too many cost time, and no more."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +57,10 @@ class Unit:
 class Likelihoods:
     """Log-likelihoods of pairs, and whether greedy decoding would have given them, as the model is now.
 
-    A context with several continuations is one sequence: `context a1 a2 ... b1 b2 ...`, in which a continuation attends
-    to the context and to itself and is placed as if it followed the context alone. Continuations of one token read one
-    logit row between them. An architecture that gives other numbers this way (probed once) is asked pair by pair.
+    A context with several continuations is a tree: `context a1 a2 ... b1 b2 ...`, in which a continuation attends to
+    the context and to itself and is placed as if it followed the context alone. Continuations of one token read one
+    logit row between them. Sequences stay single where a tree saves little, is longer than a window of the model's
+    attention (a tree's own mask takes its place), or gives other numbers: the shortest and the longest are tried.
     """
 
     def __init__(
@@ -59,24 +74,34 @@ class Likelihoods:
         softmax: torch.dtype | None = None,
     ) -> None:
         self._model, self._device, self._softmax = model, device, softmax
-        self._pairs, self._splits, self._size = pairs, splits, size
+        self._pairs, self._splits, self._size, self._dtype = pairs, splits, size, model.dtype
         first = torch.tensor([list(pairs[0].context)], device=device)
         self._apart, vocabulary = probe_head(model, {"input_ids": first})
+        self._extra = uncached(model.base_model if self._apart else model)
         self._step = max(1, CHUNK // vocabulary)
-        self._build(max_length, shared=True)
-        trees = [unit for unit in self._units if _branches(unit) > 1]
-        if trees and not self._agrees(min(trees, key=lambda unit: unit.length)):
-            self._build(max_length, shared=False)
+        self._build(max_length, min(max_length, reach(model.config)))
+        trees = sorted((unit for unit in self._units if _branches(unit) > 1), key=lambda unit: unit.length)
+        if trees and not (self._agrees(trees[0]) and self._agrees(trees[-1])):
+            self._build(max_length, 0)
 
-    def _build(self, max_length: int, shared: bool) -> None:
-        self._units = _units(self._pairs, max_length, shared)
+    def _build(self, max_length: int, longest: int) -> None:
+        """Units and their batches; a tree has at most `longest` tokens."""
+        self._units = _units(self._pairs, max_length, longest)
         self._most = max(len(unit.pairs) for unit in self._units)
-        rows = np.array([self._pairs[unit.pairs[0]].row for unit in self._units], dtype=np.int64)
+        self._rows = np.array([self._pairs[unit.pairs[0]].row for unit in self._units], dtype=np.int64)
+        self._batches = Batches([Batch(c, self._inputs([self._units[i] for i in c.tolist()])) for c in self._chunks()])
+
+    def _chunks(self) -> Iterator[Indices]:
+        """Numbers of units that go through the model together: similar in length, of one split, trees or not."""
         lengths = {number: unit.length for number, unit in enumerate(self._units)}
-        sides = Splits(*(np.flatnonzero(np.isin(rows, side)) for side in self._splits))
-        chunks = [chunk for chunk in by_length(sides, lengths, self._size) if len(chunk)]
-        self._batches = Batches([Batch(c, self._inputs([self._units[i] for i in c.tolist()])) for c in chunks])
-        self._rows = rows
+        tree = np.array([_branches(unit) > 1 for unit in self._units])
+        for kind in (~tree, tree):  # a mask for trees would switch off the model's own for others
+            sides = Splits(*(np.flatnonzero(np.isin(self._rows, side) & kind) for side in self._splits))
+            for chunk in by_length(sides, lengths, self._size):
+                if len(chunk):
+                    longest = max(lengths[number] for number in chunk.tolist())
+                    size = max(1, MASK // longest**2) if tree[chunk[0]] else len(chunk)
+                    yield from (chunk[start : start + size] for start in range(0, len(chunk), size))
 
     @torch.inference_mode()
     def run(self, model: Any, rows: Indices) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
@@ -118,13 +143,11 @@ class Likelihoods:
 
     def _score(self, model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
         """Of each pair of a batch, summed log-likelihood and greediness (1 or 0): float64 `(b, most, 2)`."""
-        ids = inputs["ids"]
-        extra = _tree(inputs, model.dtype) if "branch" in inputs else {}
-        whole = model.base_model if self._apart else model
-        output = whole(input_ids=ids, use_cache=False, **extra)
+        output = (model.base_model if self._apart else model)(**self._asked(inputs))
         states = (output.last_hidden_state if self._apart else output.logits).flatten(0, 1)[inputs["read"]]
         head = model.get_output_embeddings() if self._apart else torch.nn.Identity()
-        total = torch.zeros(len(ids) * self._most, dtype=torch.float64, device=ids.device)
+        count = len(inputs["ids"])
+        total = torch.zeros(count * self._most, dtype=torch.float64, device=states.device)
         wrong = torch.zeros_like(total)
         for start in range(0, len(states), self._step):
             logits = torch.log_softmax(head(states[start : start + self._step]), dim=-1, dtype=self._softmax)
@@ -132,25 +155,41 @@ class Likelihoods:
             at, target = inputs["at"][mine] - start, inputs["target"][mine]
             total.index_add_(0, inputs["of"][mine], logits[at, target].double())
             wrong.index_add_(0, inputs["of"][mine], (logits.argmax(dim=-1)[at] != target).double())
-        return torch.stack([total, (wrong == 0).double()], dim=1).view(len(ids), self._most, 2)
+        return torch.stack([total, (wrong == 0).double()], dim=1).view(count, self._most, 2)
+
+    def _asked(self, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
+        """What the model is called with for a batch."""
+        return {"input_ids": inputs["ids"], **(_tree(inputs, self._dtype) if "branch" in inputs else {}), **self._extra}
+
+    def sequences(self) -> Iterator[tuple[dict[str, Any], Tensor]]:
+        """Batch by batch: what the model (or its base model) is called with, `input_ids` `(b, t)` and more; and which
+        positions of the flattened batch the head reads."""
+        return ((self._asked(batch.inputs), batch.inputs["read"]) for batch in self._batches)
 
     @torch.inference_mode()
     def _agrees(self, unit: Unit) -> bool:
-        """Whether one sequence for a context with several continuations gives what one for each gives."""
+        """Whether a tree gives what a sequence for each continuation gives."""
         self._model.eval()
-        exact = torch.finfo(self._model.dtype).eps < 1e-5
-        tolerance = 1e-4 if exact else 2e-2
         apart = [Unit((p,), unit.context, (c,)) for p, c in zip(unit.pairs, unit.continuations, strict=True)]
-        each = self._score(self._model, self._inputs(apart))[
-            :, 0, 0
-        ]  # what is wrong with the model itself is raised here
+        # what is wrong with the model itself is raised here, one sequence at a time: little memory
+        each = torch.cat([self._score(self._model, self._inputs([one]))[:, 0, 0] for one in apart])
         try:
-            one = self._score(self._model, self._inputs([unit]))[0, : len(apart), 0]
+            tree = self._score(self._model, self._inputs([unit]))[0, : len(apart), 0]
         except torch.OutOfMemoryError:
             raise
-        except (RuntimeError, ValueError, TypeError, NotImplementedError):  # attention that takes no mask of its own
+        except Exception:  # attention that takes no mask of its own says so in whatever way
             return False
-        return torch.allclose(one, each, rtol=tolerance, atol=tolerance)
+        allowed = EXACT if torch.finfo(self._dtype).eps < 1e-5 else ROUNDED
+        tokens = torch.tensor([len(c) for c in unit.continuations], device=each.device)
+        return bool(((tree - each).abs() <= allowed * tokens).all())
+
+
+def reach(config: Any) -> int:
+    """How long a sequence may be at most for every token to attend to all before it, in every layer, as far as the
+    model's config says: the least of its windows and chunks of attention."""
+    said = config.get_text_config().to_dict()
+    found = [value for key, value in said.items() if WINDOWS.search(key) and type(value) is int and value > 0]
+    return min(found, default=2**31)
 
 
 def finite(name: str, values: NDArray[np.float64], rows: Indices) -> None:
@@ -163,28 +202,34 @@ def finite(name: str, values: NDArray[np.float64], rows: Indices) -> None:
         )
 
 
-def _units(pairs: Sequence[Pair], max_length: int, shared: bool) -> list[Unit]:
+def _units(pairs: Sequence[Pair], max_length: int, longest: int) -> list[Unit]:
     """The pairs of each item by their context, cut from the left where they are too long, as the harness does."""
-    grouped: dict[tuple[int, tuple[int, ...], int], list[int]] = {}
+    grouped: dict[tuple[int, tuple[int, ...]], list[int]] = {}
     for number, pair in enumerate(pairs):
         kept = (pair.context + pair.continuation)[-(max_length + 1) :][: -len(pair.continuation)]
-        grouped.setdefault((pair.row, kept, -1 if shared else number), []).append(number)
+        grouped.setdefault((pair.row, kept), []).append(number)
     found = []
-    for (_, context, _), numbers in grouped.items():
-        held: list[int] = []
-        for number in numbers:
-            # one sequence is at most as long as what the model reads, but for a single continuation it always fits
-            more = sum(len(pairs[n].continuation) - 1 for n in [*held, number])
-            if held and len(context) + more > max_length:
-                found.append(_unit(pairs, held, context))
-                held = []
-            held.append(number)
-        found.append(_unit(pairs, held, context))
+    for (_, context), numbers in grouped.items():
+        held = _packed(len(context), {n: len(pairs[n].continuation) - 1 for n in numbers}, longest)
+        found += [Unit(tuple(pack), context, tuple(pairs[n].continuation for n in pack)) for pack in held]
     return found
 
 
-def _unit(pairs: Sequence[Pair], numbers: Sequence[int], context: tuple[int, ...]) -> Unit:
-    return Unit(tuple(numbers), context, tuple(pairs[number].continuation for number in numbers))
+def _packed(context: int, more: Mapping[int, int], longest: int) -> list[list[int]]:
+    """Which pairs share a sequence, by how many tokens each reads beyond their context of `context` tokens."""
+    packs: list[list[int]] = []
+    length = 0
+    for number in (n for n in more if more[n]):
+        if not packs or length + more[number] > longest:
+            packs.append([])
+            length = context
+        packs[-1].append(number)
+        length += more[number]
+    branches = sum(map(len, packs))
+    if (branches - len(packs)) * context < WORTH * (branches * context + sum(more.values())):
+        packs = [[number] for pack in packs for number in pack]
+    single = [n for n in more if not more[n]]  # these read no token of their own: any sequence of the context will do
+    return [packs[0] + single, *packs[1:]] if packs else [single]
 
 
 def _branches(unit: Unit) -> int:

@@ -136,18 +136,20 @@ def write(root: Path, tests: int, trains: int) -> int:
     return len(TASKS) + 1
 
 
-def ours(world: Path, task: str, batch_size: int = 5, **options: Any) -> Scores:
+def ours(world: Path, task: str, batch_size: int = 5, dtype: torch.dtype = torch.float32, **options: Any) -> Scores:
     """Our scores of a task on all documents, by the model in `world/base`."""
     made = Harness("mine", {"task": f"tasks/{task}", "bootstrap_iters": 100, **options}, world)
-    model = AutoModelForCausalLM.from_pretrained(world / "base")
+    model = AutoModelForCausalLM.from_pretrained(world / "base", dtype=dtype)
     made.prepare(Setting(model, world / "base", torch.device("cpu"), {}, batch_size))
     return made.score(model, np.sort(np.concatenate([made.splits.calibration, made.splits.heldout])))
 
 
-def theirs(world: Path, task: str, **options: Any) -> dict[str, Any]:
-    """What `simple_evaluate` says of the same, without asking git and the machine who they are."""
+def theirs(
+    world: Path, task: str, dtype: torch.dtype = torch.float32, lm: dict[str, Any] | None = None, **options: Any
+) -> dict[str, Any]:
+    """What `simple_evaluate` says of the same, without asking git and the machine who they are; `lm` is for `HFLM`."""
     tokenizer = AutoTokenizer.from_pretrained(world / "base")
-    model = AutoModelForCausalLM.from_pretrained(world / "base")
+    model = AutoModelForCausalLM.from_pretrained(world / "base", dtype=dtype)
     with (
         patch("lm_eval.evaluator.add_env_info"),
         patch("lm_eval.evaluator.add_tokenizer_info"),
@@ -155,7 +157,7 @@ def theirs(world: Path, task: str, **options: Any) -> dict[str, Any]:
         patch.dict(os.environ, DISABLE_MULTIPROC="1"),
     ):
         found: dict[str, Any] = simple_evaluate(
-            model=HFLM(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=5),
+            model=HFLM(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=5, **(lm or {})),
             tasks=[task],
             task_manager=TaskManager(include_path=str(world / "tasks"), include_defaults=False),
             bootstrap_iters=100,

@@ -26,7 +26,7 @@ def make(root: Path, texts: list[str] = TEXTS, **options: Any) -> Language:
     return Language("lm", {"data": "a.jsonl", **options}, root)
 
 
-def gemma(folder: Path) -> Path:
+def gemma(folder: Path, larger: float = 20.0) -> Path:
     """An architecture that caps its logits: more than one linear layer at the end."""
     torch.manual_seed(0)
     llama = config("llama")
@@ -38,7 +38,7 @@ def gemma(folder: Path) -> Path:
         )
     )  # fmt: skip
     with torch.no_grad():
-        made.model.norm.weight.add_(20.0)  # logits large enough for the cap to matter
+        made.model.norm.weight.add_(larger)  # logits large enough for the cap to matter
     made.save_pretrained(folder)
     tokenizer(folder)
     return folder
@@ -69,6 +69,30 @@ def test_loss_is_what_transformers_computes(
     assert scores.measures["loss"].value == pytest.approx(loss, abs=1e-6)
     assert scores.measures["perplexity"].value == pytest.approx(math.exp(loss), rel=1e-5)
     assert scores.measures["loss"].count == 8 and scores.measures["loss"].stderr > 0
+
+
+def test_a_cap_that_the_base_s_small_logits_do_not_show_is_there_for_a_candidate(tmp_path: Path) -> None:
+    folder = gemma(tmp_path / "base", larger=-0.99)
+    model, words = hf.AutoModelForCausalLM.from_pretrained(folder), hf.AutoTokenizer.from_pretrained(folder)
+    evaluator = make(tmp_path)
+    evaluator.prepare(Setting(model, folder, torch.device("cpu")))
+    with torch.no_grad():
+        model.model.norm.weight.add_(200.0)
+    scores = evaluator.score(model, np.arange(8))
+    for text, found in zip(TEXTS, scores.per_item["loss"], strict=True):
+        ids = words(text, return_tensors="pt").input_ids
+        assert found == pytest.approx(float(model(ids, labels=ids).loss.detach()), rel=1e-5)
+
+
+def test_no_keys_and_values_are_kept(tmp_path: Path) -> None:
+    folder = base(tmp_path / "base", "llama")
+    model = hf.AutoModelForCausalLM.from_pretrained(folder)
+    kept: list[object] = []
+    model.base_model.register_forward_hook(lambda module, args, output: kept.append(output.past_key_values))
+    evaluator = make(tmp_path)
+    evaluator.prepare(Setting(model, folder, torch.device("cpu")))
+    evaluator.score(model, np.arange(8))
+    assert kept and not any(kept)
 
 
 def test_texts_are_cut(tmp_path: Path) -> None:
