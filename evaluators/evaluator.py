@@ -28,10 +28,10 @@ class Metric:
 
 @dataclass(frozen=True)
 class Measure:
-    """A metric's value in natural units, its standard error over items, and the number of items."""
+    """A metric's value in natural units, its standard error over items (None: not known), and the number of items."""
 
     value: float
-    stderr: float
+    stderr: float | None
     count: int
 
 

@@ -66,7 +66,7 @@ class HarnessOptions(BaseModel):
     gen_kwargs: dict[str, Any] = {}
     seeds: Seeds = Seeds()
     bootstrap_iters: Annotated[int, Field(ge=0)] = 100_000
-    """Resamples of standard errors that have no formula; 0: none, and all standard errors are 0."""
+    """Resamples of standard errors that have no formula; 0: none, and no standard error of any metric."""
     truncate: bool = False
     """Cut prompts that are longer than the model's context from the left, as the harness does, and not refuse them."""
     max_length: Annotated[int, Field(ge=2)] | None = None
@@ -81,7 +81,7 @@ class Harness:
     """A task or group of lm-evaluation-harness, for the resident causal language model.
 
     Prompts and tokens are made once; a candidate costs batched forwards, and the task's own filters, `process_results`
-    and aggregation. Metrics are the task's, with the harness's standard errors (0 where it has none).
+    and aggregation. Metrics are the task's, with the harness's standard errors where it has them.
     """
 
     runs_code: ClassVar[bool] = False  # a task file that does is told by `code`

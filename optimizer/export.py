@@ -274,7 +274,8 @@ def _head_rows(problem: Problem) -> Iterator[dict[str, Any]]:
 
 
 def _measure(m: Measure) -> str:
-    return f"{m.value:.4f} ± {m.stderr:.4f} ({m.count} items)"
+    spread = "" if m.stderr is None else f" ± {m.stderr:.4f}"
+    return f"{m.value:.4f}{spread} ({m.count} items)"
 
 
 def _reference(text: str) -> str:

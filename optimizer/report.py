@@ -98,4 +98,4 @@ def _rounded(numbers: Any) -> Any:
     """Six significant figures are more than a picture shows, and a third of the bytes."""
     if isinstance(numbers, np.ndarray) and numbers.ndim > 1:
         return [_rounded(row) for row in numbers]
-    return [float(f"{x:.6g}") for x in numbers]
+    return [None if x is None else float(f"{x:.6g}") for x in numbers]
