@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Any, ClassVar, Literal
@@ -108,6 +109,12 @@ class Harness:
         named = offered(name, self._loaded)
         self.metrics = tuple(one.metric for one in named)
         self._scoring = Scoring(name, self._loaded, named, asked.bootstrap_iters)
+
+    @cached_property
+    def contents(self) -> Mapping[str, str]:
+        """sha256 of each task's documents: a data set of the hub may change where no file of the user's does."""
+        found = harness_items.contents(self._loaded, self._parts)
+        return {f"documents of {task}": digest for task, digest in found.items()}
 
     @staticmethod
     def code(options: Mapping[str, Any], root: Path) -> tuple[str, ...]:

@@ -255,7 +255,7 @@ def _write_card(
         hashes=list((run.job.hashes.models if run.job.hashes else {}).items()),
         note=note,
         adapter=adapter,
-        provenance=[(e.name, line) for e in problem.evaluators for line in getattr(e, "provenance", ())],
+        provenance=[(evaluator, line) for evaluator, lines in problem.provenance.items() for line in lines],
     )
     shards.write_text(folder / "README.md", text)
 

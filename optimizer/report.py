@@ -24,6 +24,7 @@ def write_report(results: Results, path: Path) -> Path:
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=select_autoescape(["j2", "html"]))
     page = environment.get_template("report.html.j2").render(
         name=results.name,
+        provenance=[(name, line) for name, lines in results.provenance.items() for line in lines],
         plotly=get_plotlyjs(),
         script=(TEMPLATES / "report.js").read_text(),
         style=(TEMPLATES / "report.css").read_text(),
