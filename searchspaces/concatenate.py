@@ -112,6 +112,10 @@ def _adapters_only(pool: Pool, recipe: Recipe) -> Scales:
         if not isinstance(expert, Adapter):
             raise Inexpressible(f"expert {name!r} has a coefficient that is not 0, and is no adapter{hint}")
         whole = [t.name for t in pool.merged if t.name in expert.full and scales.experts[scales.row[t.name], k]]
+        stacked = [n for n, f in expert.low.items() if f.piece and n in scales.row and scales.experts[scales.row[n], k]]
+        if stacked:
+            why = f"adapter {name!r} adapts a parameter of which {stacked[0]!r} is a part, all of it at once"
+            raise Inexpressible(f"{why}{hint}")
         if whole:
             raise Inexpressible(f"adapter {name!r} stores {whole[0]!r} whole, not as factors{hint}")
     return scales
