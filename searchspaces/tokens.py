@@ -85,9 +85,10 @@ class Tokens:
         if "merges.txt" in files:
             merges = tuple(line for line in _lines(folder / "merges.txt") if line and not line.startswith("#version"))
         added: dict[str, int] = {}
-        if (folder / SETTINGS).is_file():
+        if trained and (folder / SETTINGS).is_file():  # which repeats trained ones, so these must be known
             entries = read_json(folder / SETTINGS, label).get("added_tokens_decoder") or {}
-            added = {str(entry["content"]): int(i) for i, entry in entries.items()}
+            found = {str(entry["content"]): int(i) for i, entry in entries.items()}
+            added = {token: i for token, i in found.items() if token not in trained}
         if (folder / "added_tokens.json").is_file():
             added |= {str(t): int(i) for t, i in read_json(folder / "added_tokens.json", label).items()}
         return cls(label, "", trained, {t: {"id": i, "content": t} for t, i in added.items()}, merges, files)

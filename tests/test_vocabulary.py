@@ -344,6 +344,12 @@ def test_a_binary_tokenizer_that_both_have_is_enough(tmp_path: Path) -> None:
     (other / "added_tokens.json").write_text(json.dumps({"<x>": 24}))
     Pool.open(first, {"other": other})
     Pool.open(other, {"first": first})  # and the other way round
+    settings = other / "tokenizer_config.json"
+    told = json.loads(settings.read_text()) if settings.is_file() else {}
+    repeated = {"0": {"content": "<s>"}, "24": {"content": "<x>"}}  # trained ones too, as transformers 4 writes it
+    settings.write_text(json.dumps({**told, "added_tokens_decoder": repeated}))
+    Pool.open(first, {"other": other})
+    Pool.open(other, {"first": first})
     (other / "added_tokens.json").write_text(json.dumps({"<x>": 24, "<y>": 25}))
     with pytest.raises(PoolError, match=r"'other' has 1 token that the base lacks \('<y>'\)"):
         Pool.open(first, {"other": other})
@@ -377,6 +383,10 @@ def test_older_vocabularies_that_are_text_are_compared_with_newer_ones(tmp_path:
     (first / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(TRAINED)}))
     (first / "merges.txt").write_text("#version: 0.2\na b\nc d\n")
     Pool.open(first, {"other": other})
+    (first / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": {"24": {"content": "<x>"}}}))
+    with pytest.raises(PoolError, match=r"'other' lacks 1 token of the base \('<x>'\)"):
+        Pool.open(first, {"other": other})
+    (first / "tokenizer_config.json").unlink()
     (first / "merges.txt").write_text("a b\nc e\n")
     with pytest.raises(PoolError, match=r"merge rule 1 is 'c d' \(base: 'c e'\)"):
         Pool.open(first, {"other": other})
