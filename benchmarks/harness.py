@@ -187,13 +187,23 @@ def equality(home: Path) -> int:
         found = tests.theirs(home, task)
         for name, ours, wanted, stderr, apart in tests.compared(scores, found, task):
             print(
-                f"{task:11} {name:22} {ours.value:10.6f} {wanted:10.6f} {ours.stderr:10.6f} {stderr:10.6f}"
+                f"{task:11} {name:22} {ours.value:10.6f} {wanted:10.6f} {shown(ours.stderr)} {shown(stderr)}"
                 f" {apart:12.1e}"
             )
-            gaps = [abs(x / y - 1) if y else abs(x) for x, y in ((ours.value, wanted), (ours.stderr, stderr))] + [apart]
+            pairs = [(ours.value, wanted)]
+            if ours.stderr is not None and stderr is not None:
+                pairs.append((ours.stderr, stderr))
+            elif ours.stderr is not stderr:
+                worst = float("inf")  # one of the two says that it is not known
+            gaps = [abs(x / y - 1) if y else abs(x) for x, y in pairs] + [apart]
             worst = max(worst, *(gap for gap in gaps if gap == gap))  # NaN: no per-item values
     print(f"largest difference: {worst:.1e}, limit 1e-3: {'PASS' if worst <= 1e-3 else 'FAIL'}")
     return int(worst > 1e-3)
+
+
+def shown(stderr: float | None) -> str:
+    """In ten characters."""
+    return f"{'-':>10}" if stderr is None else f"{stderr:10.6f}"
 
 
 if __name__ == "__main__":

@@ -28,10 +28,10 @@ class Metric:
 
 @dataclass(frozen=True)
 class Measure:
-    """A metric's value in natural units, its standard error over items, and the number of items."""
+    """A metric's value in natural units, its standard error over items (None: not known), and the number of items."""
 
     value: float
-    stderr: float
+    stderr: float | None
     count: int
 
 
@@ -94,6 +94,7 @@ class Evaluator(Protocol):
     code has the static method `code(options, root)`, which tells where they do, running nothing.
 
     Where items were chosen for the user, `provenance` says in sentences which are calibration and which are held out.
+    What was read that is no file of the user's (a data set of the hub) is known by `contents`: sha256 in hex by name.
     """
 
     runs_code: ClassVar[bool]

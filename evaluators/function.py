@@ -86,7 +86,7 @@ class Function:
         for key in declared:
             values = self._numbers(key, result[key], len(rows))
             if values.ndim == 0:
-                measures[key] = Measure(float(values), 0.0, len(rows))
+                measures[key] = Measure(float(values), None, len(rows))  # no items to tell how sure
             else:
                 measures[key] = metrics.mean(values)
                 per_item[key] = np.empty(len(rows), dtype=np.float32)

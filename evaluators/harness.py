@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
+from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -36,7 +37,7 @@ class Harness:
     """A task or group of lm-evaluation-harness, for the resident causal language model.
 
     Prompts and tokens are made once; a candidate costs batched forwards, and the task's own filters, `process_results`
-    and aggregation. Metrics are the task's, with the harness's standard errors (0 where it has none).
+    and aggregation. Metrics are the task's, with the harness's standard errors where it has them.
     """
 
     runs_code: ClassVar[bool] = False  # a task file that does is told by `code`
@@ -68,6 +69,12 @@ class Harness:
         named = offered(name, self._loaded)
         self.metrics = tuple(one.metric for one in named)
         self._scoring = Scoring(name, self._loaded, named, asked.bootstrap_iters)
+
+    @cached_property
+    def contents(self) -> Mapping[str, str]:
+        """sha256 of each task's documents: a data set of the hub may change where no file of the user's does."""
+        found = harness_items.contents(self._loaded, self._parts)
+        return {f"documents of {task}": digest for task, digest in found.items()}
 
     @staticmethod
     def code(options: Mapping[str, Any], root: Path) -> tuple[str, ...]:

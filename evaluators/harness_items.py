@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -90,6 +91,23 @@ def choose(name: str, loaded: Loaded, wish: Wish) -> Documents:
             start += len(table.rows)
     joined = Splits(*(np.sort(np.concatenate([side[i] for side in sides])) for i in range(2)))
     return Documents(ItemSet(tuple(tables), joined), tuple(parts), tuple(said))
+
+
+def contents(loaded: Loaded, parts: Sequence[Part]) -> dict[str, str]:
+    """sha256, by task, of the documents that are used, in their order, and of what few-shot examples are drawn from.
+
+    It knows a data set by what it says, on whatever machine and from wherever it was loaded.
+    """
+    found = {}
+    for name, task in loaded.tasks.items():
+        rows = [part.docs[row] for part in parts if part.task == name for row in part.used.tolist()]
+        if task.get_config("num_fewshot"):
+            rows += list(getattr(getattr(task, "sampler", None), "df", None) or [])
+        total = hashlib.sha256()
+        for row in rows:
+            total.update(digest(0, row))
+        found[name] = total.hexdigest()
+    return found
 
 
 def _refuse(name: str, task_name: str, task: Any) -> None:

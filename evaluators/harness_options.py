@@ -51,7 +51,7 @@ class HarnessOptions(BaseModel):
     gen_kwargs: dict[str, Any] = {}
     seeds: Seeds = Seeds()
     bootstrap_iters: Annotated[int, Field(ge=0)] = 100_000
-    """Resamples of standard errors that have no formula; 0: none, and all standard errors are 0."""
+    """Resamples of standard errors that have no formula; 0: none, and no standard error of any metric."""
     truncate: bool = False
     """Cut prompts that are longer than the model's context from the left, as the harness does, and not refuse them."""
     max_length: Annotated[int, Field(ge=2)] | None = None

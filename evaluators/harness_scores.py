@@ -133,7 +133,7 @@ class Scoring:
         known = isinstance(stderr, int | float | np.number) and math.isfinite(stderr)
         own = raw.get(whose, {}).get((metric, filtered), {})
         count = int(found["sample_count"][f"{metric},{filtered}"]) if one.group else len(own)
-        return Measure(float(value), float(stderr) if known else 0.0, count)
+        return Measure(float(value), float(stderr) if known else None, count)
 
     def _per_item(
         self, one: Named, raw: Mapping[str, Mapping[tuple[str, str], Mapping[int, Any]]], rows: Indices

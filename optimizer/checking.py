@@ -61,7 +61,7 @@ def check_job(job: Job, allow_code: bool = False) -> dict[str, Any]:
         "groups": domain.shape[0],
         "objectives": [f"{o.name} ({o.goal})" for o in worker.problem.objectives],
         "items": {e.name: {split: len(rows) for split, rows in _splits(e)} for e in worker.problem.evaluators},
-        "provenance": [line for e in worker.problem.evaluators for line in getattr(e, "provenance", ())],
+        "provenance": [line for lines in worker.problem.provenance.values() for line in lines],
         "evaluations": evaluations,
         "anchors": min(anchors, evaluations),
         "workers": workers,

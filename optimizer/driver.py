@@ -107,7 +107,7 @@ class Outcome:
 
     question: Question
     losses: NDArray[np.float64]  # (m,) or (T,)
-    stderr: NDArray[np.float64]  # (m,), or zeros (T,)
+    stderr: NDArray[np.float64]  # (m,) or (T,), NaN where it is not known
     gradient: NDArray[np.float64] | None = None  # (T, dim) or (1, dim)
     failure: str | None = None
 

@@ -78,9 +78,10 @@ def export_adapter(
 ) -> OneAdapter:
     """Write `candidate` to the folder `target` as one LoRA of the base, and say how near it is to the merge.
 
-    `rank` None takes the least rank that loses nothing. The adapter, heads, card and recipe are written; the base with
-    the adapter is scored on calibration and held-out items before the folder gets its name. Raises as `export`, and
-    Inexpressible where the candidate is no merge of adapters; ScoreMismatch where what loses nothing scores otherwise.
+    `rank` None puts the adapters' factors side by side, which loses nothing. The adapter, heads, card and recipe are
+    written; the base with the adapter merged into it is scored on calibration and held-out items before the folder gets
+    its name. Raises as `export`, and Inexpressible where the candidate is no merge of adapters; ScoreMismatch where
+    what loses nothing but rounding scores otherwise.
     """
     with _opened(run, candidate, target, allow_code) as (partial, problem, recipe):
         adapters = sum(e.bytes for e in problem.pool.adapters.values())
@@ -96,10 +97,10 @@ def export_adapter(
         resident = Resident(merged, entry.device, dtype, entry.threads)
         resident.write_expert("merged")
         scores = _scored(resident.model, pool.base.folder, _exported_heads(partial, problem), problem)
-        if found.rank >= found.exact_rank:
+        if found.exact:
             _compare(scores, candidate)
         note = f"It is {found.describe()}.\n"
-        _write_card(partial, run, problem, candidate, recipe, scores, target.name, note, adapter=True)
+        _write_card(partial, run, problem, candidate, recipe, scores, target.name, note, found)
     return found
 
 
@@ -230,7 +231,7 @@ def _write_card(
     scores: Mapping[Split, Mapping[str, Measure]],
     name: str,
     note: str,
-    adapter: bool = False,
+    adapter: OneAdapter | None = None,
 ) -> None:
     from jinja2 import Environment, FileSystemLoader
 
@@ -254,7 +255,7 @@ def _write_card(
         hashes=list((run.job.hashes.models if run.job.hashes else {}).items()),
         note=note,
         adapter=adapter,
-        provenance=[(e.name, line) for e in problem.evaluators for line in getattr(e, "provenance", ())],
+        provenance=[(evaluator, line) for evaluator, lines in problem.provenance.items() for line in lines],
     )
     shards.write_text(folder / "README.md", text)
 
@@ -274,7 +275,8 @@ def _head_rows(problem: Problem) -> Iterator[dict[str, Any]]:
 
 
 def _measure(m: Measure) -> str:
-    return f"{m.value:.4f} ± {m.stderr:.4f} ({m.count} items)"
+    spread = "" if m.stderr is None else f" ± {m.stderr:.4f}"
+    return f"{m.value:.4f}{spread} ({m.count} items)"
 
 
 def _reference(text: str) -> str:

@@ -153,7 +153,7 @@ class ExecutorEntry(_Strict):
 
 
 class Hashes(_Strict):
-    """Content hashes (sha256) of every model and data file, recorded when a run is made."""
+    """Content hashes (sha256) of every model, data file and data set, recorded when a run is made."""
 
     models: dict[str, str]
     data: dict[str, str]

@@ -22,9 +22,18 @@ from optimizer.errors import DiskFull, LedgerBusy, RunError
 
 log = logging.getLogger(__name__)
 
-VERSION = 2
+VERSION = 3
+BEFORE = 2  # read as it is, and brought to this version where it is written to
 SEEN = ("calibration", "train")  # splits that a driver learns from
-SCHEMA = """
+MEASURES = """
+CREATE TABLE measures (
+    number INTEGER NOT NULL, split TEXT NOT NULL, metric TEXT NOT NULL,
+    value REAL NOT NULL, stderr REAL,               -- NULL: not known
+    count INTEGER NOT NULL,
+    PRIMARY KEY (number, split, metric)
+) WITHOUT ROWID;
+"""
+SCHEMA = f"""{MEASURES}
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE questions (
     number INTEGER NOT NULL, split TEXT NOT NULL,   -- a question, and the items it is answered on
@@ -42,11 +51,6 @@ CREATE TABLE answers (
     seconds REAL NOT NULL, worker TEXT NOT NULL, attempts INTEGER NOT NULL, at REAL NOT NULL,
     PRIMARY KEY (number, split)
 );
-CREATE TABLE measures (
-    number INTEGER NOT NULL, split TEXT NOT NULL, metric TEXT NOT NULL,
-    value REAL NOT NULL, stderr REAL NOT NULL, count INTEGER NOT NULL,
-    PRIMARY KEY (number, split, metric)
-) WITHOUT ROWID;
 CREATE TABLE gradients (
     number INTEGER NOT NULL, split TEXT NOT NULL,
     rows INTEGER NOT NULL, data BLOB NOT NULL,      -- (rows, dim) little-endian float64
@@ -103,7 +107,10 @@ class Ledger:
 
     @classmethod
     def open(cls, path: Path, readonly: bool = False) -> Ledger:
-        """An existing ledger. Raises RunError where there is none, or one of another version."""
+        """An existing ledger. Raises RunError where there is none, or one of a version that cannot be read.
+
+        One of version 2 is read as it is; opened for writing, it becomes one of this version first.
+        """
         if not path.is_file():
             raise RunError(f"no ledger at {path}; name a run's folder, such as runs/NAME")
         try:
@@ -115,8 +122,12 @@ class Ledger:
             version = ledger.meta("version")
         except (sqlite3.DatabaseError, KeyError) as error:
             raise RunError(f"{path} is not a ledger of mergeopt ({error}); restore it from a copy") from error
-        if version != VERSION:
-            raise RunError(f"{path} is a ledger of version {version}, this program reads {VERSION}; update mergeopt")
+        if version not in (BEFORE, VERSION):
+            raise RunError(
+                f"{path} is a ledger of version {version}, this program reads {BEFORE} and {VERSION}; update mergeopt"
+            )
+        if version == BEFORE and not readonly:
+            ledger._upgrade()
         return ledger
 
     def close(self) -> None:
@@ -274,6 +285,17 @@ class Ledger:
             "INSERT INTO item_values VALUES (?,?,?,?)",
             [(*key, metric, np.asarray(v, dtype="<f4").tobytes()) for metric, v in answer.per_item.items()],
         )
+
+    def _upgrade(self) -> None:
+        """From version 2, where every standard error was a number."""
+        with self._transaction():
+            self._db.execute("ALTER TABLE measures RENAME TO measures_before")
+            self._db.execute(MEASURES)
+            self._db.execute(
+                "INSERT INTO measures SELECT number, split, metric, value, stderr, count FROM measures_before"
+            )
+            self._db.execute("DROP TABLE measures_before")
+            self._db.execute("UPDATE meta SET value = ? WHERE key = 'version'", (json.dumps(VERSION),))
 
     def _one(self, sql: str, *parameters: Any) -> Any:
         return self._db.execute(sql, parameters).fetchone()

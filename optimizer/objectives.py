@@ -43,10 +43,10 @@ def resolve(names: Sequence[str], offered: Mapping[str, Metric]) -> tuple[Object
 def losses(
     objectives: Sequence[Objective], measures: Mapping[str, Measure]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Losses and their standard errors, both of shape `(m,)`, in the objectives' order."""
+    """Losses and their standard errors (NaN: not known), both of shape `(m,)`, in the objectives' order."""
     return (
         np.array([o.sign * measures[o.name].value for o in objectives], dtype=np.float64),
-        np.array([measures[o.name].stderr for o in objectives], dtype=np.float64),
+        np.array([measures[o.name].stderr for o in objectives], dtype=np.float64),  # None becomes NaN
     )
 
 

@@ -101,9 +101,11 @@ class Problem:
         return {e.name: {split: self.rows(e, Items(split)).tolist() for split in names} for e in self.evaluators}
 
     def unchanged(self, before: Hashes) -> None:
-        """Raises RunError naming the first model or data file whose content is not what `before` says."""
-        now = Hashes(models=self.pool.hashes(), data=self.data_hashes())
-        for what, old, new in (("model", before.models, now.models), ("data file", before.data, now.data)):
+        """Raises RunError naming the first model, data file or data set whose content is not what `before` says."""
+        contents = self.contents()
+        # a run from before contents were kept says nothing of them
+        data = {n: h for n, h in self.data_hashes().items() if n not in contents or n in before.data}
+        for what, old, new in (("model", before.models, self.pool.hashes()), ("data", before.data, data)):
             for name in sorted(old.keys() | new.keys()):
                 if old.get(name) != new.get(name):
                     raise RunError(
@@ -111,14 +113,26 @@ class Problem:
                         f"now {str(new.get(name))[:12]}); restore it, or start another run"
                     )
 
+    @property
+    def provenance(self) -> dict[str, list[str]]:
+        """Where items are from, in sentences, by evaluator: of those that chose them for the user."""
+        said = {e.name: list(getattr(e, "provenance", ())) for e in self.evaluators}
+        return {name: lines for name, lines in said.items() if lines}
+
     def data_hashes(self, progress: Callable[[str], None] = lambda name: None) -> dict[str, str]:
-        """sha256 of every data file, by its absolute path."""
-        found = {}
+        """sha256 of every data file, by its absolute path, and of what else evaluators read (see `contents`)."""
+        found = self.contents()
         for path in sorted({f for e in self.evaluators for f in e.files}):
             progress(path.name)
             with path.open("rb") as file:
                 found[str(path)] = hashlib.file_digest(file, "sha256").hexdigest()
         return found
+
+    def contents(self) -> dict[str, str]:
+        """sha256 of what was read that is no file of the user's, by evaluator and its own name for it."""
+        return {
+            f"{e.name}: {what}": digest for e in self.evaluators for what, digest in getattr(e, "contents", {}).items()
+        }
 
 
 def open_pool(job: Job) -> Pool:

@@ -24,6 +24,7 @@ def write_report(results: Results, path: Path) -> Path:
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=select_autoescape(["j2", "html"]))
     page = environment.get_template("report.html.j2").render(
         name=results.name,
+        provenance=[(name, line) for name, lines in results.provenance.items() for line in lines],
         plotly=get_plotlyjs(),
         script=(TEMPLATES / "report.js").read_text(),
         style=(TEMPLATES / "report.css").read_text(),
@@ -98,4 +99,4 @@ def _rounded(numbers: Any) -> Any:
     """Six significant figures are more than a picture shows, and a third of the bytes."""
     if isinstance(numbers, np.ndarray) and numbers.ndim > 1:
         return [_rounded(row) for row in numbers]
-    return [float(f"{x:.6g}") for x in numbers]
+    return [None if x is None else float(f"{x:.6g}") for x in numbers]

@@ -118,6 +118,12 @@ class Results:
         return [self.candidates[n] for n in order if n in front]
 
     @cached_property
+    def provenance(self) -> dict[str, list[str]]:
+        """Where items are from, in sentences, by evaluator: of those that chose them for the user."""
+        splits = json.loads((self.folder / "splits.json").read_text())
+        return {name: rows["provenance"] for name, rows in splits.items() if "provenance" in rows}
+
+    @cached_property
     def _space(self) -> CoefficientSpace:
         from searchspaces import CoefficientSpace
 

@@ -143,7 +143,10 @@ class Run:
         """The job's models and items, checked to be those that the run was made with."""
         problem = _open(self.job, allow_code)
         problem.unchanged(self._hashes())
-        if problem.splits() != json.loads((self.folder / "splits.json").read_text()):
+        kept = json.loads((self.folder / "splits.json").read_text())
+        for rows in kept.values():
+            rows.pop("provenance", None)  # words, which say the same of the same rows
+        if problem.splits() != kept:
             raise RunError(
                 f"{self.folder}: the items no longer split as splits.json says; restore the data or start another run"
             )
@@ -169,7 +172,7 @@ class Run:
     ) -> tuple[Path, OneAdapter]:
         """Write a merge of adapters as one LoRA of the base; its folder, and how near it is to the merge.
 
-        `rank` None takes the least rank that loses nothing. See `optimizer.export`.
+        `rank` None puts the adapters' factors side by side, which loses nothing. See `optimizer.export`.
         """
         from optimizer.export import export_adapter
 
@@ -248,7 +251,9 @@ def _with_room(job: Job, problem: Problem) -> Problem:
 
 def _write_run(folder: Path, job: Job, problem: Problem, space: CoefficientSpace) -> None:
     (folder / "job.yaml").write_text(job.yaml())
-    (folder / "splits.json").write_text(json.dumps(problem.splits()))
+    said = {name: {"provenance": lines} for name, lines in problem.provenance.items()}
+    splits = {name: {**rows, **said.get(name, {})} for name, rows in problem.splits().items()}
+    (folder / "splits.json").write_text(json.dumps(splits))
     meta: Mapping[str, Any] = {
         "name": job.name,
         "evaluations": job.budget.evaluations,

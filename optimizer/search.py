@@ -183,16 +183,15 @@ class Search:
             self._driver.tell([Outcome(question, loss, stderr)])
         else:
             self.failed += 1
-            self._driver.tell(
-                [Outcome(question, self._penalty(), np.zeros(len(self.objectives)), failure=str(answer.failure))]
-            )
+            penalty = self._penalty()
+            self._driver.tell([Outcome(question, penalty, np.full(len(penalty), np.nan), failure=str(answer.failure))])
 
     def _learn_gradient(self, question: Question, answer: Answer) -> None:
         self.gradients += 1
         self.gradient_failure = failure = None if answer.failure is None else str(answer.failure)
         names = [training_loss(task) for task in self._tasks]
         found = np.array([answer.measures[n].value for n in names if n in answer.measures], dtype=np.float64)
-        self._driver.tell([Outcome(question, found, np.zeros(len(found)), answer.gradient, failure)])
+        self._driver.tell([Outcome(question, found, np.full(len(found), np.nan), answer.gradient, failure)])
 
     def _penalty(self) -> NDArray[np.float64]:
         """A finite loss worse than all seen, so that a driver ranks failures last without breaking on infinity."""

@@ -187,7 +187,7 @@ def _values(results: Results, measures: Mapping[str, Measure]) -> dict[str, floa
     return {o.name: measures[o.name].value for o in results.objectives}
 
 
-def _measure(m: Measure) -> dict[str, float | int]:
+def _measure(m: Measure) -> dict[str, float | int | None]:
     return {"value": m.value, "stderr": m.stderr, "count": m.count}
 
 
@@ -196,4 +196,4 @@ def _cells(results: Results, measures: Mapping[str, Measure], exact: bool) -> li
 
 
 def _text(m: Measure) -> str:
-    return f"{m.value:.3f}±{m.stderr:.3f}".replace("±0.", "±.")
+    return f"{m.value:.3f}" if m.stderr is None else f"{m.value:.3f}±{m.stderr:.3f}".replace("±0.", "±.")

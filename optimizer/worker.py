@@ -131,8 +131,8 @@ class Worker:
             loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
         name = training_loss(evaluator.name)
-        before = found.measures.get(name, Measure(0.0, 0.0, 0))
-        found.measures[name] = Measure(before.value + total, 0.0, before.count + len(rows))
+        before = found.measures.get(name, Measure(0.0, None, 0))
+        found.measures[name] = Measure(before.value + total, None, before.count + len(rows))
 
     def _pulled(self, question: Question, recipe: Recipe) -> NDArray[np.float64]:
         return self.space.pull(question.point, self.resident.gradient(recipe))
@@ -157,7 +157,7 @@ def pack(question: Question, found: Found, failure: Failure | None, seconds: flo
     if failure is None and found.gradient is not None and not np.isfinite(found.gradient).all():
         failure = Failure("nonfinite", "the gradient has NaN or infinity")
     if failure is None:
-        bad = [k for k, m in measures.items() if not (np.isfinite(m.value) and np.isfinite(m.stderr))]
+        bad = [k for k, m in measures.items() if not (np.isfinite(m.value) and np.isfinite(m.stderr or 0.0))]
         if bad:
             failure = Failure("nonfinite", f"{bad[0]} is {measures[bad[0]].value} +- {measures[bad[0]].stderr}")
     gradient = found.gradient

@@ -18,7 +18,6 @@ _REFUSED = {
     "use_qalora": "QALoRA pools its inputs",
     "alora_invocation_tokens": "activated LoRA acts on some tokens only",
     "layer_replication": "it makes layers that the base does not have",
-    "target_parameters": "it adapts parameters that are no layer's weight",
     "trainable_token_indices": "it replaces single rows of the embeddings",
     "lora_bias": "its factors have biases of their own",
     "use_bdlora": "its factors are block-diagonal",
@@ -35,7 +34,7 @@ _HARMLESS = frozenset(
         *("eva_config", "exclude_modules", "fan_in_fan_out", "inference_mode", "init_lora_weights", "layers_pattern"),
         *("layers_to_transform", "loftq_config", "lora_alpha", "lora_dropout", "lora_ga_config", "megatron_core"),
         *("modules_to_save", "peft_type", "peft_version", "qalora_group_size", "r", "rank_pattern", "revision"),
-        *("runtime_config", "target_modules", "task_type", "use_rslora", "velora_config"),
+        *("runtime_config", "target_modules", "target_parameters", "task_type", "use_rslora", "velora_config"),
     ]
 )
 _GREEDY = re.compile(r"[*+{?]")

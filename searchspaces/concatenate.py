@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,29 +19,38 @@ from searchspaces.recipe import Recipe
 from searchspaces.scales import Scales
 from searchspaces.skeleton import Skeleton
 
+ROUNDING = 1e-6  # relative; cut factors are stored in float32, whose own rounding is 6e-8 of each entry
 _TASKS = {"ForCausalLM": "CAUSAL_LM", "LMHead": "CAUSAL_LM", "ForConditionalGeneration": "SEQ_2_SEQ_LM"}
 
 
 @dataclass(frozen=True)
 class OneAdapter:
-    """What was written: its rank, the rank that loses nothing, and what was lost.
+    """What was written: its largest rank, that of the factors side by side (a sum of ranks), and what was lost.
 
     `error` is `|task vector written - task vector merged| / |task vector merged|` in the Frobenius norm over all
     tensors, and `worst` the largest of single tensors; both are 0 where factors were only put side by side.
     """
 
     rank: int
-    exact_rank: int
+    joined_rank: int
     error: float
     worst: float
 
+    @property
+    def exact(self) -> bool:
+        """Whether nothing was lost but rounding: the merge's true rank may be far below the sum of its parts'."""
+        return self.error <= ROUNDING
+
     def describe(self) -> str:
         """In a sentence without its full stop, for people."""
-        if self.rank >= self.exact_rank:
+        if self.rank >= self.joined_rank:
             return f"one adapter of rank {self.rank}, which is the merge exactly"
+        lost = f"relative error {self.error:.2e} of the task vector, {self.worst:.2e} of the worst tensor"
+        if self.exact:
+            return f"one adapter of rank {self.rank}, which is the merge up to rounding: {lost}"
         return (
-            f"one adapter of rank {self.rank}, the nearest to the merge's own {self.exact_rank}: "
-            f"relative error {self.error:.2e} of the task vector, {self.worst:.2e} of the worst tensor"
+            f"one adapter of rank {self.rank}, the nearest to the merge, whose factors side by side have rank "
+            f"{self.joined_rank}: {lost}"
         )
 
 
@@ -56,20 +66,22 @@ class _Module:
 
 
 def write_adapter(folder: Path, pool: Pool, recipe: Recipe, rank: int | None, base_name: str) -> OneAdapter:
-    """Write a recipe as one adapter of the base, as PEFT reads it, in float32; `rank` None takes what is exact.
+    """Write a recipe as one adapter of the base, as PEFT reads it, in float32; `rank` None puts factors side by side.
 
-    Below the exact rank each tensor's task vector is cut to its largest singular values, by a QR of both factors and an
-    SVD of what is between them: nothing of a tensor's size is made. Raises Inexpressible where the merge is no sum of
+    Modules have ranks of their own, up to `rank`. Where side by side is more, a tensor's task vector is cut to its
+    largest singular values, by a QR of both factors and an SVD of what is between them: nothing of a tensor's size is
+    made; the factors are in memory, in float32. Raises Inexpressible where the merge is no sum of
     adapters: another method, a base that is scaled, a whole model with a coefficient, tensors that are stored whole.
     """
     scales = _adapters_only(pool, recipe)
     modules = list(_modules(pool, scales))
     if not modules:
         raise Inexpressible("all coefficients are 0: the merge is the base, and needs no adapter")
-    exact = max(len(m.a) for m in modules)
-    used = exact if rank is None else min(rank, exact)
+    joined = max(len(m.a) for m in modules)
+    used = joined if rank is None else min(rank, joined)
     lost = kept = worst = 0.0
     tensors: dict[str, torch.Tensor] = {}
+    ranks: dict[str, int] = {}
     for module in modules:
         a, b = module.a, module.b
         if len(a) > used:
@@ -77,12 +89,13 @@ def write_adapter(folder: Path, pool: Pool, recipe: Recipe, rank: int | None, ba
             lost, kept, worst = lost + dropped, kept + total, max(worst, math.sqrt(dropped / total) if total else 0.0)
         else:
             kept += _squares(a, b)
-        tensors |= _named(module, _padded(a, 0, used), _padded(b, 1, used))
+        tensors |= _named(module, a, b)
+        ranks[module.name] = len(a)
     names = sorted(tensors)
     specs = [shards.Spec(n, tuple(tensors[n].shape), tensors[n].dtype) for n in names]
     shards.write_file(folder / WEIGHTS, specs, ((n, tensors[n]) for n in names))
-    shards.write_text(folder / CONFIG, json.dumps(_config(pool, modules, used, base_name), indent=2))
-    return OneAdapter(used, exact, math.sqrt(lost / kept) if kept else 0.0, worst)
+    shards.write_text(folder / CONFIG, json.dumps(_config(pool, modules, ranks, base_name), indent=2))
+    return OneAdapter(used, joined, math.sqrt(lost / kept) if kept else 0.0, worst)
 
 
 def _adapters_only(pool: Pool, recipe: Recipe) -> Scales:
@@ -99,6 +112,10 @@ def _adapters_only(pool: Pool, recipe: Recipe) -> Scales:
         if not isinstance(expert, Adapter):
             raise Inexpressible(f"expert {name!r} has a coefficient that is not 0, and is no adapter{hint}")
         whole = [t.name for t in pool.merged if t.name in expert.full and scales.experts[scales.row[t.name], k]]
+        stacked = [n for n, f in expert.low.items() if f.piece and n in scales.row and scales.experts[scales.row[n], k]]
+        if stacked:
+            why = f"adapter {name!r} adapts a parameter of which {stacked[0]!r} is a part, all of it at once"
+            raise Inexpressible(f"{why}{hint}")
         if whole:
             raise Inexpressible(f"adapter {name!r} stores {whole[0]!r} whole, not as factors{hint}")
     return scales
@@ -140,26 +157,24 @@ def _squares(a: torch.Tensor, b: torch.Tensor) -> float:
     return float(((tall.T @ tall) * (wide @ wide.T)).sum())
 
 
-def _padded(factor: torch.Tensor, dim: int, rank: int) -> torch.Tensor:
-    """With zeros up to the one rank that all modules have: not every reader knows of ranks by module."""
-    missing = list(factor.shape)
-    missing[dim] = rank - factor.shape[dim]
-    return torch.cat([factor, torch.zeros(missing)], dim).contiguous()
-
-
 def _named(module: _Module, a: torch.Tensor, b: torch.Tensor) -> Mapping[str, torch.Tensor]:
     kinds = ("lora_embedding_A", "lora_embedding_B") if module.embedding else ("lora_A.weight", "lora_B.weight")
-    return {f"base_model.model.{module.name}.{kind}": factor for kind, factor in zip(kinds, (a, b), strict=True)}
+    return {f"base_model.model.{module.name}.{kind}": f.contiguous() for kind, f in zip(kinds, (a, b), strict=True)}
 
 
-def _config(pool: Pool, modules: Sequence[_Module], rank: int, base_name: str) -> dict[str, object]:
+def _config(pool: Pool, modules: Sequence[_Module], ranks: Mapping[str, int], base_name: str) -> dict[str, object]:
+    """Ranks by module: padding all to the largest would make a file many times as large."""
+    rank = max(ranks.values())
+    others = {f"^{re.escape(name)}": own for name, own in ranks.items() if own != rank}
     kinds = [str(kind) for kind in pool.base.config.get("architectures") or []]
     return {
         "peft_type": "LORA",
         "task_type": next((task for part, task in _TASKS.items() for kind in kinds if part in kind), None),
         "base_model_name_or_path": base_name,
         "r": rank,
-        "lora_alpha": rank,  # so that the factors' product is the task vector itself
+        "lora_alpha": rank,  # so that the factors' product is the task vector itself, as it is with each module's own
+        "rank_pattern": others,
+        "alpha_pattern": others,
         "target_modules": [m.name for m in modules],
         "fan_in_fan_out": any(m.turned and not m.embedding for m in modules),
         "lora_dropout": 0.0,

@@ -15,6 +15,7 @@ import torch
 
 from searchspaces import shards, tokens
 from searchspaces.checkpoint import Checkpoint, read_json
+from searchspaces.hashes import content_hash
 from searchspaces.once import cache, made_once
 from searchspaces.rows import Plan
 
@@ -77,10 +78,9 @@ class _Writer:
             for name in self.wanted
             if tensor in self.wanted[name]
         ]
-        read = [s for model in self.models.values() for t in axes if (s := model.stored.get(t)) is not None]
-        seen = [(str(s.file.absolute()), s.name, s.file.stat().st_size, s.file.stat().st_mtime_ns) for s in read]
+        read = {name: content_hash(model) for name, model in self.models.items()}
         beside = [(f.name, hashlib.sha256(f.read_bytes()).hexdigest()) for f in _beside(base)]
-        said = json.dumps([self.plan.text, sorted(axes.items()), [s.name for s in specs], seen, beside])
+        said = json.dumps([self.plan.text, sorted(axes.items()), [s.name for s in specs], read, beside], sort_keys=True)
         home = cache("vocabulary") / hashlib.sha256(said.encode()).hexdigest()[:32]
 
         def make(partial: Path) -> None:

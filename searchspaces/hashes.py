@@ -27,14 +27,15 @@ _EXPONENT = {torch.bfloat16: 0x7F80, torch.float16: 0x7C00}
 def content_hash(checkpoint: Checkpoint | Adapter) -> str:
     """sha256 in hex over the names and contents of a checkpoint's or adapter's config and weight files.
 
-    Files whose (path, size, mtime) were seen before are not read again. Raises PoolError, naming the tensor, where a
+    Files whose (path, size, times) were seen before are not read again. Raises PoolError, naming the tensor, where a
     weight is NaN or infinite, and where a file changes under the reader.
     """
     total = hashlib.sha256()
     cache = _Cache()
     for file in (checkpoint.config_file, *checkpoint.files):
         stat = file.stat()
-        key = json.dumps([str(file.absolute()), stat.st_size, stat.st_mtime_ns])
+        # ctime too: copies that keep times, and archives whose files are all of one second, do not keep that one
+        key = json.dumps([str(file.absolute()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns])
         digest = cache.get(key)
         if digest is None:
             digest = _scan(checkpoint.label, file)
@@ -85,7 +86,7 @@ def _finite(block: bytes, dtype: torch.dtype) -> bool:
 
 
 class _Cache:
-    """Digests by (path, size, mtime), in a JSON file of the user's; where it cannot be kept, files are read again."""
+    """Digests by (path, size, times), in a JSON file of the user's; where it cannot be kept, files are read again."""
 
     def __init__(self) -> None:
         home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"

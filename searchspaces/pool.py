@@ -174,7 +174,7 @@ class Pool:
         ]
 
     def hashes(self, progress: Callable[[str], None] | None = None) -> dict[str, str]:
-        """Content hash (sha256 in hex) of `base` and of each expert, cached on disk by path, size and mtime.
+        """Content hash (sha256 in hex) of `base` and of each expert, cached on disk by path, size and times.
 
         `progress` is called with each name before its files are read. Raises PoolError, naming expert and tensor, for
         weights that are NaN or infinite.

@@ -96,8 +96,8 @@ def _misshapen(base: Checkpoint, experts: Mapping[str, Checkpoint], apart: Calla
 
 def _refuse(expert: Tokens, base: Tokens) -> None:
     """Raise VocabularyError where the expert's tokens are others than the base's."""
-    ours, theirs = expert.ids, base.ids
-    fresh, lost = sorted(ours.keys() - theirs.keys(), key=ours.__getitem__), sorted(theirs.keys() - ours.keys())
+    ours, theirs = expert.beside(base), base.beside(expert)
+    fresh, lost = sorted(ours.keys() - base.ids.keys(), key=ours.__getitem__), sorted(theirs.keys() - expert.ids.keys())
     moved = [t for t in ours if t in theirs and ours[t] != theirs[t]]
     if fresh:
         raise VocabularyError(

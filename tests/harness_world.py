@@ -166,8 +166,10 @@ def theirs(
     return found
 
 
-def compared(scores: Scores, found: dict[str, Any], task: str) -> Iterator[tuple[str, Measure, float, float, float]]:
-    """By our name: our measure, the harness's value and standard error (0 where it has none), and by how much per-item
+def compared(
+    scores: Scores, found: dict[str, Any], task: str
+) -> Iterator[tuple[str, Measure, float, float | None, float]]:
+    """By our name: our measure, the harness's value and standard error (None: it has none), and by how much per-item
     values differ at most (NaN where none are kept, or they are a group's)."""
     for name, measure in scores.measures.items():
         first, _, rest = name.partition(".")
@@ -182,7 +184,7 @@ def compared(scores: Scores, found: dict[str, Any], task: str) -> Iterator[tuple
             wanted = items(found, member, metric, filtered)
             apart = float(np.max(np.abs(values[~np.isnan(values)] / np.where(wanted, wanted, 1) - (wanted != 0))))
         value = float(results[f"{metric},{filtered}"])
-        yield name, measure, value, 0.0 if stderr == "N/A" else float(stderr), apart
+        yield name, measure, value, None if stderr == "N/A" else float(stderr), apart
 
 
 def items(found: dict[str, Any], task: str, metric: str, filtered: str) -> np.ndarray[Any, np.dtype[np.float64]]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import re
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -58,10 +60,10 @@ def logits(model: Any) -> torch.Tensor:
         return model.eval()(input_ids=torch.arange(5, 25).view(2, 10)).logits  # type: ignore[no-any-return]
 
 
-def with_peft(base: Path, adapter: Path) -> Any:
+def with_peft(base: Path, adapter: Path, dtype: torch.dtype = torch.float32) -> Any:
     import peft
 
-    model = transformers.AutoModelForCausalLM.from_pretrained(base)
+    model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         found = peft.PeftModel.from_pretrained(model, adapter)
@@ -73,7 +75,7 @@ def test_a_merge_becomes_one_adapter_that_peft_loads(finished: Run, tmp_path: Pa
     chosen = finished.results().pick("uniform")
     whole = finished.export(chosen, tmp_path / "whole")
     folder, found = finished.export_adapter(chosen, tmp_path / "lora")
-    assert (found.rank, found.exact_rank, found.error) == (7, 7, 0.0)
+    assert (found.rank, found.joined_rank, found.error, found.exact) == (7, 7, 0.0, True)
     assert {p.name for p in folder.iterdir()} == {
         "adapter_config.json", "adapter_model.safetensors", "README.md", "recipe.yaml",
     }  # fmt: skip
@@ -87,6 +89,7 @@ def test_a_merge_becomes_one_adapter_that_peft_loads(finished: Run, tmp_path: Pa
     assert all(torch.equal(t, there[n]) for n, t in merged_tensors(pool, space.decode(np.ones(1))))
     card = (folder / "README.md").read_text()
     assert "PeftModel.from_pretrained" in card and "rank 7, which is the merge exactly" in card
+    assert "Measured by the search" in card and "scores of the base with the adapter merged into it" in card
     assert f"{chosen.measures['first.loss'].value:.4f} ±" in card and str(base) not in card
 
 
@@ -96,7 +99,7 @@ def test_cut_to_a_rank_it_is_the_nearest_and_says_how_near(finished: Run, tmp_pa
     whole = load_file(finished.export(chosen, tmp_path / "whole") / "model.safetensors")
     folder, found = finished.export_adapter(chosen, tmp_path / "lora", rank=4)
     pool = Pool.open(base, {"merged": folder})
-    assert pool.adapters["merged"].ranks == (4,) and (found.rank, found.exact_rank) == (4, 7)
+    assert pool.adapters["merged"].ranks == (4,) and (found.rank, found.joined_rank, found.exact) == (4, 7, False)
     lost = kept = worst = 0.0
     for name in pool.adapters["merged"].low:
         tau = (whole[name] - pool.base.tensor(name)).double()
@@ -108,7 +111,9 @@ def test_cut_to_a_rank_it_is_the_nearest_and_says_how_near(finished: Run, tmp_pa
     assert found.error == pytest.approx(math.sqrt(lost / kept), rel=1e-3) and 0.01 < found.error < 1
     assert found.worst == pytest.approx(worst, rel=1e-3)
     card = (folder / "README.md").read_text()
-    assert f"rank 4, the nearest to the merge's own 7: relative error {found.error:.2e}" in card
+    said = f"rank 4, the nearest to the merge, whose factors side by side have rank 7: relative error {found.error:.2e}"
+    assert said in card and "Measured on this adapter of rank 4" in card and "before it was\ncut to this rank" in card
+    assert "Measured by the search" not in card and "chose this candidate" not in card
     scored = logits(with_peft(base, folder))
     assert not torch.allclose(scored, logits(transformers.AutoModelForCausalLM.from_pretrained(base)), atol=1e-4)
 
@@ -120,9 +125,8 @@ def test_the_command_line_exports_an_adapter(finished: Run, tmp_path: Path) -> N
         return result.output
 
     assert "rank 7, which is the merge exactly" in said("--lora", "exact", "--out", str(tmp_path / "a"))
-    assert "rank 2, the nearest to the merge's own 7: relative error" in said(
-        "--lora", "2", "--out", str(tmp_path / "b")
-    )
+    cut = said("--lora", "2", "--out", str(tmp_path / "b"))
+    assert "rank 2, the nearest to the merge, whose factors side by side have rank 7: relative error" in cut
     assert "rank 7, which is the merge exactly" in said("--lora", "64", "--out", str(tmp_path / "c"))
     for odd in ("0", "-1", "much", "2.5"):
         result = CliRunner().invoke(app, ["export", str(finished.folder), "uniform", f"--lora={odd}"])
@@ -152,7 +156,7 @@ def test_what_is_no_merge_of_adapters_is_no_adapter(tmp_path: Path) -> None:
     refused([0.5, 0.0, 0.0], r"method ties_once changes task vectors", made, method="ties_once")
     space = CoefficientSpace(names, pool.names, granularity="model")
     found = write_adapter(tmp_path, pool, space.decode(np.array([0.5, 0.0, 0.0])), None, "base")
-    assert found.exact_rank == 4  # what has no coefficient is in nobody's way
+    assert found.joined_rank == 4  # what has no coefficient is in nobody's way
 
 
 def test_a_rank_above_a_tensors_smaller_side_is_cut_all_the_same(tmp_path: Path) -> None:
@@ -201,9 +205,67 @@ def test_an_adapter_of_any_layer_is_loaded_by_peft(
     assert (found.error > 0) == (rank is not None)
 
 
-def test_an_adapter_whose_scores_are_not_the_ledgers_leaves_nothing(finished: Run, tmp_path: Path) -> None:
-    import dataclasses
+def test_a_cut_that_loses_nothing_is_the_merge_and_scored_as_such(tmp_path: Path) -> None:
+    job = worlds.adapters(tmp_path, evaluations=4)
+    shutil.rmtree(tmp_path / "adapters/two")
+    shutil.copytree(tmp_path / "adapters/one", tmp_path / "adapters/two")  # side by side 6, in truth 3
+    run = Run.create(Job.load(job), tmp_path / "runs")
+    run.search()
+    chosen = run.results().pick("uniform")
+    folder, found = run.export_adapter(chosen, tmp_path / "out", rank=3)
+    assert (found.rank, found.joined_rank, found.exact) == (3, 6, True) and found.error < 1e-7
+    card = (folder / "README.md").read_text()
+    assert "rank 3, which is the merge up to rounding: relative error" in card and "Measured by the search" in card
+    name, was = next(iter(chosen.measures.items()))
+    wrong = {**chosen.measures, name: dataclasses.replace(was, value=was.value + 0.1)}
+    with pytest.raises(ScoreMismatch):
+        run.export_adapter(dataclasses.replace(chosen, measures=wrong), tmp_path / "other", rank=3)
+    assert not run.export_adapter(chosen, tmp_path / "less", rank=2)[1].exact
 
+
+def test_one_module_of_a_large_rank_does_not_widen_the_others(tmp_path: Path) -> None:
+    base = pico.base(tmp_path / "base", "llama", hidden_size=64, intermediate_size=96)
+    few = pico.adapter(tmp_path / "few", base, 1, r=1)
+    one = pico.adapter(tmp_path / "one", base, 2, r=32, target_modules=r".*layers\.1\.self_attn\.q_proj")
+    pool = Pool.open(base, {"few": few, "one": one})
+    space = CoefficientSpace([t.name for t in pool.merged], pool.names, granularity="model")
+    recipe = space.decode(np.array([0.5, 0.7]))
+    (tmp_path / "out").mkdir()
+    found = write_adapter(tmp_path / "out", pool, recipe, None, "base")
+    assert found.rank == 33
+    held, parts = load_file(tmp_path / "out/adapter_model.safetensors"), sum(a.bytes for a in pool.adapters.values())
+    assert sum(t.nbytes for t in held.values()) == parts
+    config = json.loads((tmp_path / "out/adapter_config.json").read_text())
+    assert set(config["rank_pattern"].values()) == {1} and config["rank_pattern"] == config["alpha_pattern"]
+    again = Pool.open(base, {"merged": tmp_path / "out"})
+    assert again.adapters["merged"].ranks == (1, 33)
+    twin = load_file(pico.densified(tmp_path / "twin", base, tmp_path / "out") / "model.safetensors")
+    for name, tensor in merged_tensors(pool, recipe):
+        torch.testing.assert_close(twin[name], tensor, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(again.adapters["merged"].tensor(name), tensor, rtol=1e-6, atol=1e-6)
+
+
+def test_in_bf16_the_scores_are_those_of_the_adapter_merged_and_peft_is_roundings_away(tmp_path: Path) -> None:
+    job = worlds.adapters(tmp_path, evaluations=4)
+    job.write_text(job.read_text().replace("models: {", "models: {dtype: bfloat16, "))
+    run = Run.create(Job.load(job), tmp_path / "runs")
+    run.search()
+    chosen = run.results().pick("uniform")
+    whole = run.export(chosen, tmp_path / "whole")
+    folder, _ = run.export_adapter(chosen, tmp_path / "lora")  # its scores are the ledger's, or it would be refused
+    card = (folder / "README.md").read_text()
+    assert all(f"{m.value:.4f} ±" in card for m in chosen.measures.values())
+    merged = transformers.AutoModelForCausalLM.from_pretrained(whole)
+    beside = with_peft(tmp_path / "base", folder, torch.bfloat16)
+    wanted = logits(merged).float()
+    away = (logits(beside).float() - wanted).norm() / wanted.norm()
+    assert 0 < away < 0.02
+    rounded = dict(merged.named_parameters())
+    for name, parameter in beside.merge_and_unload().named_parameters():
+        torch.testing.assert_close(parameter, rounded[name], rtol=2**-6, atol=2**-9)
+
+
+def test_an_adapter_whose_scores_are_not_the_ledgers_leaves_nothing(finished: Run, tmp_path: Path) -> None:
     chosen = finished.results().pick("uniform")
     name, was = next(iter(chosen.measures.items()))
     wrong = dataclasses.replace(was, value=was.value + 0.1)

@@ -235,7 +235,6 @@ def edit(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
         ({"use_dora": True}, r"use_dora is set, and DoRA scales every row"),
         ({"alora_invocation_tokens": [1]}, r"acts on some tokens only"),
         ({"layer_replication": [[0, 2]]}, r"makes layers that the base does not have"),
-        ({"target_parameters": ["x"]}, r"no layer's weight"),
         ({"trainable_token_indices": [3]}, r"single rows of the embeddings"),
         ({"init_lora_weights": "pissa_niter_4"}, r"begins by changing the base's weights"),
         ({"use_brilliance": {"much": True}}, r"'use_brilliance' is not known here"),

@@ -105,3 +105,31 @@ def test_a_run_of_another_name_is_otherwise_the_same(world: Path, monkeypatch: p
     assert mergeopt(monkeypatch, "run", "unlabelled.yaml", "--name", "other") == 0
     metrics = Run("runs/other").results().candidates[0].measures
     assert set(metrics) == {"spam.entropy", "mood.entropy"}, "labels are not read"
+
+
+def test_where_a_standard_error_is_not_known_the_value_stands_alone(
+    world: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("mine.py").write_text("def f(model, rows, tokenizer): return {'m': float(next(model.parameters()).sum())}")
+    Path("mine.yaml").write_text("""
+models: {base: base, experts: {spam: experts/spam}, heads: ["classifier.*"]}
+evaluators: [{kind: function, name: f, function: "mine.py:f", metrics: {m: max}, data: data/spam.jsonl}]
+objectives: [f.m]
+driver: {name: sobol}
+budget: {evaluations: 4}
+executor: {kind: inline}
+""")
+    said = {}
+    for command in ("run mine.yaml --name m --allow-code", "front m", "front m --json", "show m best"):
+        assert mergeopt(monkeypatch, *command.split()) == 0, command
+        said[command] = capsys.readouterr().out
+    rows = json.loads(said["front m --json"])
+    assert rows and all(row[split]["f.m"]["stderr"] is None for row in rows for split in ("calibration", "heldout"))
+    value = f"{rows[0]['calibration']['f.m']['value']:.3f}"
+    assert value in said["front m"] and value in said["show m best"]
+    assert "±" not in said["front m"] + said["show m best"]
+    assert mergeopt(monkeypatch, "export", "m", "best", "--out", "out", "--allow-code") == 0
+    card = Path("out/README.md").read_text()
+    assert f"| f.m | {rows[0]['calibration']['f.m']['value']:.4f} (30 items) |" in card
+    assert mergeopt(monkeypatch, "report", "m") == 0
+    assert '"stderr":[null]' in Path("runs/m/report.html").read_text()

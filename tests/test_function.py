@@ -12,7 +12,7 @@ import torch
 
 from evaluators import load
 from evaluators.errors import NonFinite, OptionError
-from evaluators.evaluator import Evaluator, Scores, Setting
+from evaluators.evaluator import Evaluator, Measure, Scores, Setting
 from evaluators.function import Function
 
 
@@ -48,7 +48,7 @@ def test_one_number_a_row_comes_back_in_the_order_asked(tmp_path: Path) -> None:
 def test_a_single_number_and_a_tensor_will_do(tmp_path: Path) -> None:
     body = "import torch\ndef f(model, rows, tokenizer): return {'x': torch.ones(len(rows)), 'y': torch.tensor(2.5)}"
     scores = score(tmp_path, body, metrics={"x": "max", "y": "min"})
-    assert scores.measures["y"].value == 2.5 and "y" not in scores.per_item
+    assert scores.measures["y"] == Measure(2.5, None, 3) and "y" not in scores.per_item
     assert scores.per_item["x"].tolist() == [1, 1, 1]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import random
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 from optimizer import Job, Run
 from optimizer.checking import check_job, print_check
-from optimizer.errors import JobError
+from optimizer.errors import JobError, RunError
 
 TASK = """
 task: colours
@@ -71,6 +72,9 @@ def test_a_search_over_a_task_is_checked_run_and_exported(
     folder = run.export("best:colours.brier_score", tmp_path / "out")  # scored again, or it would not be there
     card = (folder / "README.md").read_text()
     assert "calibration and held out are 10 and 10 documents of 'test'" in card
+    assert json.loads((run.folder / "splits.json").read_text())["colours"]["provenance"] == [line]
+    assert f"<b>colours</b>: {line}." in html.unescape(run.report().read_text())
+    assert not Run(run.folder).search().stopped
     assert np.isfinite(results.pick("best").heldout["colours.brier_score"].value)
 
 
@@ -78,3 +82,52 @@ def test_a_metric_that_the_task_lacks_is_refused_with_the_nearest(job: Path) -> 
     job.write_text(job.read_text().replace("colours.acc,", "colours.accuracy,"))
     with pytest.raises(JobError, match=r"no evaluator reports 'colours\.accuracy'.*colours\.acc"):
         check_job(Job.load(job))
+
+
+def hub(job: Path, tmp_path: Path) -> dict[str, Path]:
+    """The task over data that no one names as a file: a pattern, as good as a data set of the hub."""
+    (tmp_path / "data").mkdir()
+    draw = random.Random(1)
+    files = {}
+    for split, count in {"train": 6, "validation": 8, "test": 10}.items():
+        rows = [{"text": f"{split} {draw.random()}", "label": draw.randrange(3)} for _ in range(count)]
+        files[split] = tmp_path / "data" / f"{split}-0.jsonl"
+        files[split].write_text("\n".join(map(json.dumps, rows)))
+    patterns = ", ".join(f'{split}: "{tmp_path}/data/{split}-*.jsonl"' for split in files)
+    splits = "training_split: train\nvalidation_split: validation\nfewshot_split: train\nnum_fewshot: 2\n"
+    (tmp_path / "colours.yaml").write_text(f"{TASK}{splits}dataset_kwargs: {{data_files: {{{patterns}}}}}\n")
+    text = job.read_text().replace("data: items.jsonl, ", "calibration_split: validation, ")
+    job.write_text(text.replace(", limit: 20", "").replace("evaluations: 12", "evaluations: 2"))
+    return files
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_a_data_set_that_is_another_is_noticed_when_a_run_goes_on(job: Path, tmp_path: Path, split: str) -> None:
+    files = hub(job, tmp_path)
+    run = Run.create(Job.load(job), tmp_path / "runs")
+    run.open_problem()
+    rows = files[split].read_text()
+    files[split].write_text(rows.replace(f"{split} 0.", f"{split} 1."))
+    assert files[split].read_text() != rows
+    with pytest.raises(
+        RunError, match=r"data 'colours: documents of colours' has changed since the run was made \(sha256"
+    ):
+        Run(run.folder).search()
+    files[split].write_text(rows)
+    Run(run.folder).open_problem()
+
+
+def test_a_run_from_before_documents_were_compared_goes_on(job: Path, tmp_path: Path) -> None:
+    hub(job, tmp_path)
+    made = Run.create(Job.load(job), tmp_path / "runs")
+    assert made.job.hashes is not None and set(made.job.hashes.data) > {"colours: documents of colours"}
+    old = made.job.hashes.data.copy()
+    del old["colours: documents of colours"]
+    job_before = made.job.model_copy(update={"hashes": made.job.hashes.model_copy(update={"data": old})})
+    (made.folder / "job.yaml").write_text(job_before.yaml())
+    splits = json.loads((made.folder / "splits.json").read_text())
+    splits["colours"].pop("provenance")
+    (made.folder / "splits.json").write_text(json.dumps(splits))
+    run = Run(made.folder)
+    run.search()
+    assert run.results().provenance == {} and "h-items" not in run.report().read_text()

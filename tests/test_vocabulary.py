@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -360,6 +363,130 @@ def test_older_tokenizer_files_are_compared_byte_for_byte(tmp_path: Path) -> Non
         Pool.open(first, {"other": other})
 
 
+def test_a_binary_tokenizer_that_both_have_is_enough(tmp_path: Path) -> None:
+    first = base(tmp_path / "base", rows=26, added=["<x>"])
+    other = pico.expert(tmp_path / "other", first, 1)
+    for folder in (first, other):
+        (folder / "tokenizer.model").write_bytes(b"pieces")
+    (other / "added_tokens.json").write_text(json.dumps({"<x>": 24}))
+    Pool.open(first, {"other": other})
+    Pool.open(other, {"first": first})  # and the other way round
+    settings = other / "tokenizer_config.json"
+    told = json.loads(settings.read_text()) if settings.is_file() else {}
+    repeated = {"0": {"content": "<s>"}, "24": {"content": "<x>"}}  # trained ones too, as transformers 4 writes it
+    settings.write_text(json.dumps({**told, "added_tokens_decoder": repeated}))
+    Pool.open(first, {"other": other})
+    Pool.open(other, {"first": first})
+    (other / "added_tokens.json").write_text(json.dumps({"<x>": 24, "<y>": 25}))
+    with pytest.raises(PoolError, match=r"'other' has 1 token that the base lacks \('<y>'\)"):
+        Pool.open(first, {"other": other})
+    (other / "added_tokens.json").unlink()
+    with pytest.raises(PoolError, match=r"'other' lacks 1 token of the base \('<x>'\)"):
+        Pool.open(first, {"other": other})
+    (other / "tokenizer.model").write_bytes(b"others")
+    with pytest.raises(PoolError, match=r"tokenizer.model is not the base's"):
+        Pool.open(first, {"other": other})
+
+
+def test_files_that_cannot_be_compared_are_not_taken_for_equal(tmp_path: Path) -> None:
+    first = base(tmp_path / "base")
+    other = pico.expert(tmp_path / "other", first, 1)
+    (other / "tokenizer.model").write_bytes(b"pieces")
+    with pytest.raises(
+        PoolError, match=r"in tokenizer.model, the base in tokenizer.json, which cannot be compared; load"
+    ):
+        Pool.open(first, {"other": other})
+    (other / "tokenizer.model").unlink()
+    Pool.open(first, {"other": other})
+
+
+def test_older_vocabularies_that_are_text_are_compared_with_newer_ones(tmp_path: Path) -> None:
+    first = base(tmp_path / "base")
+    other = pico.expert(tmp_path / "other", first, 1)
+    settings = json.loads((first / "tokenizer.json").read_text())
+    bpe = {"type": "BPE", "vocab": settings["model"]["vocab"], "merges": [["a", "b"], ["c", "d"]]}
+    (other / "tokenizer.json").write_text(json.dumps({**settings, "model": bpe}))
+    (first / "tokenizer.json").unlink()
+    (first / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(TRAINED)}))
+    (first / "merges.txt").write_text("#version: 0.2\na b\nc d\n")
+    Pool.open(first, {"other": other})
+    (first / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": {"24": {"content": "<x>"}}}))
+    with pytest.raises(PoolError, match=r"'other' lacks 1 token of the base \('<x>'\)"):
+        Pool.open(first, {"other": other})
+    (first / "tokenizer_config.json").unlink()
+    (first / "merges.txt").write_text("a b\nc e\n")
+    with pytest.raises(PoolError, match=r"merge rule 1 is 'c d' \(base: 'c e'\)"):
+        Pool.open(first, {"other": other})
+    (first / "merges.txt").unlink()
+    (first / "vocab.json").unlink()
+    (first / "vocab.txt").write_text("\n".join(["</s>", "<s>", *TRAINED[2:]]) + "\n")
+    with pytest.raises(PoolError, match=r"id 0 is '<s>' \(base: '</s>'\)"):
+        Pool.open(first, {"other": other})
+    (first / "vocab.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(PoolError, match=r"base: the tokenizer's files .* cannot be read \(UnicodeDecodeError"):
+        Pool.open(first, {"other": other})
+
+
+METASPACE = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": False}
+PREPEND = [{"type": "Prepend", "prepend": "▁"}, {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]
+BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "message"),
+    [
+        (
+            {"normalizer": {"type": "Lowercase"}},
+            {},
+            r"of 'Hello World' it makes \['hello world'\] \(base: \['Hello World",
+        ),
+        ({"normalizer": {"type": "NFC"}}, {}, r"of 'e.* it makes"),
+        (
+            {"pre_tokenizer": {"type": "Whitespace"}},
+            {"pre_tokenizer": {"type": "WhitespaceSplit"}},
+            r"makes \['don', \"'\", 't'",
+        ),
+        ({"normalizer": {"type": "Sequence", "normalizers": []}}, {}, None),
+        ({"normalizer": {"type": "Sequence", "normalizers": PREPEND}}, {"pre_tokenizer": METASPACE}, None),
+        ({"pre_tokenizer": {**BYTES, "add_prefix_space": True}}, {"pre_tokenizer": BYTES}, None),
+        ({"normalizer": {"type": "Brilliant"}}, {}, r"'other': the normalizer or pre-tokenizer in its tokenizer.json"),
+    ],
+)
+@pytest.mark.parametrize("mode", [None, "base"])
+def test_how_text_is_normalised_and_split_is_compared_by_what_comes_of_it(
+    tmp_path: Path, ours: dict[str, Any], theirs: dict[str, Any], message: str | None, mode: Any
+) -> None:
+    first = base(tmp_path / "base")
+    other = pico.expert(tmp_path / "other", first, 1)
+    settings = json.loads((first / "tokenizer.json").read_text())
+    for folder, parts in ((other, ours), (first, theirs)):
+        bare = {**settings, "normalizer": None, "pre_tokenizer": None}
+        (folder / "tokenizer.json").write_text(json.dumps({**bare, **parts}))
+    if message is None:
+        Pool.open(first, {"other": other}, vocabulary=mode)
+        return
+    with pytest.raises(PoolError, match=message):
+        Pool.open(first, {"other": other}, vocabulary=mode)
+
+
+def test_a_unigram_models_scores_are_compared(tmp_path: Path) -> None:
+    first = base(tmp_path / "base")
+    other = pico.expert(tmp_path / "other", first, 1)
+    settings = json.loads((first / "tokenizer.json").read_text())
+
+    def write(folder: Path, score: float) -> None:
+        vocabulary = [[word, score if word == "c" else -1.0] for word in TRAINED]
+        model = {"type": "Unigram", "unk_id": 3, "vocab": vocabulary}
+        (folder / "tokenizer.json").write_text(json.dumps({**settings, "model": model}))
+
+    write(first, -2.5)
+    write(other, -2.5 + 1e-7)
+    Pool.open(first, {"other": other})
+    write(other, -2.4)
+    with pytest.raises(PoolError, match=r"the score of 'c' is -2.4 \(base: -2.5\)"):
+        Pool.open(first, {"other": other})
+
+
 def test_a_model_without_tokens_has_no_vocabulary(tmp_path: Path) -> None:
     first = FAMILIES["vit"].save(tmp_path / "base")
     other = pico.expert(tmp_path / "other", first, 1)
@@ -399,6 +526,30 @@ def test_other_weights_make_other_rows(three: tuple[Path, dict[str, Path]]) -> N
     pool = Pool.open(*three, vocabulary="union")
     assert pool.base.folder != before.base.folder
     assert torch.equal(merged(pool, at(pool, 0))[25], weights[EMBEDDING][25] + 1)
+
+
+def test_other_weights_of_the_same_size_and_time_make_other_rows(three: tuple[Path, dict[str, Path]]) -> None:
+    before = Pool.open(*three, vocabulary="union")
+    file = three[1]["math"] / "model.safetensors"
+    weights, stat = load_file(file), file.stat()
+    time.sleep(0.02)  # two changes within one tick of the file system's clock cannot be told apart
+    save_file({n: t + 1 for n, t in weights.items()}, file, {"format": "pt"})
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # as rsync -a and cp -p do
+    assert (file.stat().st_size, file.stat().st_mtime_ns) == (stat.st_size, stat.st_mtime_ns)
+    pool = Pool.open(*three, vocabulary="union")
+    assert torch.equal(merged(pool, at(pool, 0))[25], weights[EMBEDDING][25] + 1)
+    assert pool.hashes()["math"] != before.hashes()["math"] or pool.base.folder != before.base.folder
+
+
+def test_the_same_models_elsewhere_have_the_same_rows(
+    three: tuple[Path, dict[str, Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = Pool.open(*three, vocabulary="union")
+    for name in ("base", *three[1]):
+        shutil.copytree(tmp_path / name, tmp_path / "copy" / name)
+    monkeypatch.setattr("searchspaces.shards.write", None)
+    again = Pool.open(tmp_path / "copy/base", {n: tmp_path / "copy" / n for n in three[1]}, vocabulary="union")
+    assert again.base.folder == first.base.folder
 
 
 def test_a_token_that_has_no_row_anywhere_is_none(tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ def one(
     found = {
         "stage": best.stage,
         "mean": sum(m.value for m in accuracy) / len(accuracy),
-        "stderr": math.sqrt(sum(m.stderr**2 for m in accuracy)) / len(accuracy),
+        "stderr": math.sqrt(sum((m.stderr or 0.0) ** 2 for m in accuracy)) / len(accuracy),
         "tasks": {task: m.value for task, m in zip(TASKS, accuracy, strict=True)},
         "seconds": time.monotonic() - began,
     }

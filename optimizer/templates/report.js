@@ -5,6 +5,7 @@ const $ = (id) => document.getElementById(id);
 const plain = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
 const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const number = (x) => (Math.abs(x) >= 100 ? x.toFixed(1) : x.toFixed(3));
+const plusMinus = (x) => (x === null ? "" : ` ± ${number(x)}`); // null: not known
 const objectives = data.objectives.map((o) => o.name);
 const byRank = [...data.candidates].sort((a, b) => a.rank - b.rank);
 const config = { displaylogo: false, responsive: true, modeBarButtonsToRemove: ["lasso2d", "select2d"] };
@@ -25,7 +26,7 @@ const goal = (i) => (data.objectives[i].goal === "max" ? "higher is better" : "l
 const title = (i) => `${plain(objectives[i])} (${goal(i)})`;
 const describe = (c, values, errors, where) =>
   `<b>${plain(c.label)}</b> · ${where}<br>${plain(c.stage)}<br>` +
-  objectives.map((o, i) => `${plain(o)} ${number(values[i])} ± ${number(errors[i])}`).join("<br>");
+  objectives.map((o, i) => `${plain(o)} ${number(values[i])}${plusMinus(errors[i])}`).join("<br>");
 
 function trace(name, rows, x, y, heldout, marker, extra = {}) {
   const value = (c) => (heldout ? c.heldout : c.value);
@@ -97,7 +98,7 @@ function drawParallel() {
 function cell(row, tag, text, small) {
   const made = document.createElement(tag);
   made.textContent = text;
-  if (small) { const s = document.createElement("small"); s.textContent = ` ± ${small}`; made.append(s); }
+  if (small) { const s = document.createElement("small"); s.textContent = small; made.append(s); }
   row.append(made);
 }
 
@@ -109,8 +110,8 @@ function fillTable() {
     row.dataset.n = c.n; row.tabIndex = 0;
     cell(row, "td", (c.anchor ? `${c.label} (${c.n})` : c.n) + (c.front ? "" : " · dominated"));
     objectives.forEach((_, i) => {
-      cell(row, "td", number(c.value[i]), number(c.stderr[i]));
-      if (c.heldout) cell(row, "td", number(c.heldout[i]), number(c.heldoutStderr[i])); else cell(row, "td", "–");
+      cell(row, "td", number(c.value[i]), plusMinus(c.stderr[i]));
+      if (c.heldout) cell(row, "td", number(c.heldout[i]), plusMinus(c.heldoutStderr[i])); else cell(row, "td", "–");
     });
     row.addEventListener("click", () => choose(c.n));
     row.addEventListener("keydown", (event) => { if (event.key === "Enter") choose(c.n); });

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sqlite3
 from pathlib import Path
@@ -166,3 +167,43 @@ def test_another_gradient_for_an_answered_question_is_refused(ledger: Ledger, ca
     assert not caplog.records
     ledger.answered([Answer(0, "train", {}, gradient=np.zeros((1, 2)))])
     assert "answered twice and differently" in caplog.text
+
+
+def test_a_standard_error_that_is_not_known_is_none_again(ledger: Ledger, tmp_path: Path) -> None:
+    ledger.asked(1, [question(0)], ["r0"])
+    told = Answer(0, "calibration", {"a.accuracy": Measure(0.5, None, 10)})
+    assert ledger.answered([told]) and not ledger.answered([told])
+    (kept,) = Ledger.open(tmp_path / "ledger.db", readonly=True).answers()
+    assert kept.agrees(told)
+
+
+BEFORE = """
+BEGIN; CREATE TABLE old (
+    number INTEGER NOT NULL, split TEXT NOT NULL, metric TEXT NOT NULL,
+    value REAL NOT NULL, stderr REAL NOT NULL, count INTEGER NOT NULL,
+    PRIMARY KEY (number, split, metric)
+) WITHOUT ROWID;
+INSERT INTO old SELECT * FROM measures; DROP TABLE measures; ALTER TABLE old RENAME TO measures;
+UPDATE meta SET value = '2' WHERE key = 'version'; COMMIT;
+"""
+
+
+def test_a_ledger_of_the_version_before_is_read_and_goes_on(ledger: Ledger, tmp_path: Path) -> None:
+    ledger.asked(2, [question(0), question(1)], ["r0", "r1"])
+    ledger.answered([answer(0)])
+    ledger.close()
+    path = tmp_path / "ledger.db"
+    with contextlib.closing(sqlite3.connect(path)) as raw:
+        raw.executescript(BEFORE)
+    reader = Ledger.open(path, readonly=True)
+    assert reader.meta("version") == 2 and reader.answers()[0].agrees(answer(0))
+    reader.close()
+    again = Ledger.open(path)
+    told = Answer(1, "calibration", {"a.accuracy": Measure(0.5, None, 10)})
+    again.answered([told])
+    assert again.meta("version") == 3 and [a.measures for a in again.answers()] == [answer(0).measures, told.measures]
+    with contextlib.closing(sqlite3.connect(path)) as raw:
+        raw.execute("UPDATE meta SET value = '9' WHERE key = 'version'")
+        raw.commit()
+    with pytest.raises(RunError, match="version 9, this program reads 2 and 3; update mergeopt"):
+        Ledger.open(path)
