@@ -68,7 +68,7 @@ def index() -> dict[str, Any]:
                 name: Entry(name, Kind[kind], None if path is None else home / path, None, set(tags))
                 for name, (kind, path, tags) in kept.items()
             }
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             file.unlink(missing_ok=True)  # half a file: made again
     made = TaskIndex.build([home])
     kept = {

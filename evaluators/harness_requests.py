@@ -6,7 +6,7 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from filelock import FileLock
+from numpy.typing import NDArray
 
 from evaluators.errors import DataError
 from evaluators.harness_index import cache
@@ -139,7 +140,7 @@ def _request(row: int, instance: Any, lm: Any) -> Request:
     if kind != LIKELIHOOD:
         raise DataError(f"requests of kind {kind!r} are not known here; use another task")
     context, answer = instance.args
-    if not answer.strip():
+    if not answer.strip(" "):  # the delimiter alone; a line's end may be an answer
         raise DataError("an answer is empty; fill it in or drop the document")
     if context == "":  # as in the harness: the prefix token stands for the missing context
         tokens = lm.tok_encode(answer, add_special_tokens=False)
@@ -237,7 +238,7 @@ def _write(file: Path, found: Sequence[Request]) -> None:
 
     pairs = [pair for request in found for pair in request.pairs]
     kinds = (LIKELIHOOD, ROLLING, GENERATE)
-    arrays = {
+    arrays: dict[str, NDArray[Any]] = {
         "tokens": np.array([t for pair in pairs for side in pair for t in side], dtype=np.int32),
         "lengths": np.array([[len(side) for side in pair] for pair in pairs], dtype=np.int32).reshape(-1, 2),
         "requests": np.array(
@@ -246,7 +247,8 @@ def _write(file: Path, found: Sequence[Request]) -> None:
     }
     partial = file.with_name(f".{file.name}.{os.getpid()}")
     try:
-        save_file(arrays, partial, metadata={"arguments": json.dumps([r.arguments for r in found])})
+        arguments = json.dumps([r.arguments for r in found])
+        save_file(arrays, partial, metadata={"arguments": arguments, "sha256": _digest(arrays, arguments)})
         partial.replace(file)
     except (OSError, SafetensorError):
         with suppress(OSError):
@@ -260,10 +262,14 @@ def _read(file: Path) -> list[Request] | None:
     kinds = (LIKELIHOOD, ROLLING, GENERATE)
     try:
         with safe_open(file, framework="numpy") as kept:
-            tokens, lengths, rows = (kept.get_tensor(key) for key in ("tokens", "lengths", "requests"))
-            arguments = json.loads(kept.metadata()["arguments"])
+            arrays = {key: kept.get_tensor(key) for key in ("tokens", "lengths", "requests")}
+            said = kept.metadata()
+        if said["sha256"] != _digest(arrays, said["arguments"]):  # a file with a hole, after a crash
+            return None
+        arguments = json.loads(said["arguments"])
     except (OSError, SafetensorError, ValueError, KeyError):
         return None
+    tokens, lengths, rows = arrays.values()
     ends = np.cumsum(lengths.ravel()).tolist()
     starts = [0, *ends[:-1]]
     flat = tokens.tolist()
@@ -275,3 +281,10 @@ def _read(file: Path) -> list[Request] | None:
         found.append(Request(row, place, kinds[kind], pairs, said, repeats))
         at += count
     return found
+
+
+def _digest(arrays: Mapping[str, NDArray[Any]], arguments: str) -> str:
+    found = hashlib.sha256(arguments.encode())
+    for array in arrays.values():
+        found.update(repr(array.shape).encode() + array.tobytes())
+    return found.hexdigest()

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluators import harness_bootstrap
-from evaluators.errors import NonFinite, OptionError
+from evaluators.errors import DataError, NonFinite, OptionError
 from evaluators.evaluator import Indices, Measure, Metric
 from evaluators.harness_tasks import Loaded
 
@@ -90,12 +90,36 @@ class Scoring:
         self, documents: Documents, rows: Indices
     ) -> tuple[dict[str, Measure], dict[str, NDArray[np.float32]]]:
         """Measures, and per-item values `(n,)` in the order of `rows`: NaN where a row has no such value."""
-        raw = {task: _process(answered) for task, answered in documents.items()}
+        raw = {task: self._process(task, answered) for task, answered in documents.items()}
         with harness_bootstrap.here():
             results = self._aggregate({task: {k: list(v.values()) for k, v in of.items()} for task, of in raw.items()})
         measures = {one.metric.name: self._measure(one, results, raw) for one in self._named}
         per_item = {one.metric.name: self._per_item(one, raw, rows) for one in self._named}
         return measures, {name: values for name, values in per_item.items() if values is not None}
+
+    def _process(
+        self, task: str, answered: Sequence[tuple[int, Any, Any, list[Any]]]
+    ) -> dict[tuple[str, str], dict[int, Any]]:
+        """What the task makes of each document's responses: by metric and filter, the value of each row."""
+        raw: dict[tuple[str, str], dict[int, Any]] = {}
+        by_view: dict[int, list[Any]] = {}
+        for _, view, _, instances in answered:
+            by_view.setdefault(id(view), [view]).extend(instances)
+        for view, *instances in by_view.values():
+            view._instances = instances
+            view.apply_filters()
+        for row, view, doc, instances in answered:
+            for filtered in instances[0].filtered_resps:
+                try:
+                    results = dict(view.process_results(dict(doc), [i.filtered_resps[filtered] for i in instances]))
+                except Exception as error:  # the functions of tasks raise whatever they like
+                    raise DataError(
+                        f"evaluator {self._name!r}: task {task!r}, document {row}: its answer cannot be scored "
+                        f"({type(error).__name__}: {error}); correct the document or the task's process_results"
+                    ) from error
+                for metric, value in results.items():
+                    raw.setdefault((metric, filtered), {})[row] = value
+        return raw
 
     def _aggregate(self, raw: Mapping[str, Mapping[tuple[str, str], list[Any]]]) -> dict[str, Any]:
         """Results by task and group, in the harness's own layout: `acc,none`, `acc_stderr,none`, `sample_len`."""
@@ -109,6 +133,11 @@ class Scoring:
                 raise NonFinite(
                     f"evaluator {self._name!r}: a metric of task {task_name!r} has no finite value ({error}); the "
                     "candidate has failed"
+                ) from error
+            except Exception as error:  # aggregations are whoever's
+                raise DataError(
+                    f"evaluator {self._name!r}: task {task_name!r}: its metrics cannot be put together "
+                    f"({type(error).__name__}: {error}); correct its metric_list or process_results"
                 ) from error
             results[task_name] = {"name": task_name, "sample_len": count, **found}
         for group in self._loaded.groups:
@@ -153,20 +182,3 @@ class Scoring:
                     return None
                 values[row] = float(value)
         return np.array([values.get(row, np.nan) for row in rows.tolist()], dtype=np.float32)
-
-
-def _process(answered: Sequence[tuple[int, Any, Any, list[Any]]]) -> dict[tuple[str, str], dict[int, Any]]:
-    """What the task makes of each document's responses: by metric and filter, the value of each row."""
-    raw: dict[tuple[str, str], dict[int, Any]] = {}
-    by_view: dict[int, list[Any]] = {}
-    for _, view, _, instances in answered:
-        by_view.setdefault(id(view), [view]).extend(instances)
-    for view, *instances in by_view.values():
-        view._instances = instances
-        view.apply_filters()
-    for row, view, doc, instances in answered:
-        for filtered in instances[0].filtered_resps:
-            results = view.process_results(dict(doc), [i.filtered_resps[filtered] for i in instances])
-            for metric, value in results.items():
-                raw.setdefault((metric, filtered), {})[row] = value
-    return raw

@@ -74,7 +74,10 @@ class Likelihoods:
         softmax: torch.dtype | None = None,
     ) -> None:
         self._model, self._device, self._softmax = model, device, softmax
-        self._pairs, self._splits, self._size, self._dtype = pairs, splits, size, model.dtype
+        # what is asked twice of an item is computed once: equal choices tie, to the last bit
+        places: dict[Pair, int] = {}
+        self._same = np.array([places.setdefault(pair, len(places)) for pair in pairs], dtype=np.int64)
+        self._pairs, self._splits, self._size, self._dtype = list(places), splits, size, model.dtype
         first = torch.tensor([list(pairs[0].context)], device=device)
         self._apart, vocabulary = probe_head(model, {"input_ids": first})
         self._extra = uncached(model.base_model if self._apart else model)
@@ -105,7 +108,7 @@ class Likelihoods:
 
     @torch.inference_mode()
     def run(self, model: Any, rows: Indices) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """Log-likelihood in nats, and greediness, of all pairs of these rows; both `(len(pairs),)`, others NaN and no.
+        """Log-likelihood in nats, and greediness, of all pairs of these rows, as they were given; of others NaN and no.
 
         Values that are not finite are the model's: whoever asks says what becomes of them.
         """
@@ -117,7 +120,7 @@ class Likelihoods:
             for number, values in zip(units.tolist(), found, strict=True):
                 pairs = list(self._units[number].pairs)
                 likelihood[pairs], greedy[pairs] = values[: len(pairs), 0], values[: len(pairs), 1] > 0
-        return likelihood, greedy
+        return likelihood[self._same], greedy[self._same]
 
     def _inputs(self, units: Sequence[Unit]) -> dict[str, Tensor]:
         """A batch: `ids` (b, t) padded on the right; and of its n predicted tokens, the `target`, which of the u read

@@ -196,6 +196,31 @@ def test_documents_that_cannot_be_asked_are_named_before_the_search(
         made.prepare(setting(model))
 
 
+def test_equal_choices_tie_and_blank_ones_are_choices(tmp_path: Path, model: Path) -> None:
+    same = own(tmp_path, None, TASK.replace('["A", "bad one", "C"]', '["bad one", "bad one", "bad one"]'))
+    asked = setting(model)
+    same.prepare(asked)
+    scores = same.score(asked.model, same.splits.heldout)
+    labels = [row["label"] for row in rows(20, 5)]
+    # the harness takes the first of equals
+    assert scores.measures["acc"].value == sum(labels[i] == 0 for i in same.splits.heldout) / 10
+    (tmp_path / "blank").mkdir()
+    blank = own(tmp_path / "blank", None, TASK.replace('["A", "bad one", "C"]', '["\\t", "\\n", "C"]'))
+    blank.prepare(asked)
+    assert 0 <= blank.score(asked.model, blank.splits.heldout).measures["acc"].value <= 1
+
+
+@pytest.mark.parametrize("body", ["raise KeyError('boom')", "return 3"])
+def test_a_task_that_cannot_score_an_answer_is_named(body: str, tmp_path: Path, model: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/scoring.py").write_text(f"def score(doc, results):\n    {body}\n")
+    made = own(tmp_path, None, TASK + "process_results: !function scoring.score\n")
+    asked = setting(model)
+    made.prepare(asked)
+    with pytest.raises(DataError, match=r"evaluator 'e': task 'mine', document \d+: its answer cannot be scored"):
+        made.score(asked.model, made.splits.heldout)
+
+
 def test_models_and_tokenizers_that_cannot_be_asked_are_refused(tmp_path: Path, model: Path) -> None:
     made = own(tmp_path)
     t5 = hf.T5ForConditionalGeneration(

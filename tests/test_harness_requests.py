@@ -43,6 +43,9 @@ def test_prompts_are_made_once_and_kept_by_content(
     assert built(system_instruction="Be good.")[0] == 20, "another option is another prompt"
     kept[0].write_bytes(kept[0].read_bytes()[:100])
     assert built() == first, "half a file is made again"
+    whole = kept[0].read_bytes()
+    kept[0].write_bytes(whole[:-200] + bytes(200))
+    assert built() == first, "and so is one with a hole"
     assert built() == (0, first[1])
     kept[0].parent.chmod(0o500)
     try:
