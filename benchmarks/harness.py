@@ -4,9 +4,10 @@ Without arguments: a Llama of about 98 M random weights and four experts; 64 doc
 and of several. `write + score` against `write + raw forwards`, which are 256 sequences sorted by length and nothing
 more; against the forwards of the very sequences that the evaluator runs (a context once for all its choices); and
 against these with the head at none but the positions that are read, the least that can be done: at most 1.15 of any.
-Beside it `simple_evaluate`. Medians of interleaved rounds.
+Beside it `simple_evaluate`, and the write by mergekit in an environment of its own (see `mergekit_peer.py`). Medians
+of interleaved rounds.
 
-    python benchmarks/harness.py [--documents 64] [--rounds 3] [--dtype float32]
+    python benchmarks/harness.py [--documents 64] [--rounds 3] [--dtype float32] [--mergekit PYTHON]
 
 With `--smollm2`: scores, standard errors and per-item results of five kinds of task on SmolLM2-135M, ours and
 `simple_evaluate`'s. The model is that of `benchmarks/smollm2/build.py`, which fetches and converts it.
@@ -21,6 +22,7 @@ import json
 import os
 import random
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -56,13 +58,17 @@ def main() -> int:
     parser.add_argument("--documents", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--mergekit", help="a Python that has mergekit 0.1.5")
     parser.add_argument("--smollm2", action="store_true")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         os.environ["XDG_CACHE_HOME"] = str(Path(folder) / "cache")
         if args.smollm2:
             return equality(Path(folder))
-        return cost(Path(folder), args.documents, args.rounds, args.dtype)
+        failed = cost(Path(folder), args.documents, args.rounds, args.dtype)
+        if args.mergekit:
+            print(f"mergekit's write: {mergekit(Path(folder), args.mergekit, args.rounds, args.dtype):.3f} s")
+        return failed
 
 
 def cost(home: Path, count: int, rounds: int, dtype: str) -> int:
@@ -103,6 +109,17 @@ def cost(home: Path, count: int, rounds: int, dtype: str) -> int:
             flush=True,
         )
     return int(failed)
+
+
+def mergekit(home: Path, python: str, rounds: int, dtype: str) -> float:
+    """The median of mergekit's seconds for a candidate of the same pool."""
+    command = [python, str(HERE / "mergekit_peer.py"), str(home), "--experts", str(EXPERTS)]
+    command += ["--rounds", str(rounds), "--dtype", dtype]
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if done.returncode:
+        raise SystemExit(f"{python} does not run mergekit: {done.stderr[-600:]}")
+    return statistics.median(map(float, done.stdout.split()))
 
 
 def timed(run: Callable[[], Any]) -> float:

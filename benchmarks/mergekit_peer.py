@@ -5,6 +5,8 @@
 
 Prints seconds a candidate, one a line, by the way of mergekit-evolve's in-memory evaluator: a plan of task arithmetic
 over `FOLDER/base` and `FOLDER/expertN`, executed, each tensor copied into the resident model. The first is not printed.
+That evaluator's own `plan_in_memory` ends with a TypeError in 0.1.5, whatever the pydantic; the tensors' tasks that it
+would wrap are executed here.
 """
 
 from __future__ import annotations
@@ -41,10 +43,12 @@ def main() -> None:
         known = arch_info_for_config(AutoConfig.from_pretrained(options.folder / "base"))
         planner = MergePlanner(config, known, MergeOptions(lazy_unpickle=True), model.config)
         count = 0
+        planner._plan()
+        names = {task: info.name for info, task in planner._tensors}
         with torch.no_grad():
-            for task, value in Executor(planner.plan_in_memory(), "cpu", "cpu").run(quiet=True):
-                if task.weight_info.name in places:
-                    places[task.weight_info.name].copy_(value)
+            for task, value in Executor(list(names), "cpu", "cpu").run(quiet=True):
+                if names[task] in places:
+                    places[names[task]].copy_(value)
                     count += 1
         if round_:
             print(time.perf_counter() - began, flush=True)
