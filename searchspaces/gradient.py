@@ -46,10 +46,10 @@ def products(slopes: Sequence[Slope], map_: Map) -> NDArray[np.float64]:
     """
     count = slopes[0].sources.count
     parts = [
-        (number, slope, grad.reshape(-1), at)
+        (number, slope.sources, grad.reshape(-1), cut)
         for number, slope in enumerate(slopes)
         if (grad := slope.parameter.grad) is not None
-        for at in range(0, len(slope.sources.base), SLICE)
+        for cut in slope.sources.slices(SLICE)
     ]
     out = np.zeros((len(slopes), count + 2))
     for (number, *_), found in zip(parts, map_(_slice, parts), strict=True):
@@ -64,9 +64,9 @@ def check_finite(slopes: Sequence[Slope], found: NDArray[np.float64]) -> None:
         raise NonFinite(f"the gradient of merged tensor {slopes[bad[0]].name!r} has NaN or infinity")
 
 
-def _slice(part: tuple[int, Slope, torch.Tensor, int]) -> NDArray[np.float64]:
-    _, slope, grad, start = part
-    return slope.sources.products(grad, start, min(start + SLICE, len(grad)))
+def _slice(part: tuple[int, Sources, torch.Tensor, tuple[int, int]]) -> NDArray[np.float64]:
+    _, sources, grad, cut = part
+    return sources.products(grad, *cut)
 
 
 def cosines(slopes: Sequence[Slope], found: NDArray[np.float64]) -> NDArray[np.float64]:

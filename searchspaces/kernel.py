@@ -234,7 +234,7 @@ def _four_products(grad, origin, e, f, g, h, n, lanes, out, k):  # type: ignore[
 @njit(nogil=True, cache=True)
 def _add_products(grad, origin, at, n, k, count, experts, codes, wide, lanes, out):  # type: ignore[no-untyped-def]
     # Four experts of one dtype in one pass, as in `_add`; the bits are those of one after the other. Returns how many.
-    if count - k >= 4 and codes[k] == codes[k + 1] == codes[k + 2] == codes[k + 3] != DIFFERENCE:
+    if count - k >= 4 and codes[k] == codes[k + 1] == codes[k + 2] == codes[k + 3]:
         if codes[k] == 1:
             a, b = _halves(experts[k], at, n), _halves(experts[k + 1], at, n)
             c, d = _halves(experts[k + 2], at, n), _halves(experts[k + 3], at, n)
@@ -247,8 +247,6 @@ def _add_products(grad, origin, at, n, k, count, experts, codes, wide, lanes, ou
     if codes[k] == 1:
         _load(experts[k], 1, at, n, wide)
         out[k] += _product_with_difference(grad, wide, origin, n, lanes[0])
-    elif codes[k] == DIFFERENCE:
-        out[k] += _product(grad, _floats(experts[k], at, n), n, lanes[0])
     else:
         out[k] += _product_with_difference(grad, _floats(experts[k], at, n), origin, n, lanes[0])
     return 1

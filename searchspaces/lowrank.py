@@ -7,11 +7,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from searchspaces import reference, tiles
 
 BLOCK = 1 << 18  # elements of a product that exist at a time: a megabyte, which stays in the second level of cache
+ROWS = 1024  # of a gradient that are multiplied at a time: a strip of them stays in the second level of cache
 LEAST = 32  # rows of a block, whatever their length: fewer would not pay for the copy of what they are multiplied with
 
 
@@ -84,6 +87,27 @@ def differences(
         origin = (row + done) * columns
         first, end = max(start, origin), min(stop, origin + step * columns)
         yield first, end, [out.view(-1)[first - origin : end - origin] for out in scratch]
+
+
+def inner_products(lows: Sequence[LowRank], grad: torch.Tensor, start: int, stop: int) -> NDArray[np.float64]:
+    """`<G, scale left right>` for each of several task vectors of one tensor, over whole rows of its flat gradient.
+
+    `(len(lows),)`. `<G, L R> = <L' G, R>`: no task vector is made, and G is multiplied once with all of L. Products are
+    fp32, their sums over ranks and columns float64; on the CPU the same bits whatever the number of threads.
+    """
+    columns = lows[0].right.shape[1]
+    row, last = start // columns, stop // columns
+    left = torch.cat([p.left[row:last].float() for p in lows], 1)
+    right = torch.cat([p.right.float() * p.scale for p in lows])
+    inner = torch.empty(right.shape)
+    sums = np.zeros(len(right))
+    for at in range(0, last - row, ROWS):
+        part = left[at : at + ROWS].T.contiguous()
+        first = (row + at) * columns
+        slope = grad[first : first + part.shape[1] * columns].float().view(-1, columns)
+        tiles.multiply(part.numpy(), slope.numpy(), inner.numpy())
+        sums += np.einsum("rn,rn->r", inner.numpy(), right.numpy(), dtype=np.float64)
+    return np.add.reduceat(sums, np.cumsum([0, *(p.rank for p in lows[:-1])]))
 
 
 def _multiply(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor) -> None:

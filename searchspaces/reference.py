@@ -40,23 +40,19 @@ def merge(
     return finite
 
 
-def products(
-    grad: torch.Tensor, base: torch.Tensor, experts: Sequence[torch.Tensor], differences: Sequence[torch.Tensor] = ()
-) -> list[float]:
-    """`<grad, expert_k - base>` for each k, `<grad, difference>` for each, then `<grad, base>` and `<grad, grad>`.
+def products(grad: torch.Tensor, base: torch.Tensor, experts: Sequence[torch.Tensor]) -> list[float]:
+    """`<grad, expert_k - base>` for each k, then `<grad, base>` and `<grad, grad>`.
 
-    1-D tensors of equal length, of any floating dtype, base and experts on any device, `differences` float32 on grad's;
-    products are fp32, their sums float64.
+    1-D tensors of equal length, of any floating dtype, base and experts on any device; products are fp32, their sums
+    float64.
     """
-    out = [0.0] * (len(experts) + len(differences) + 2)
+    out = [0.0] * (len(experts) + 2)
     for at in range(0, len(grad), CHUNK):
         part = slice(at, at + CHUNK)
         slope = grad[part].float()
         wide = base[part].to(grad.device, torch.float32)
         for k, expert in enumerate(experts):
             out[k] += float((slope * (expert[part].to(grad.device, torch.float32) - wide)).sum(dtype=torch.float64))
-        for k, difference in enumerate(differences, len(experts)):
-            out[k] += float((slope * difference[part]).sum(dtype=torch.float64))
         out[-2] += float((slope * wide).sum(dtype=torch.float64))
         out[-1] += float((slope * slope).sum(dtype=torch.float64))
     return out

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from searchspaces import kernel, reference
-from searchspaces.lowrank import Block, LowRank, differences
+from searchspaces.lowrank import Block, LowRank, differences, inner_products
 from searchspaces.pool import Pool
 
 
@@ -88,25 +88,26 @@ class Sources:
             )  # fmt: skip
         return bool(finite)
 
+    def slices(self, size: int) -> Iterator[tuple[int, int]]:
+        """Ranges of about `size` elements for `products`: whole rows, where an expert is of low rank."""
+        row = self.low[0].right.shape[1] if self.low else 1
+        step = max(1, size // row) * row
+        return ((at, min(at + step, len(self.base))) for at in range(0, len(self.base), step))
+
     def products(self, grad: torch.Tensor, start: int, stop: int) -> NDArray[np.float64]:
-        """`<G, theta_k - theta_0>` over elements `start` to `stop` for each expert, then `<G, theta_0>`, `<G, G>`."""
-        fast = self.fast and _readable(grad)
-        addresses, codes = _with_differences(self.addresses, self.codes, len(self.low))
-        total, part = np.zeros(len(addresses) + 2), np.empty(len(addresses) + 2)
-        alone = [[(p, 1.0)] for p in self.low]
-        for first, last, found in differences(alone, start, stop, grad.device) if alone else [(start, stop, [])]:
-            if fast:
-                _place(addresses, found, first)
-                kernel.products(
-                    self.base.data_ptr(), kernel.CODES[self.base.dtype], addresses, codes, grad.data_ptr(),
-                    kernel.CODES[grad.dtype], first, last, part,
-                )  # fmt: skip
-            else:
-                cut = slice(first, last)
-                part[:] = reference.products(grad[cut], self.base[cut], [e[cut] for e in self.full], found)
-            total += part
+        """`<G, theta_k - theta_0>` over one of `slices` for each expert, then `<G, theta_0>`, `<G, G>`."""
+        part = np.empty(len(self.full) + 2)
+        if self.fast and _readable(grad):
+            kernel.products(
+                self.base.data_ptr(), kernel.CODES[self.base.dtype], self.addresses, self.codes, grad.data_ptr(),
+                kernel.CODES[grad.dtype], start, stop, part,
+            )  # fmt: skip
+        else:
+            part[:] = reference.products(grad[start:stop], self.base[start:stop], [e[start:stop] for e in self.full])
         out = np.zeros(self.count + 2)
-        out[np.concatenate([self.full_of, self.low_of, [self.count, self.count + 1]]).astype(np.int64)] = total
+        out[self.full_of], out[-2:] = part[:-2], part[-2:]
+        if self.low:
+            out[self.low_of] = inner_products(self.low, grad, start, stop)
         return out
 
     def norms(self) -> NDArray[np.float64]:

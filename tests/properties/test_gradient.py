@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pico
@@ -18,6 +19,7 @@ from searchspaces import CoefficientSpace, Pool, Resident, kernel, processed, re
 from searchspaces.errors import NonFinite
 from searchspaces.groups import GRANULARITIES
 from searchspaces.loading import load_model, targets
+from searchspaces.lowrank import LowRank, inner_products
 
 METHODS: list[tuple[str, dict[str, Any]]] = [
     ("task_arithmetic", {"lambda": 0.7}),
@@ -171,6 +173,33 @@ def test_the_kernel_is_the_reference(size: int, count: int, dtypes: list[torch.d
     scale = 1e-5 * (1 + size**0.5)
     np.testing.assert_allclose(out, exact, rtol=1e-5, atol=scale)
     np.testing.assert_allclose(reference.products(grad, base, experts), exact, rtol=1e-5, atol=scale)
+
+
+@given(
+    rows=st.integers(1, 40),
+    columns=st.integers(1, 70),
+    ranks=st.lists(st.integers(1, 5), min_size=1, max_size=4),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+    seed=st.integers(0, 99),
+    data=st.data(),
+)
+@settings(max_examples=60)
+def test_task_vectors_of_low_rank_need_not_be_made(
+    rows: int, columns: int, ranks: list[int], dtype: torch.dtype, seed: int, data: st.DataObject
+) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    grad = torch.randn(rows * columns, generator=draw).to(dtype)
+    lows = [
+        LowRank(torch.randn(rows, r, generator=draw), torch.randn(columns, r, generator=draw).to(dtype).T, 0.5 * r)
+        for r in ranks
+    ]
+    first = data.draw(st.integers(0, rows - 1))
+    last = data.draw(st.integers(first + 1, rows))
+    with mock.patch("searchspaces.lowrank.ROWS", 7):
+        found = inner_products(lows, grad, first * columns, last * columns)
+    part = grad.double().view(rows, columns)[first:last]
+    exact = [float((part * (p.left[first:last].double() @ p.right.double())).sum() * p.scale) for p in lows]
+    np.testing.assert_allclose(found, exact, rtol=1e-4, atol=1e-4 * (1 + (rows * columns) ** 0.5))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
