@@ -132,6 +132,9 @@ def _one(
                 f"it has: {', '.join(names) or 'none'}"
             )
     where = f"{task_name}: "
+    called = {s: ("data" if wish.own_data else repr(names[s])) for s in names}
+    if wish.two_files:
+        called |= {calibration: "data.calibration", heldout: "data.heldout"}
     if names[calibration] == names[reported] and not own and not wish.allow_test:
         others = ", ".join(s for s in names if names[s] != names[reported])
         remedy = f"take calibration_split from {others}" if others else "it has no other documents: use another task"
@@ -151,7 +154,7 @@ def _one(
             share = 0.5 if own or len(last.rows) <= 2 * MOST else MOST
         splits, dropped = _without(split(last, wish.seed, share), last, unseen)
         counts = f"{len(splits.calibration)} and {len(splits.heldout)} documents"
-        sentence = f"{where}calibration and held out are {counts} of {names[heldout]!r}{whose}, split by content"
+        sentence = f"{where}calibration and held out are {counts} of {called[heldout]}{whose}, split by content"
         return [(last, _view(task, heldout))], splits, sentence + _told(dropped, "the reported ones")
     first = _table(task_name, names[calibration], _docs(task, calibration), *limits)
     if wish.two_files:
@@ -160,8 +163,8 @@ def _one(
         splits, dropped = _apart(first, last, unseen, wish, None if own else MOST)
     seen = whose if calibration == reported else ""
     sentence = (
-        f"{where}calibration is {len(splits.calibration)} documents of {names[calibration]!r}{seen}, held out "
-        f"{len(splits.heldout)} of {names[heldout]!r}{whose if heldout == reported else ''}"
+        f"{where}calibration is {len(splits.calibration)} documents of {called[calibration]}{seen}, held out "
+        f"{len(splits.heldout)} of {called[heldout]}{whose if heldout == reported else ''}"
     )
     rest = len(first.rows) - dropped - len(splits.calibration)
     if wish.calibration is None and rest:

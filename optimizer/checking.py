@@ -89,7 +89,7 @@ def print_check(found: dict[str, Any]) -> None:
     once, unseen = found["candidate_seconds"], found["heldout_seconds"]
     rows = {
         "job": f"{found['name']}: valid",
-        "pool": f"{len(found['experts'])} experts of {found['parameters'] / 1e6:.3g} M parameters, "
+        "pool": f"{len(found['experts'])} experts of {_millions(found['parameters'])} parameters, "
         f"{gb(found['pool_bytes'])} on disk in all",
         "dimension": f"{found['dimension']} coefficients in {found['groups']} groups",
         "objectives": ", ".join(found["objectives"]),
@@ -115,7 +115,7 @@ def print_check(found: dict[str, Any]) -> None:
 
 def print_paper(found: dict[str, Any]) -> None:
     """What `on_paper` found, as a table."""
-    rows = {"models": f"base and {len(found['experts'])} experts of {found['parameters'] / 1e6:,.0f} M parameters"}
+    rows = {"models": f"base and {len(found['experts'])} experts of {_millions(found['parameters'])} parameters"}
     _print({**rows, **rows_of(found)}, [f"does not fit here: {found['refusal']}"] if found["refusal"] else [])
 
 
@@ -142,6 +142,10 @@ def _layers(worker: Any) -> list[str]:
 def _splits(evaluator: Evaluator) -> list[tuple[str, Indices]]:
     found = evaluator.splits
     return [("calibration", found.calibration), ("heldout", found.heldout), ("train", found.train)]
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e6:,.0f} M" if count >= 1e8 else f"{count / 1e6:.3g} M"
 
 
 def _counts(items: dict[str, int]) -> str:

@@ -132,10 +132,11 @@ def _said(rates: dict[str, Any]) -> str:
     if rates["sparse"]:
         said.append("the pool's files have holes, which no disk reads: its bandwidth was not measured")
         return "; ".join(said)
-    was = f" ({rates['cached']:.0%} of the sample was there)" if rates["cached"] is not None else ""
-    disk = _rate(rates["disk"]) if rates["disk"] else "not measured, the system keeps its pages"
-    cache = _rate(rates["cache"]) if rates["cache"] else "not measured"
-    said.append(f"the pool's files {cache} from the page cache{was}, {disk} from the disk, by plain reads")
+    if rates["cache"]:
+        was = f" (where {rates['cached']:.0%} of a sample was)" if rates["cached"] is not None else ""
+        said.append(f"the pool's files {_rate(rates['cache'])} from the page cache{was}")
+    why = "" if rates["disk"] else ": the system keeps its pages"
+    said.append(f"from the disk {_rate(rates['disk']) if rates['disk'] else 'not measured'}{why}")
     return "; ".join(said)
 
 
@@ -145,7 +146,7 @@ def _merge(found: dict[str, Any]) -> str:
     if not found["on_cpu"]:
         at = "the device's bandwidth" if found["place"] == "device" else "the bandwidth of the bus"
         return f"{said}: {_time(found['merge_seconds'])} at {at}"
-    said += f": {moved / rates['memory']:.3g} s at memory bandwidth"
+    said += f": {_time(moved / rates['memory'])} at memory bandwidth"
     if found["place"] == "disk":
         said += f", and {_time(found['merge_seconds'])} at the disk's"
     return said
@@ -156,4 +157,6 @@ def _rate(value: float) -> str:
 
 
 def _time(seconds: float | None) -> str:
-    return "unknown time" if seconds is None else f"{seconds:.3g} s"
+    if seconds is None:
+        return "unknown time"
+    return f"{seconds:.3g} s" if seconds >= 0.1 else f"{1e3 * seconds:.2g} ms"

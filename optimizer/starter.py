@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -66,7 +67,7 @@ def write_job(base: str, experts: Sequence[str], data: Sequence[str], out: Path)
     layers = len(pool.groups("layer"))
     causal = any("CausalLM" in a for a in pool.base.config.get("architectures") or [])
     entries = {
-        name: _entry(name, path, causal, "num_channels" in pool.base.config, named)
+        name: _entry(name, _seen(path, out), causal, "num_channels" in pool.base.config, named, _columns(path))
         for name, path in (tasks or {n: f"data/{n}.jsonl" for n in named}).items()
     }
     metric = "loss" if causal else "accuracy"
@@ -74,10 +75,10 @@ def write_job(base: str, experts: Sequence[str], data: Sequence[str], out: Path)
     summary = f"{count}, {pool.parameters / 1e6:.3g} M parameters a model."
     out.write_text(
         TEMPLATE.substitute(
-            file=out.name,
+            file=out,
             name=_quoted(re.sub(r"[^A-Za-z0-9._-]", "-", Path.cwd().name).lstrip("._-")[:64] or "run"),
-            base=_quoted(base),
-            experts="\n".join(f"    {_quoted(name)}: {_quoted(path)}" for name, path in named.items()),
+            base=_quoted(_seen(base, out)),
+            experts="\n".join(f"    {_quoted(name)}: {_quoted(_seen(path, out))}" for name, path in named.items()),
             vocabulary=vocabulary,
             heads="[" + ", ".join(_quoted(h) for h in heads) + "]",
             summary=summary,
@@ -89,7 +90,25 @@ def write_job(base: str, experts: Sequence[str], data: Sequence[str], out: Path)
     )
 
 
-def _entry(name: str, path: str, causal: bool, images: bool, experts: dict[str, str]) -> str:
+def _seen(path: str, out: Path) -> str:
+    """A path as the job file sees it, which starts from its own folder; a name of the hub is no path."""
+    if Path(path).is_absolute() or not Path(path).exists():
+        return path
+    return Path(os.path.relpath(path, out.parent)).as_posix()
+
+
+def _columns(path: str) -> list[str]:
+    """The columns of a file's first row; none where it cannot be read: `check` will say why."""
+    from evaluators.errors import DataError
+    from evaluators.items import read
+
+    try:
+        return list(read(path, Path()).rows[0]) if Path(path).is_file() else []
+    except DataError:
+        return []
+
+
+def _entry(name: str, path: str, causal: bool, images: bool, experts: dict[str, str], columns: list[str]) -> str:
     lines = [
         f"  - kind: {'language' if causal else 'classification'}",
         f"    name: {_quoted(name)}",
@@ -104,6 +123,8 @@ def _entry(name: str, path: str, causal: bool, images: bool, experts: dict[str, 
         else "text: text                   # or image: COLUMN"
     )
     lines.append("    text: text" if causal else f"    {reads}")
+    if columns:
+        lines[-1] = f"{lines[-1]:38} # columns that are there: {', '.join(map(_quoted, columns))}"
     if not causal:
         lines.append("    label: label")
     return "\n".join(lines)

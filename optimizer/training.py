@@ -117,8 +117,12 @@ def _tasks(who: str, names: Sequence[str] | None, made: Sequence[Evaluator], los
     tasks = [cast(Differentiable, by_name[name]) for name in names or by_name]
     for task in tasks:
         for kind in loss.weights:
+            if not task.losses:
+                others = ", ".join(e.name for e in made if getattr(e, "losses", None))
+                remedy = f"say driver.gradients.tasks: [{others}]" if others else "add one that has losses"
+                raise JobError(f"{who}; evaluator {task.name!r} can be scored and not differentiated: {remedy}")
             if kind not in task.losses:
-                offered = ", ".join(task.losses) or "none: it can only score"
+                offered = ", ".join(task.losses)
                 raise JobError(
                     f"{who} of the loss {kind!r}, which evaluator {task.name!r} does not offer (its losses: {offered});"
                     " name one of these under driver.gradients.loss, or other evaluators under driver.gradients.tasks"

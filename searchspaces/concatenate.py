@@ -103,6 +103,8 @@ def _adapters_only(pool: Pool, recipe: Recipe) -> Scales:
     hint = "; export the merged weights instead"
     if pool.processing:
         raise Inexpressible(f"method {recipe.method} changes task vectors, which then have no low rank{hint}")
+    if pool.base.opened is not None:
+        raise Inexpressible(f"models.vocabulary gave the merge rows of tokens that no adapter of the base holds{hint}")
     scales = Scales.of(pool, recipe)
     if bool((scales.base != 1).any()):
         raise Inexpressible(f"method {recipe.method} scales the base itself, which no adapter can{hint}")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import worlds
 
-from optimizer import Run, cli
+from optimizer import Job, Run, cli
 
 
 @pytest.fixture
@@ -38,6 +38,13 @@ def test_from_models_to_an_export(
 
     pairs = ["--expert", "spam=experts/spam", "--expert", "mood=experts/mood", "--data", "spam=data/spam.jsonl"]
     run("init", "--base", "base", *pairs, "--data", "mood=data/mood.jsonl", "--out", "mine.yaml")
+    # a job elsewhere has the paths that it sees, and says which columns there are
+    Path("jobs").mkdir()
+    said = run("init", "--base", "base", *pairs, "--data", "mood=data/mood.jsonl", "--out", "jobs/other.yaml")
+    other = Job.load("jobs/other.yaml")
+    assert other.models.base == "../base" and other.evaluators[1].options["data"] == "../data/mood.jsonl", said
+    text = Path("jobs/other.yaml").read_text()
+    assert "mergeopt check jobs/other.yaml" in text and "columns that are there: text, label" in text
     text = Path("mine.yaml").read_text().replace("kind: ray, workers: 2, threads: 1", "kind: inline")
     text = text.replace("evaluations: 200", "evaluations: 16").replace(
         "label: label", "label: label\n    classes: [neg, pos]"

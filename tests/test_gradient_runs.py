@@ -13,6 +13,7 @@ import worlds
 
 from optimizer import Job, Run, cli
 from optimizer.driver import Items, Question
+from optimizer.job import EvaluatorEntry
 from optimizer.ledger import Ledger
 from optimizer.training import minibatch
 from optimizer.worker import Worker, specification
@@ -195,6 +196,16 @@ def test_a_frozen_space_is_refused(tmp_path: Path) -> None:
 def test_an_evaluator_without_the_loss_is_named(tmp_path: Path) -> None:
     match = r"loss 'hinge', which evaluator 'spam' does not offer \(its losses: .*entropy"
     refused(tmp_path, match, driver='supervised, gradients: {"loss": "hinge"}')
+
+
+def test_an_evaluator_that_can_only_score_is_named_with_those_that_can_be_differentiated(tmp_path: Path) -> None:
+    made = job(tmp_path, "supervised")
+    (tmp_path / "own.py").write_text("def score(model, rows, tokenizer): return {'value': 0.5}\n")
+    own: dict[str, Any] = {"kind": "function", "name": "own", "data": "data/spam.jsonl", "function": "own.py:score"}
+    own |= {"metrics": {"value": "max"}}
+    mixed = made.model_copy(update={"evaluators": [*made.evaluators, EvaluatorEntry.model_validate(own)]})
+    with pytest.raises(ValueError, match=r"'own' can be scored and not differentiated: say .*tasks: \[spam, mood\]"):
+        Run.create(mixed, tmp_path / "runs", allow_code=True)
 
 
 def test_gradients_for_a_driver_that_asks_for_none_are_refused(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def test_a_search_over_a_task_is_checked_run_and_exported(
     job: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = check_job(Job.load(job))
-    line = "colours: calibration and held out are 10 and 10 documents of 'test', split by content"
+    line = "colours: calibration and held out are 10 and 10 documents of data, split by content"
     assert found["items"] == {"colours": {"calibration": 10, "heldout": 10, "train": 0}} and found["provenance"] == [
         line
     ]
@@ -71,9 +71,9 @@ def test_a_search_over_a_task_is_checked_run_and_exported(
     assert len({c.measures["colours.brier_score"].value for c in results.candidates.values()}) > 5
     folder = run.export("best:colours.brier_score", tmp_path / "out")  # scored again, or it would not be there
     card = (folder / "README.md").read_text()
-    assert "calibration and held out are 10 and 10 documents of 'test'" in card
+    assert "calibration and held out are 10 and 10 documents of data" in card
     assert json.loads((run.folder / "splits.json").read_text())["colours"]["provenance"] == [line]
-    assert f"<b>colours</b>: {line}." in html.unescape(run.report().read_text())
+    assert f"<li>{line}." in html.unescape(run.report().read_text())
     assert not Run(run.folder).search().stopped
     assert np.isfinite(results.pick("best").heldout["colours.brier_score"].value)
 
