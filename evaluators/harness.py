@@ -77,9 +77,9 @@ class Harness:
         return {f"documents of {task}": digest for task, digest in found.items()}
 
     @staticmethod
-    def code(options: Mapping[str, Any], root: Path) -> tuple[str, ...]:
+    def code(name: str, options: Mapping[str, Any], root: Path) -> tuple[str, ...]:
         """The Python that making an evaluator with these options runs, and that is not the harness's own."""
-        asked = parse(HarnessOptions, "harness", options)
+        asked = parse(HarnessOptions, name, options)
         return harness_tasks.find(asked.task, root).code
 
     def _sandbox(self) -> AbstractContextManager[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -93,29 +94,46 @@ def _keys(config: Any) -> Iterator[str]:
         if config.get("hf_evaluate") or (
             isinstance(metric := config.get("metric"), str) and metric not in registry.metric_registry
         ):
-            yield f"metric: {config.get('metric')} (loaded by the library `evaluate`, which runs its code)"
+            how = "loaded by the library `evaluate`, which runs its code"
+            yield f"metric: {config.get('metric')} ({_meant(config)}{how})"
         for value in config.values():
             yield from _keys(value)
 
 
+def _meant(config: dict[str, Any]) -> str:
+    """What to say first of a metric that looks like a misspelt one of the harness."""
+    from lm_eval.api import registry
+
+    named = str(config.get("metric"))
+    near = difflib.get_close_matches(named, registry.metric_registry, n=1)
+    return f"did you mean {near[0]!r}? as it is written, " if near and near[0] != named else ""
+
+
 @contextmanager
 def templates(sandboxed: bool) -> Iterator[None]:
-    """While this is open, the harness renders Jinja in a sandbox: no private attributes, no changes to what it gets.
+    """While this is open, a template that asks for a column which the document lacks says those that it has; and where
+    `sandboxed`, the harness renders Jinja in a sandbox: no private attributes, no changes to what it gets.
 
     The harness's environment is a global of its module, made without one.
     """
-    from jinja2 import BaseLoader, StrictUndefined
+    from jinja2 import BaseLoader, StrictUndefined, Template, UndefinedError
     from jinja2.sandbox import ImmutableSandboxedEnvironment
     from lm_eval import utils
 
-    if not sandboxed:
-        yield
-        return
+    class Telling(Template):
+        def render(self, *args: Any, **columns: Any) -> str:
+            try:
+                return super().render(*args, **columns)
+            except UndefinedError as error:
+                raise UndefinedError(f"{error}; the document's columns are: {', '.join(columns)}") from error
+
     before = utils.env
-    utils.env = ImmutableSandboxedEnvironment(
-        loader=BaseLoader(), undefined=StrictUndefined, keep_trailing_newline=True
-    )
-    utils.env.filters.update(before.filters)
+    env = before.overlay()
+    if sandboxed:
+        env = ImmutableSandboxedEnvironment(loader=BaseLoader(), undefined=StrictUndefined, keep_trailing_newline=True)
+        env.filters.update(before.filters)
+    env.template_class = Telling
+    utils.env = env
     try:
         yield
     finally:

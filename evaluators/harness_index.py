@@ -6,12 +6,15 @@ import difflib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from evaluators.errors import OptionError
+
+SUFFIXES = (".yaml", ".yml")
+"""What a task file's name ends in."""
 
 
 def cache() -> Path:
@@ -40,7 +43,33 @@ def bundled(name: str) -> tuple[Any, dict[str, Any]]:
 def near(name: str, known: Mapping[str, Any]) -> str:
     """What to say of a name that is none of these."""
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    return f"did you mean {' or '.join(map(repr, close))}?" if close else f"{len(known)} others are there; `lm-eval ls`"
+    if close:
+        return f"did you mean {' or '.join(map(repr, close))}?"
+    return f"there are {len(known)}: `lm-eval ls`" if len(known) > 20 else _listed(name, known)
+
+
+def _listed(name: str, known: Iterable[str]) -> str:
+    """The nearest of these first, and not all of very many."""
+    order = sorted(known, key=lambda other: (-difflib.SequenceMatcher(None, name, other).ratio(), other))
+    more = f" and {len(order) - 10} more" if len(order) > 10 else ""
+    return f"there {'are' if order[1:] else 'is'}: {', '.join(order[:10]) or 'none'}{more}"
+
+
+def files_named(task: str, root: Path) -> list[str]:
+    """Task files of this name in the job's folder or one below it, as a job says them."""
+    names = (task, *(task + suffix for suffix in SUFFIXES))
+    found = [*root.glob("*.y*ml"), *root.glob("*/*.y*ml")]
+    return [f"./{path.relative_to(root)}" for path in sorted(found) if path.name in names and path.is_file()]
+
+
+def no_file(path: Path, root: Path) -> str:
+    """What to say of a task file that is not there: where one of its name is, else which are in its folder."""
+    if beside := files_named(path.name, root):
+        return f"no file {path.name} in {path.parent}; a path of your own has a slash or ends in .yaml: say {beside[0]}"
+    if not path.parent.is_dir():
+        return f"no such file or folder ({path}); correct the path"
+    there = [other.name for other in path.parent.iterdir() if other.suffix in SUFFIXES and other.is_file()]
+    return f"no file {path.name} in {path.parent}; {_listed(path.name, there)}"
 
 
 def library() -> Path:

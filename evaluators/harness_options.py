@@ -28,7 +28,8 @@ class HarnessOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     task: Annotated[str, Field(min_length=1)]
-    """A task, group or tag of the harness by name; or `path/to/task.yaml`, a folder with one task, or `folder/NAME`."""
+    """A task, group or tag of the harness by name; or a path, which has a slash or ends in .yaml or .yml: a task file,
+    a folder with one task, or `folder/NAME`."""
     data: str | Files | None = None
     """Documents of the user's own for the task's prompts, instead of its data set: a file, or one per split."""
     calibration: Share | Count | None = None

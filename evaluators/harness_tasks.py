@@ -58,14 +58,18 @@ def need() -> None:
 
 
 def find(task: str, root: Path) -> Found:
-    """The task, group or tag that `task` means: a path where it has a slash or ends in .yaml, else a name.
+    """The task, group or tag that `task` means: a path where it has a slash or ends in .yaml or .yml, else a name.
 
     Raises `OptionError` for a name that is none, with the nearest, and `DataError` for a file that is no task file.
     """
     need()
-    if "/" in task or task.endswith((".yaml", ".yml")):
+    if "/" in task or task.endswith(harness_index.SUFFIXES):
         return _local(task, root)
-    entry, index = harness_index.bundled(task)
+    try:
+        entry, index = harness_index.bundled(task)
+    except OptionError as error:
+        beside = harness_index.files_named(task, root)
+        raise OptionError(f"{error} for your own file say {beside[0]}" if beside else str(error)) from None
     return Found(task, entry, index, frozenset(), (), ())
 
 
@@ -80,6 +84,8 @@ def load(found: Found, overrides: Mapping[str, Any], where: str) -> Loaded:
             # a copy: the factory writes into the index that it is given
             built = TaskFactory().build(found.entry, overrides=dict(overrides) or None, registry=dict(found.index))
     except Exception as error:  # task files, their functions and `datasets` raise whatever they like
+        if isinstance(error, TypeError) and not overrides and (bare := _without_data(found)) is not None:
+            raise DataError(f"{where}: task {bare!r} has no dataset_path; say data: FILE in the job") from error
         raise DataError(f"{where}: task {found.name!r} cannot be made: {_reason(error)}") from error
     if isinstance(built, Group):
         groups = tuple(_bottom_up(built))
@@ -90,6 +96,20 @@ def load(found: Found, overrides: Mapping[str, Any], where: str) -> Loaded:
 
 def _refuse_unsafe(found: Found, where: str) -> None:
     """Raise `OptionError` for a task that runs what a model writes, before the code that would do so is imported."""
+    for name, config in _configs(found):
+        if config.get("unsafe_code"):
+            raise OptionError(f"{where}: task {name!r} runs the code that a model writes; use another task")
+
+
+def _without_data(found: Found) -> str | None:
+    """A task of the user's that says nothing of a data set; None where there is none."""
+    keys = ("dataset_path", "custom_dataset", "class")
+    tasks = ((name, config) for name, config in _configs(found) if isinstance(config.get("task"), str))
+    return next((name for name, config in tasks if name in found.own and not any(map(config.get, keys))), None)
+
+
+def _configs(found: Found) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What the files say of the name and of all that it is built from; functions as text."""
     from lm_eval.tasks._index import Kind
     from lm_eval.tasks._yaml_loader import load_yaml
 
@@ -101,10 +121,9 @@ def _refuse_unsafe(found: Found, where: str) -> None:
             continue
         seen.add(name)
         config = load_yaml(entry.yaml_path, resolve_func=False) if entry.yaml_path else {}
-        if config.get("unsafe_code"):
-            raise OptionError(f"{where}: task {name!r} runs the code that a model writes; use another task")
+        yield name, config
         if isinstance(members := config.get("task"), list):
-            ahead += [str(_name(child)) for child in members]
+            ahead += _members(members)
         elif entry.kind == Kind.TAG:
             ahead += sorted(entry.tags)
 
@@ -159,40 +178,64 @@ def seeded(seeds: tuple[int, int, int]) -> Iterator[None]:
 
 
 def _local(task: str, root: Path) -> Found:
-    """A task file: `path/to/task.yaml`, a folder that holds one task, or `folder/NAME`."""
-    from lm_eval.tasks._index import Kind
+    """A task file: `path/to/task.yaml`, a folder that holds one task, or `folder/NAME`.
 
+    A file that is named is the task, whatever other files in its folder call theirs; files that nothing refers to do
+    not count.
+    """
     path = root / Path(task).expanduser()
-    if path.is_file():
-        said = harness_guard.read(path, path.parent).config
-        home, wanted = path.parent, said.get("group") or said.get("task")
-        if not isinstance(wanted, str):
-            raise DataError(f"{task}: expected a task file with the key `task` or `group`; see docs/harness.md")
-    elif path.is_dir() or path.parent.is_dir():
-        home, wanted = (path, "") if path.is_dir() else (path.parent, path.name)
-    else:
-        raise OptionError(f"task {task!r}: no such file or folder ({path}); correct the path")
-    own, read = _own_index(home)
-    if not wanted:
-        children = {str(_name(child)) for entry in own.values() for child in _children(entry)}
-        tops = [name for name, entry in own.items() if entry.kind != Kind.TAG and name not in children]
-        if len(tops) != 1:
-            told = ", ".join(f"{task.rstrip('/')}/{name}" for name in tops)
-            raise OptionError(f"task {task!r}: a folder with {len(tops)} tasks; name one: {told or 'there is none'}")
-        wanted = tops[0]
+    home, wanted = _place(task, path, root)
+    own, read = _own_index(home, path)
+    wanted = wanted or _only(task, own)
     if wanted not in own:
         raise OptionError(f"task {task!r}: {home} has no task {wanted!r}; {harness_index.near(wanted, own)}")
-    index = dict(own)
-    if any(_name(child) not in own for entry in own.values() for child in _children(entry)):
-        index = {**harness_index.index(), **own}
     names = _reached(wanted, own)
-    used = [read[name] for name in names if name in read]
+    for name in names:
+        places = [place for place, one in read.items() if _called(one.config) == name]
+        if len(places) > 1 and own[name].yaml_path != path:
+            remedy = "say the path of the file" if name == wanted else "give one of them another name"
+            raise OptionError(f"task {task!r}: {places[0]} and {places[1]} are both {name!r}; {remedy}")
+    index = {name: own[name] for name in names}
+    if any(child not in own for name in names for child in _children(own[name])):
+        index = {**harness_index.index(), **index}
+    used = [read[own[name].yaml_path] for name in names if own[name].yaml_path]  # a tag has none
     files = dict.fromkeys(file for one in used for file in one.files)
     code = [line for one in used for line in one.code]
     if code:  # the modules beside the files are read too: a change of them is a change of the task
         files.update(dict.fromkeys(p for file in list(files) for p in _modules(file.parent, code)))
     files.update(dict.fromkeys(path for one in used for path in _data_files(one)))
-    return Found(wanted, own[wanted], index, frozenset(own), tuple(files), tuple(dict.fromkeys(code)))
+    return Found(wanted, own[wanted], index, frozenset(names), tuple(files), tuple(dict.fromkeys(code)))
+
+
+def _place(task: str, path: Path, root: Path) -> tuple[Path, str]:
+    """The folder that a path means, and the task's name in it; no name where it is the folder's only one."""
+    if path.is_file():
+        wanted = _called(harness_guard.read(path, path.parent).config)
+        if not (isinstance(wanted, str) and wanted):
+            raise DataError(f"{task}: expected a task file with the key `task` or `group`; see docs/harness.md")
+        return path.parent, wanted
+    if path.is_dir():
+        return path, ""
+    if path.name.endswith(harness_index.SUFFIXES):
+        raise OptionError(f"task {task!r}: {harness_index.no_file(path, root)}")
+    if path.parent.is_dir():
+        return path.parent, path.name
+    raise OptionError(f"task {task!r}: no such file or folder ({path}); correct the path")
+
+
+def _called(config: Mapping[str, Any]) -> Any:
+    """The name under which the harness's index has a task file."""
+    return config.get("group" if "group" in config and "class" not in config else "task")
+
+
+def _only(task: str, own: Mapping[str, Any]) -> str:
+    """The one task of a folder that is no member of another."""
+    children = {child for entry in own.values() for child in _children(entry)}
+    tops = [name for name, entry in own.items() if entry.kind.name != "TAG" and name not in children]
+    if len(tops) != 1:
+        told = ", ".join(f"{task.rstrip('/')}/{name}" for name in tops)
+        raise OptionError(f"task {task!r}: a folder with {len(tops)} tasks; name one: {told or 'there is none'}")
+    return tops[0]
 
 
 def _modules(folder: Path, code: Sequence[str]) -> list[Path]:
@@ -226,33 +269,43 @@ def _data_files(task: harness_guard.TaskFile) -> Iterator[Path]:
             yield Path(name)
 
 
-def _own_index(home: Path) -> tuple[dict[str, Any], dict[str, harness_guard.TaskFile]]:
-    """The harness's index over the user's folder, and what was read for each name; other YAML there is left alone."""
+def _own_index(home: Path, first: Path) -> tuple[dict[str, Any], dict[Path, harness_guard.TaskFile]]:
+    """The harness's index over the user's folder, and its task files as they were read; other YAML there is left alone.
+
+    Of files that share a name the index has one: `first`, where it is among them.
+    """
     from lm_eval.tasks._index import TaskIndex
 
     index: dict[str, Any] = {}
-    read: dict[str, harness_guard.TaskFile] = {}
-    for path in sorted([*home.rglob("*.yaml"), *home.rglob("*.yml")]):
+    read: dict[Path, harness_guard.TaskFile] = {}
+    for path in sorted([*home.rglob("*.yaml"), *home.rglob("*.yml")], key=lambda path: (path != first, path)):
         try:
             found = harness_guard.read(path, home)
-            TaskIndex.process_cfg(found.config, path, index)
-        except (ValueError, TypeError):  # DataError is one: a file that is asked for by name is read again, and heard
+            with quiet():  # it warns of files that share a name, whether they are asked for or not
+                TaskIndex.process_cfg(found.config, path, index)
+        except (ValueError, TypeError, KeyError):  # DataError is one: a file asked for by name is read again, and heard
             continue
-        name = found.config.get("group") or found.config.get("task")
-        if isinstance(name, str):
-            read.setdefault(name, found)
+        read[path] = found
     return index, read
 
 
-def _children(entry: Any) -> list[Any]:
-    """The members of a group, names or mappings; of a tag, names."""
-    members = (entry.cfg or {}).get("task") if isinstance((entry.cfg or {}).get("task"), list) else sorted(entry.tags)
-    is_group = entry.kind.name in ("GROUP", "TAG")
-    return list(members or []) if is_group else []
+def _children(entry: Any) -> list[str]:
+    """The names of the members of a group or tag."""
+    if entry.kind.name not in ("GROUP", "TAG"):
+        return []
+    members = (entry.cfg or {}).get("task")
+    return list(_members(members)) if isinstance(members, list) else sorted(entry.tags)
 
 
-def _name(child: Any) -> Any:
-    return (child.get("group") or child.get("task")) if isinstance(child, dict) else child
+def _members(listed: Sequence[Any]) -> Iterator[str]:
+    """The names in a group's list, and in the lists of groups that are written out in it."""
+    for child in listed:
+        if not isinstance(child, dict):
+            yield str(child)
+            continue
+        yield str(child.get("group") or child.get("task"))
+        if isinstance(below := child.get("task"), list):
+            yield from _members(below)
 
 
 def _reached(name: str, own: Mapping[str, Any]) -> list[str]:
@@ -263,5 +316,5 @@ def _reached(name: str, own: Mapping[str, Any]) -> list[str]:
         now = ahead.pop()
         if now in own and now not in seen:
             seen[now] = None
-            ahead += [str(_name(child)) for child in _children(own[now])]
+            ahead += _children(own[now])
     return list(seen)

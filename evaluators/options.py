@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
-from typing import Annotated, Any, TypeVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -55,9 +55,28 @@ def parse(model: type[Model], name: str, options: Model | Mapping[str, Any]) -> 
 def _explain(model: type[BaseModel], problem: Mapping[str, Any]) -> str:
     where = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(where, model.model_fields, n=1)
+        *above, key = map(str, problem["loc"])
+        known = _inside(model, above).model_fields
+        near = difflib.get_close_matches(key, known, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        return f"unknown option {where!r}; {hint}known: {', '.join(model.model_fields)}"
+        return f"unknown option {where!r}; {hint}known: {', '.join(known)}"
     if problem["type"] == "missing":
         return f"option {where!r} is missing; add it"
     return f"option {where!r}: {problem['msg'][:1].lower()}{problem['msg'][1:]}, got {problem['input']!r}"
+
+
+def _inside(model: type[BaseModel], parts: Sequence[str]) -> type[BaseModel]:
+    """The options that these parts of a place lead to: names of fields, and of a class where a field has several."""
+    for part in parts:
+        field = model.model_fields.get(part)
+        models = [] if field is None else list(_models(field.annotation))
+        model = models[0] if len(models) == 1 else model
+    return model
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The classes of options in a type."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _models(argument)

@@ -170,5 +170,5 @@ def _code(kind: type[Evaluator], entry: EvaluatorEntry, root: Path) -> str | Non
     if kind.runs_code:
         return ""
     named = getattr(kind, "code", None)
-    lines = named(entry.options, root) if named is not None else ()
+    lines = named(entry.name, entry.options, root) if named is not None else ()
     return f" ({'; '.join(lines)})" if lines else None
