@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from evaluators import harness_items, harness_tasks, texts
+from evaluators import harness_items, harness_process, harness_tasks, texts
 from evaluators.causal import check_causal
 from evaluators.engine import Engine, TransformersEngine
 from evaluators.errors import OptionError
@@ -50,7 +50,7 @@ class Harness:
         found = harness_tasks.find(asked.task, root)
         overrides, tables = replacement(asked.data, root)
         self._seeds = (asked.seeds.random, asked.seeds.numpy, asked.seeds.torch)
-        with harness_tasks.quiet(), harness_tasks.seeded(self._seeds):
+        with harness_process.quiet(), harness_process.seeded(self._seeds):
             self._loaded = harness_tasks.load(found, overrides, f"evaluator {name!r}")
             effective = self._configure()
             self._check_backend()
@@ -133,14 +133,14 @@ class Harness:
         if self._options.backend == "vllm":
             refuse(self.name, setting.model)  # before prompts are made, which may take minutes
         size = self._options.batch_size or setting.batch_size
-        with harness_tasks.quiet():
+        with harness_process.quiet():
             lm = self._language_model(setting, size)
         asked = self._options
         how = Prompting(
             *(asked.system_instruction, asked.apply_chat_template, asked.fewshot_as_multiturn, asked.seeds.fewshot),
             *(self._seeds, asked.truncate),
         )
-        with harness_tasks.quiet(), harness_tasks.seeded(self._seeds), self._sandbox():
+        with harness_process.quiet(), harness_process.seeded(self._seeds), self._sandbox():
             made = [requests(self.name, part, lm, setting.folder, how, self.files) for part in self._parts]
         self._number(made)
         self._likelihoods = None
@@ -241,7 +241,7 @@ class Harness:
             raise OptionError(
                 f"evaluator {self.name!r}: asked for no document of task {absent[0]!r}; ask for one of each at least"
             )
-        with harness_tasks.quiet(), self._sandbox():
+        with harness_process.quiet(), self._sandbox():
             measures, per_item = self._scoring.measures(documents, items)
         return Scores(measures, per_item)
 

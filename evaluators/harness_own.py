@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluators.errors import DataError
-from evaluators.harness_tasks import BUILDERS
+from evaluators.harness_files import BUILDERS
 from evaluators.items import Table, read
 from evaluators.options import Files
 
