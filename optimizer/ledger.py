@@ -16,52 +16,15 @@ from typing import Any
 import numpy as np
 
 from evaluators.evaluator import Measure
+from optimizer import tables
 from optimizer.answer import Answer, Failure
 from optimizer.driver import Items, Question
 from optimizer.errors import DiskFull, LedgerBusy, RunError
+from optimizer.tables import BEFORE, SCHEMA, VERSION
 
 log = logging.getLogger(__name__)
 
-VERSION = 3
-BEFORE = 2  # read as it is, and brought to this version where it is written to
 SEEN = ("calibration", "train")  # splits that a driver learns from
-MEASURES = """
-CREATE TABLE measures (
-    number INTEGER NOT NULL, split TEXT NOT NULL, metric TEXT NOT NULL,
-    value REAL NOT NULL, stderr REAL,               -- NULL: not known
-    count INTEGER NOT NULL,
-    PRIMARY KEY (number, split, metric)
-) WITHOUT ROWID;
-"""
-SCHEMA = f"""{MEASURES}
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE questions (
-    number INTEGER NOT NULL, split TEXT NOT NULL,   -- a question, and the items it is answered on
-    event INTEGER NOT NULL,                         -- place in the order of asks and tells
-    requested INTEGER NOT NULL,                     -- the n of the driver's ask(n); 0 where no driver asked
-    point BLOB NOT NULL,                            -- (dim,) little-endian float64
-    wants TEXT NOT NULL, stage TEXT NOT NULL, recipe TEXT NOT NULL, at REAL NOT NULL,
-    batch INTEGER NOT NULL, draw INTEGER NOT NULL,  -- which minibatch; 0, 0 for all items
-    PRIMARY KEY (number, split)
-);
-CREATE TABLE answers (
-    number INTEGER NOT NULL, split TEXT NOT NULL,
-    event INTEGER NOT NULL UNIQUE,
-    kind TEXT, reason TEXT,                         -- of a failure; NULL for scores
-    seconds REAL NOT NULL, worker TEXT NOT NULL, attempts INTEGER NOT NULL, at REAL NOT NULL,
-    PRIMARY KEY (number, split)
-);
-CREATE TABLE gradients (
-    number INTEGER NOT NULL, split TEXT NOT NULL,
-    rows INTEGER NOT NULL, data BLOB NOT NULL,      -- (rows, dim) little-endian float64
-    PRIMARY KEY (number, split)
-);
-CREATE TABLE item_values (
-    number INTEGER NOT NULL, split TEXT NOT NULL, metric TEXT NOT NULL,
-    data BLOB NOT NULL,                             -- (n,) little-endian float32
-    PRIMARY KEY (number, split, metric)
-);
-"""
 
 
 @dataclass(frozen=True)
@@ -127,7 +90,8 @@ class Ledger:
                 f"{path} is a ledger of version {version}, this program reads {BEFORE} and {VERSION}; update mergeopt"
             )
         if version == BEFORE and not readonly:
-            ledger._upgrade()
+            with ledger._transaction():
+                tables.upgrade(ledger._db)
         return ledger
 
     def close(self) -> None:
@@ -285,17 +249,6 @@ class Ledger:
             "INSERT INTO item_values VALUES (?,?,?,?)",
             [(*key, metric, np.asarray(v, dtype="<f4").tobytes()) for metric, v in answer.per_item.items()],
         )
-
-    def _upgrade(self) -> None:
-        """From version 2, where every standard error was a number."""
-        with self._transaction():
-            self._db.execute("ALTER TABLE measures RENAME TO measures_before")
-            self._db.execute(MEASURES)
-            self._db.execute(
-                "INSERT INTO measures SELECT number, split, metric, value, stderr, count FROM measures_before"
-            )
-            self._db.execute("DROP TABLE measures_before")
-            self._db.execute("UPDATE meta SET value = ? WHERE key = 'version'", (json.dumps(VERSION),))
 
     def _one(self, sql: str, *parameters: Any) -> Any:
         return self._db.execute(sql, parameters).fetchone()

@@ -72,7 +72,7 @@ def input_device(model: Any) -> torch.device:
     """Where a model's inputs belong: the device of its input embeddings, or of its first parameter."""
     try:
         first = next(model.get_input_embeddings().parameters(), None)
-    except (AttributeError, NotImplementedError):
+    except NotImplementedError:  # a model of two towers (CLIP) has no one input
         first = None
     found: torch.device = (next(model.parameters()) if first is None else first).device
     return found

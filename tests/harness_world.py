@@ -11,6 +11,7 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+import pico
 import torch
 from lm_eval import simple_evaluate
 from lm_eval.models.huggingface import HFLM
@@ -185,6 +186,13 @@ def compared(
             apart = float(np.max(np.abs(values[~np.isnan(values)] / np.where(wanted, wanted, 1) - (wanted != 0))))
         value = float(results[f"{metric},{filtered}"])
         yield name, measure, value, None if stderr == "N/A" else float(stderr), apart
+
+
+def made(root: Path) -> Path:
+    """A folder with task files over small data, and a pico base that has opinions."""
+    write(root, 23, 9)
+    pico.base(root / "base", "chat", seed=3, initializer_range=0.3)
+    return root
 
 
 def items(found: dict[str, Any], task: str, metric: str, filtered: str) -> np.ndarray[Any, np.dtype[np.float64]]:

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from harness_world import items, ours, theirs, write
-from pico import base
+from harness_world import items, made, ours, theirs
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from evaluators.evaluator import Scores, Setting
@@ -21,10 +20,7 @@ from evaluators.harness_bootstrap import standard_error
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with task files over small data, and a pico base that has opinions."""
-    root = tmp_path_factory.mktemp("world")
-    write(root, 23, 9)
-    base(root / "base", "chat", seed=3, initializer_range=0.3)
-    return root
+    return made(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture(autouse=True)

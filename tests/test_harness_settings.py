@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from harness_world import HEAD, TASKS, items, ours, theirs, write
+from harness_world import HEAD, TASKS, items, made, ours, theirs
 from own_task import TASK, own, rows, setting
-from pico import base
 from transformers import AutoModelForCausalLM
 
 from evaluators.errors import NonFinite
@@ -24,10 +23,7 @@ BF16 = torch.bfloat16
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with task files over small data, and a pico base that has opinions."""
-    root = tmp_path_factory.mktemp("world")
-    write(root, 23, 9)
-    base(root / "base", "chat", seed=3, initializer_range=0.3)
-    return root
+    return made(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture(autouse=True)

@@ -21,7 +21,7 @@ RULES = [
     (r"optimizer/driver\.py", r"(?!)", r"torch|ray"),
     (r"optimizer/(adam|descent)\.py", r"optimizer\.driver", r"torch|ray"),
     (r"optimizer/drivers/.*", r"optimizer\.(driver|descent|adam)", r"torch|ray"),
-    (r"optimizer/(ledger|front)\.py", r"optimizer\.(driver|answer|errors)|evaluators\.evaluator", r"torch|ray"),
+    (r"optimizer/(ledger|front)\.py", r"optimizer\.(driver|answer|errors|tables)|evaluators\.evaluator", r"torch|ray"),
     (
         r"optimizer/search\.py",
         r"optimizer\.(answer|driver|errors|executor|front|ledger|objectives)",
