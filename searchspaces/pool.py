@@ -22,18 +22,10 @@ from searchspaces.errors import PoolError
 from searchspaces.groups import group_tensors, order
 from searchspaces.hashes import content_hash
 from searchspaces.headers import MERGEABLE, TensorInfo
+from searchspaces.hub import folder_of
 from searchspaces.vocabulary import Mode, align
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_HUB = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)@([0-9a-f]{40})")
-_UNPINNED = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@\S*)?")
-_FETCHED = [
-    "*.safetensors",
-    "*.json",
-    "*.txt",
-    "*.model",
-    "*.jinja",
-]  # weights, configs, tokenizers: no code, no pickles
 _SAME = ("model_type", "num_attention_heads", "num_key_value_heads", "hidden_act", "hidden_size")
 
 
@@ -218,8 +210,8 @@ def suggest_heads(base: str | Path, experts: Mapping[str, str | Path]) -> list[s
 
 def _open_all(base: str | Path, experts: Mapping[str, str | Path]) -> tuple[Checkpoint, dict[str, Expert]]:
     """Base and experts, in the order given, without tensors that repeat tied ones, under the base's names."""
-    first = Checkpoint.open(_folder(base, "base"), "base")
-    folders = {name: _folder(where, f"expert {name!r}") for name, where in experts.items()}
+    first = Checkpoint.open(folder_of(base, "base"), "base")
+    folders = {name: folder_of(where, f"expert {name!r}") for name, where in experts.items()}
     whole = {
         name: canonical(Checkpoint.open(folder, f"expert {name!r}"), first)
         for name, folder in folders.items()
@@ -227,30 +219,6 @@ def _open_all(base: str | Path, experts: Mapping[str, str | Path]) -> tuple[Chec
     }
     first, whole = untie(first, whole)
     return first, {n: whole[n] if n in whole else Adapter.open(f, f"expert {n!r}", first) for n, f in folders.items()}
-
-
-def _folder(where: str | Path, label: str) -> Path:
-    """A local folder, or the snapshot of a hub id, fetched now."""
-    path = Path(where).expanduser()
-    if isinstance(where, Path) or path.exists():
-        return path
-    pinned = _HUB.fullmatch(where)
-    if pinned is None:
-        if _UNPINNED.fullmatch(where):
-            raise PoolError(
-                f"{label}: no folder {where!r}, and as a hub id it is not pinned: write org/name@ and the 40 "
-                "hexadecimal digits of a commit, because branches and tags move"
-            )
-        return path
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        found = snapshot_download(pinned[1], revision=pinned[2], allow_patterns=_FETCHED, ignore_patterns=["*/*"])
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise PoolError(f"{label}: {where} cannot be fetched: {reason}; check id, commit and network") from error
-    return Path(found)
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:

@@ -1,0 +1,40 @@
+"""Where do a model's files lie? In a folder of this machine, or on the hub at one commit."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from searchspaces.errors import PoolError
+
+_HUB = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)@([0-9a-f]{40})")
+_UNPINNED = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@\S*)?")
+# weights, configs, tokenizers: no code, no pickles
+_FETCHED = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
+
+
+def folder_of(where: str | Path, label: str) -> Path:
+    """A local folder, or the snapshot of a hub id `org/name@commit`, fetched now.
+
+    Raises PoolError, beginning with `label`, for a hub id without a commit, or one that cannot be fetched.
+    """
+    path = Path(where).expanduser()
+    if isinstance(where, Path) or path.exists():
+        return path
+    pinned = _HUB.fullmatch(where)
+    if pinned is None:
+        if _UNPINNED.fullmatch(where):
+            raise PoolError(
+                f"{label}: no folder {where!r}, and as a hub id it is not pinned: write org/name@ and the 40 "
+                "hexadecimal digits of a commit, because branches and tags move"
+            )
+        return path
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        found = snapshot_download(pinned[1], revision=pinned[2], allow_patterns=_FETCHED, ignore_patterns=["*/*"])
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise PoolError(f"{label}: {where} cannot be fetched: {reason}; check id, commit and network") from error
+    return Path(found)
