@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -34,7 +34,8 @@ class Generations:
     def __init__(
         self, name: str, prompts: Sequence[Prompt], splits: Splits, lm: Any, engine: Engine, size: int, seed: int
     ) -> None:
-        self._name, self._prompts, self._lm, self._engine, self._seed = name, prompts, lm, engine, seed
+        self._name, self._prompts, self._lm, self._engine = name, prompts, lm, engine
+        self._size, self._seed = size, seed
         order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i].tokens), i))
         rows = np.array([prompt.row for prompt in prompts], dtype=np.int64)
         self._decodings = {said: self._decoding(said) for said in dict.fromkeys(p.arguments for p in prompts)}
@@ -78,7 +79,10 @@ class Generations:
         # the same prompt sampled again is another row; decoded greedily it would be the same text
         numbers = [i for i in batch for _ in range(self._prompts[i].repeats if how.sampled else 1)]
         most = self._lm.max_length - how.longest  # a longer prompt is cut from the left
-        answers = self._engine.generate([self._prompts[i].tokens[-most:] for i in numbers], how)
+        answers: list[list[int]] = []
+        for at in range(0, len(numbers), self._size):  # repeats are rows too, and memory is for so many
+            part = [self._prompts[i].tokens[-most:] for i in numbers[at : at + self._size]]
+            answers += self._engine.generate(part, replace(how, seed=how.seed + at))
         texts: dict[int, list[str]] = {}
         for number, tokens in zip(numbers, answers, strict=True):
             texts.setdefault(number, []).append(self._text(tokens, how.until))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -118,7 +119,9 @@ def test_repeats_are_answers_of_their_own_where_they_are_sampled(
     made = own(tmp_path, None, REPEATED.replace("KWARGS", kwargs))
     at = setting(world / "base")
     made.prepare(at)
-    made.score(at.model, made.splits.heldout)
+    with mock.patch.object(at.model, "generate", wraps=at.model.generate) as generate:
+        made.score(at.model, made.splits.heldout)
+    assert {len(call.kwargs["input_ids"]) for call in generate.call_args_list} <= {1, 2, 3, 4}, "no more than a batch"
     said = [answers for row in made.splits.heldout for _, answers in made.answers(row)]
     assert all(len(answers) == 3 for answers in said)
     assert all((len(set(answers)) > 1) is sampled for answers in said)
