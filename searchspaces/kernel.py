@@ -17,12 +17,12 @@ LANES = 64  # fp32 sums side by side: enough for any vector unit, and the same o
 CODES = {torch.float32: 0, torch.bfloat16: 1}
 """The dtypes that the kernels read and write, in any mixture; `reference` does the others. They hold no GIL."""
 
-DIFFERENCE = 2
-"""The code of an expert that is fp32 and its difference from the base already."""
+DIFFERENCE, HALF_DIFFERENCE = 2, 3
+"""The codes of an expert that is its difference from the base already, fp32 and bf16: odd codes are bf16."""
 
 
 @intrinsic
-def _pointer(typing_context: Any, address: Any, kind: Any) -> Any:
+def pointer(typing_context: Any, address: Any, kind: Any) -> Any:
     """An integer address as a pointer to elements of the dtype `kind`."""
     target = types.CPointer(kind.dtype)
 
@@ -36,7 +36,7 @@ def _pointer(typing_context: Any, address: Any, kind: Any) -> Any:
 
 
 @intrinsic
-def _wide(typing_context: Any, number: Any) -> Any:
+def wide(typing_context: Any, number: Any) -> Any:
     """bf16 bits as fp32: they are its upper half; an fp32 number as it is."""
 
     def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -49,7 +49,7 @@ def _wide(typing_context: Any, number: Any) -> Any:
 
 
 @intrinsic
-def _rounded(typing_context: Any, number: Any) -> Any:
+def rounded(typing_context: Any, number: Any) -> Any:
     """The bits of an fp32 number rounded to bf16, to nearest even."""
 
     def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -63,7 +63,7 @@ def _rounded(typing_context: Any, number: Any) -> Any:
 
 
 @intrinsic
-def _larger(typing_context: Any, most: Any, number: Any) -> Any:
+def larger(typing_context: Any, most: Any, number: Any) -> Any:
     """The larger of `most` and the bits of an fp32 number's magnitude; infinity and NaN are above all finite ones."""
 
     def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -75,47 +75,46 @@ def _larger(typing_context: Any, most: Any, number: Any) -> Any:
 
 
 @njit(nogil=True, cache=True, inline="always")
-def _halves(address, at, n):  # type: ignore[no-untyped-def]
-    return carray(_pointer(address + 2 * at, np.uint16), (n,))
+def halves(address, at, n):  # type: ignore[no-untyped-def]
+    """n bf16 numbers, as uint16 bits, from element `at` of the memory at an address."""
+    return carray(pointer(address + 2 * at, np.uint16), (n,))
 
 
 @njit(nogil=True, cache=True, inline="always")
-def _floats(address, at, n):  # type: ignore[no-untyped-def]
-    return carray(_pointer(address + 4 * at, np.float32), (n,))
+def floats(address, at, n):  # type: ignore[no-untyped-def]
+    """n fp32 numbers from element `at` of the memory at an address."""
+    return carray(pointer(address + 4 * at, np.float32), (n,))
 
 
 @njit(nogil=True, cache=True)
-def _add(total, origin, at, n, k, count, experts, codes, scales):  # type: ignore[no-untyped-def]
+def _add(total, base, zeros, at, n, k, count, experts, codes, scales):  # type: ignore[no-untyped-def]
     # Four experts of one dtype in one pass keep the sums in registers, and more reads under way; the order of the sums
     # is that of the experts all the same. Returns how many were added.
-    if count - k >= 4 and codes[k] == codes[k + 1] == codes[k + 2] == codes[k + 3] != DIFFERENCE:
+    origin = zeros if codes[k] >= DIFFERENCE else base
+    if count - k >= 4 and codes[k] == codes[k + 1] == codes[k + 2] == codes[k + 3]:
         p, q, r, s = scales[k], scales[k + 1], scales[k + 2], scales[k + 3]
-        if codes[k] == 1:
-            a, b = _halves(experts[k], at, n), _halves(experts[k + 1], at, n)
-            c, d = _halves(experts[k + 2], at, n), _halves(experts[k + 3], at, n)
+        if codes[k] & 1:
+            a, b = halves(experts[k], at, n), halves(experts[k + 1], at, n)
+            c, d = halves(experts[k + 2], at, n), halves(experts[k + 3], at, n)
             for i in range(n):
                 o = origin[i]
-                total[i] = (
-                    ((total[i] + p * (_wide(a[i]) - o)) + q * (_wide(b[i]) - o)) + r * (_wide(c[i]) - o)
-                ) + s * (_wide(d[i]) - o)
+                total[i] = (((total[i] + p * (wide(a[i]) - o)) + q * (wide(b[i]) - o)) + r * (wide(c[i]) - o)) + s * (
+                    wide(d[i]) - o
+                )
         else:
-            e, f = _floats(experts[k], at, n), _floats(experts[k + 1], at, n)
-            g, h = _floats(experts[k + 2], at, n), _floats(experts[k + 3], at, n)
+            e, f = floats(experts[k], at, n), floats(experts[k + 1], at, n)
+            g, h = floats(experts[k + 2], at, n), floats(experts[k + 3], at, n)
             for i in range(n):
                 o = origin[i]
                 total[i] = (((total[i] + p * (e[i] - o)) + q * (f[i] - o)) + r * (g[i] - o)) + s * (h[i] - o)
         return 4
     p = scales[k]
-    if codes[k] == 1:
-        a = _halves(experts[k], at, n)
+    if codes[k] & 1:
+        a = halves(experts[k], at, n)
         for i in range(n):
-            total[i] += p * (_wide(a[i]) - origin[i])
-    elif codes[k] == DIFFERENCE:
-        d = _floats(experts[k], at, n)
-        for i in range(n):
-            total[i] += p * d[i]
+            total[i] += p * (wide(a[i]) - origin[i])
     else:
-        e = _floats(experts[k], at, n)
+        e = floats(experts[k], at, n)
         for i in range(n):
             total[i] += p * (e[i] - origin[i])
     return 1
@@ -129,50 +128,52 @@ def merge(base, base_code, experts, codes, base_scale, scales, out, out_code, st
     """Elements `start` to `stop` of `base_scale * base + sum_k scales_k * (expert_k - base)`, written to `out`.
 
     `base`, `experts` (K) and `out` are addresses of contiguous memory, each with its dtype's code from `CODES`, or
-    `DIFFERENCE` for what needs no base subtracted; scales are float32, K of them, none of them 0: the caller leaves
-    those experts out. Sums are fp32 in the order of the
+    `DIFFERENCE` or `HALF_DIFFERENCE` for what needs no base subtracted; scales are float32, K of them, none of them 0:
+    the caller leaves those experts out. Sums are fp32 in the order of the
     experts, without fused multiply-add; bf16 results are rounded to nearest even. Returns whether all are finite.
     """
     origin = np.empty(CHUNK, np.float32)
     total = np.empty(CHUNK, np.float32)
+    zeros = np.zeros(CHUNK, np.float32)
     largest = np.uint32(0)
     for at in range(start, stop, CHUNK):
         n = min(CHUNK, stop - at)
         if base_code == 1:
-            halves = _halves(base, at, n)
+            narrow = halves(base, at, n)
             for i in range(n):
-                origin[i] = _wide(halves[i])
+                origin[i] = wide(narrow[i])
                 total[i] = base_scale * origin[i]
         else:
-            floats = _floats(base, at, n)
+            full = floats(base, at, n)
             for i in range(n):
-                origin[i] = floats[i]
+                origin[i] = full[i]
                 total[i] = base_scale * origin[i]
         k = 0
         while k < len(experts):
-            k += _add(total, origin, at, n, k, len(experts), experts, codes, scales)
+            k += _add(total, origin, zeros, at, n, k, len(experts), experts, codes, scales)
         if out_code == 1:
-            narrow = _halves(out, at, n)
+            narrow = halves(out, at, n)
             for i in range(n):
-                narrow[i] = _rounded(total[i])
-                largest = _larger(largest, total[i])
+                narrow[i] = rounded(total[i])
+                largest = larger(largest, total[i])
         else:
-            full = _floats(out, at, n)
+            full = floats(out, at, n)
             for i in range(n):
                 full[i] = total[i]
-                largest = _larger(largest, total[i])
+                largest = larger(largest, total[i])
     # 0x7F7F8000 is the least magnitude that rounds to infinity in bf16, 0x7F800000 is infinity
     return largest < (np.uint32(0x7F7F8000) if out_code == 1 else np.uint32(0x7F800000))
 
 
 @njit(nogil=True, cache=True, inline="always")
-def _load(address, code, at, n, out):  # type: ignore[no-untyped-def]
+def load(address, code, at, n, out):  # type: ignore[no-untyped-def]
+    """Write elements `at` to `at + n` at an address, of a dtype in `CODES`, to `out` as fp32."""
     if code == 1:
-        narrow = _halves(address, at, n)
+        narrow = halves(address, at, n)
         for i in range(n):
-            out[i] = _wide(narrow[i])
+            out[i] = wide(narrow[i])
     else:
-        full = _floats(address, at, n)
+        full = floats(address, at, n)
         for i in range(n):
             out[i] = full[i]
 
@@ -186,7 +187,8 @@ def _folded(lanes):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _product(a, b, n, lanes):  # type: ignore[no-untyped-def]
+def product(a, b, n, lanes):  # type: ignore[no-untyped-def]
+    """The inner product of n fp32 elements: fp32 in `lanes`, of shape `(LANES,)`, whose sum is float64."""
     lanes[:] = 0
     whole = n // LANES * LANES
     for i in range(0, whole, LANES):
@@ -217,38 +219,39 @@ def _four_products(grad, origin, e, f, g, h, n, lanes, out, k):  # type: ignore[
     for i in range(0, whole, LANES):
         for j in range(LANES):
             d, o = grad[i + j], origin[i + j]
-            p[j] += d * (_wide(e[i + j]) - o)
-            q[j] += d * (_wide(f[i + j]) - o)
-            r[j] += d * (_wide(g[i + j]) - o)
-            s[j] += d * (_wide(h[i + j]) - o)
+            p[j] += d * (wide(e[i + j]) - o)
+            q[j] += d * (wide(f[i + j]) - o)
+            r[j] += d * (wide(g[i + j]) - o)
+            s[j] += d * (wide(h[i + j]) - o)
     for i in range(whole, n):
         j, d, o = i - whole, grad[i], origin[i]
-        p[j] += d * (_wide(e[i]) - o)
-        q[j] += d * (_wide(f[i]) - o)
-        r[j] += d * (_wide(g[i]) - o)
-        s[j] += d * (_wide(h[i]) - o)
+        p[j] += d * (wide(e[i]) - o)
+        q[j] += d * (wide(f[i]) - o)
+        r[j] += d * (wide(g[i]) - o)
+        s[j] += d * (wide(h[i]) - o)
     for m in range(4):
         out[k + m] += _folded(lanes[m])
 
 
 @njit(nogil=True, cache=True)
-def _add_products(grad, origin, at, n, k, count, experts, codes, wide, lanes, out):  # type: ignore[no-untyped-def]
+def _add_products(grad, base, zeros, at, n, k, count, experts, codes, widened, lanes, out):  # type: ignore[no-untyped-def]
     # Four experts of one dtype in one pass, as in `_add`; the bits are those of one after the other. Returns how many.
+    origin = zeros if codes[k] >= DIFFERENCE else base
     if count - k >= 4 and codes[k] == codes[k + 1] == codes[k + 2] == codes[k + 3]:
-        if codes[k] == 1:
-            a, b = _halves(experts[k], at, n), _halves(experts[k + 1], at, n)
-            c, d = _halves(experts[k + 2], at, n), _halves(experts[k + 3], at, n)
+        if codes[k] & 1:
+            a, b = halves(experts[k], at, n), halves(experts[k + 1], at, n)
+            c, d = halves(experts[k + 2], at, n), halves(experts[k + 3], at, n)
             _four_products(grad, origin, a, b, c, d, n, lanes, out, k)
         else:
-            e, f = _floats(experts[k], at, n), _floats(experts[k + 1], at, n)
-            g, h = _floats(experts[k + 2], at, n), _floats(experts[k + 3], at, n)
+            e, f = floats(experts[k], at, n), floats(experts[k + 1], at, n)
+            g, h = floats(experts[k + 2], at, n), floats(experts[k + 3], at, n)
             _four_products(grad, origin, e, f, g, h, n, lanes, out, k)
         return 4
-    if codes[k] == 1:
-        _load(experts[k], 1, at, n, wide)
-        out[k] += _product_with_difference(grad, wide, origin, n, lanes[0])
+    if codes[k] & 1:
+        load(experts[k], 1, at, n, widened)
+        out[k] += _product_with_difference(grad, widened, origin, n, lanes[0])
     else:
-        out[k] += _product_with_difference(grad, _floats(experts[k], at, n), origin, n, lanes[0])
+        out[k] += _product_with_difference(grad, floats(experts[k], at, n), origin, n, lanes[0])
     return 1
 
 
@@ -259,22 +262,23 @@ _PRODUCTS = "void(int64, int64, int64[::1], int64[::1], int64, int64, int64, int
 def products(base, base_code, experts, codes, grad, grad_code, start, stop, out):  # type: ignore[no-untyped-def]
     """Inner products of a gradient G over elements `start` to `stop`, written to `out`, float64 of shape `(K + 2,)`.
 
-    `out[k] = <G, expert_k - base>`, then `<G, base>` and `<G, G>`. Addresses and dtypes as for `merge`. The difference
-    is taken before the product: `<G, expert> - <G, base>` would cancel. Sums are fp32 in `LANES` lanes within a chunk,
-    float64 in a fixed order across lanes and chunks, without fused multiply-add.
+    `out[k] = <G, expert_k - base>` (or `<G, difference_k>`), then `<G, base>` and `<G, G>`. Addresses and dtypes as for
+    `merge`. The difference is taken before the product: `<G, expert> - <G, base>` would cancel. Sums are fp32 in
+    `LANES` lanes within a chunk, float64 in a fixed order across lanes and chunks, without fused multiply-add.
     """
     origin = np.empty(CHUNK, np.float32)
     slope = np.empty(CHUNK, np.float32)
-    wide = np.empty(CHUNK, np.float32)
+    widened = np.empty(CHUNK, np.float32)
+    zeros = np.zeros(CHUNK, np.float32)
     lanes = np.empty((4, LANES), np.float32)
     count = len(experts)
     out[:] = 0.0
     for at in range(start, stop, CHUNK):
         n = min(CHUNK, stop - at)
-        _load(base, base_code, at, n, origin)
-        _load(grad, grad_code, at, n, slope)
+        load(base, base_code, at, n, origin)
+        load(grad, grad_code, at, n, slope)
         k = 0
         while k < count:
-            k += _add_products(slope, origin, at, n, k, count, experts, codes, wide, lanes, out)
-        out[count] += _product(slope, origin, n, lanes[0])
-        out[count + 1] += _product(slope, slope, n, lanes[0])
+            k += _add_products(slope, origin, zeros, at, n, k, count, experts, codes, widened, lanes, out)
+        out[count] += product(slope, origin, n, lanes[0])
+        out[count + 1] += product(slope, slope, n, lanes[0])
