@@ -106,6 +106,7 @@ def write_file(path: Path, shard: Sequence[Spec], tensors: Iterator[tuple[str, t
             name, tensor = next(tensors)
             if (name, tuple(tensor.shape), tensor.dtype) != (spec.name, spec.shape, spec.dtype):
                 raise ValueError(f"expected {spec}, got {name} {tuple(tensor.shape)} {tensor.dtype}")
-            file.write(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+            if tensor.numel():  # torch gives no bytes of none
+                file.write(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
         file.flush()
         os.fsync(file.fileno())
