@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,11 +10,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from searchspaces import composed_reference
+from searchspaces.composition import Composition
+from searchspaces.compositions import Compositions
 from searchspaces.errors import PoolError
 from searchspaces.gradient import Slope
 from searchspaces.lowrank import LowRank
 from searchspaces.merger import Merged
-from searchspaces.scales import Scales
+from searchspaces.packed import Packed
+from searchspaces.sources import Sources, Taken
 from searchspaces.staging import Staging, room
 
 Hold = Literal["auto", "device", "stream"]
@@ -84,26 +88,30 @@ class Accelerated:
         self._full = [[t.sources.base, *t.sources.full] for t in tensors]
         self.bytes = sum(s.nbytes for full in self._full for s in full)
 
-    def write(self, scales: Scales) -> list[str]:
+    def write(self, compositions: Compositions) -> list[str]:
         self._prepare()
-        found = [scales.at(t.name) for t in self._tensors]
-        active = [np.flatnonzero(s[t.sources.full_of]) for t, (_, s) in zip(self._tensors, found, strict=True)]
+        found = [compositions.at(t.name) for t in self._tensors]
+        used = [_used(t.sources, what) for t, what in zip(self._tensors, found, strict=True)]
         parts = list(self._parts(range(len(self._tensors))))
         extremes = torch.zeros((len(parts), 2), device=self._device)
-        loads = self._loads(parts, [[0, *(1 + a)] for a in active])
+        loads = self._loads(parts, [[0, *(1 + u)] for u in used])
         for i, (part, (base, *experts)) in enumerate(zip(parts, loads, strict=True)):
-            tensor, (base_scale, weights) = self._tensors[part.number], found[part.number]
-            by = weights[tensor.sources.full_of][active[part.number]].tolist()
-            low = list(zip(self._low[part.number], weights[tensor.sources.low_of].tolist(), strict=True))
-            self._merge(tensor.out[part.cut], base, list(zip(experts, by, strict=True)), base_scale, low, part.rows)
-            extremes[i] = torch.stack(torch.aminmax(tensor.out[part.cut]))  # NaN, where there is one, is both
+            out, what = self._tensors[part.number].out[part.cut], found[part.number]
+            full = dict(zip(used[part.number].tolist(), experts, strict=True))
+            if isinstance(what, Packed):
+                taken = self._taken(part, full, what.active)
+                composed_reference.merge(out, base, taken, what, part.cut.start)
+            else:
+                self._merge(out, base, full, what, part)
+            extremes[i] = torch.stack(torch.aminmax(out))  # NaN, where there is one, is both
         finite = torch.isfinite(extremes).all(1).tolist()  # the one place where we wait for the device
         return [self._tensors[part.number].name for part, good in zip(parts, finite, strict=True) if not good]
 
-    def products(self, slopes: Sequence[Slope]) -> NDArray[np.float64]:
+    def products(self, slopes: Sequence[Slope], compositions: Compositions | None) -> NDArray[np.float64]:
         self._prepare()
         count = self._tensors[0].sources.count
         rows = {self._number[s.name]: row for row, s in enumerate(slopes) if s.parameter.grad is not None}
+        found = {n: compositions.at(self._tensors[n].name) if compositions else None for n in rows}
         parts = list(self._parts(rows))
         precise = torch.float32 if self._device.type == "mps" else torch.float64
         sums = torch.zeros((len(parts), count + 2), dtype=precise, device=self._device)
@@ -113,10 +121,17 @@ class Accelerated:
             if part.number != number:  # one at a time: a gradient that is joined from parts is a copy
                 number = part.number
                 grad = slopes[rows[number]].parameter.grad.reshape(-1)  # type: ignore[union-attr]
-            self._multiply(into, grad[part.cut], base, experts, part)
+            what = found[number]
+            if isinstance(what, Packed):
+                taken = self._taken(part, dict(enumerate(experts)), np.arange(count))
+                products = composed_reference.products(grad[part.cut], base, taken, what, part.cut.start)
+                into.copy_(torch.tensor(products, dtype=into.dtype))
+            else:
+                self._multiply(into, grad[part.cut], base, experts, part)
+                into[:-2] *= 1.0 if what is None else what.scale
         out = np.zeros((len(slopes), count + 2))
-        for part, found in zip(parts, sums.cpu().double().numpy(), strict=True):
-            out[rows[part.number]] += found
+        for part, found_there in zip(parts, sums.cpu().double().numpy(), strict=True):
+            out[rows[part.number]] += found_there
         return out
 
     def describe(self) -> str:
@@ -139,25 +154,33 @@ class Accelerated:
         self._ready = True
 
     def _merge(
-        self,
-        out: torch.Tensor,
-        base: torch.Tensor,
-        experts: Sequence[tuple[torch.Tensor, float]],
-        base_scale: float,
-        low: Sequence[tuple[LowRank, float]],
-        rows: slice,
+        self, out: torch.Tensor, base: torch.Tensor, full: Mapping[int, torch.Tensor], plain: Composition, part: _Part
     ) -> None:
+        """Write a chunk of a plain composition to `out`."""
+        sources, (base_scale, scales) = self._tensors[part.number].sources, plain.sums
         wide, total, apart = self._scratch[:, : len(out)]
         wide = _wide(base, wide)
         torch.mul(wide, base_scale, out=total)
-        for expert, by in experts:
-            torch.sub(expert, wide, out=apart)  # fp32, whatever the expert's dtype
-            total.add_(apart, alpha=by)
-        if low := [(p, by) for p, by in low if by != 0]:
-            left = torch.cat([p.left[rows].float() * (p.scale * by) for p, by in low], 1)
+        for i, expert in full.items():
+            # fp32, whatever the expert's dtype
+            found = _wide(expert, apart) if sources.differ[i] else torch.sub(expert, wide, out=apart)
+            total.add_(found, alpha=float(scales[sources.full_of[i]]))
+        by = scales[sources.low_of].tolist()
+        if low := [(p, scale) for p, scale in zip(self._low[part.number], by, strict=True) if scale != 0]:
+            left = torch.cat([p.left[part.rows].float() * (p.scale * scale) for p, scale in low], 1)
             right = torch.cat([p.right.float() for p, _ in low])
             total.view(len(left), -1).addmm_(left, right)
         out.copy_(total)
+
+    def _taken(self, part: _Part, full: Mapping[int, torch.Tensor], wanted: NDArray[np.int64]) -> list[Taken]:
+        """A chunk of experts as the reference takes them; task vectors of low rank are made."""
+        sources = self._tensors[part.number].sources
+        lows = {
+            k: ((low.left[part.rows].float() * low.scale) @ low.right.float()).view(-1)
+            for k, low in zip(sources.low_of.tolist(), self._low[part.number], strict=True)
+            if k in wanted
+        }
+        return sources.taken(full, lows)
 
     def _multiply(
         self, into: torch.Tensor, grad: torch.Tensor, base: torch.Tensor, experts: Sequence[torch.Tensor], part: _Part
@@ -166,9 +189,10 @@ class Accelerated:
         wide, slope, product = self._scratch[:, : len(grad)]
         wide, slope = _wide(base, wide), _wide(grad, slope)
         sources = self._tensors[part.number].sources
-        for k, expert in zip(sources.full_of.tolist(), experts, strict=True):
-            torch.sub(expert, wide, out=product)  # before the product: a difference of products would cancel
-            into[k] = product.mul_(slope).sum(dtype=into.dtype)
+        for k, expert, differs in zip(sources.full_of.tolist(), experts, sources.differ, strict=True):
+            # before the product: a difference of products would cancel
+            found = product.copy_(expert) if differs else torch.sub(expert, wide, out=product)
+            into[k] = found.mul_(slope).sum(dtype=into.dtype)
         for k, low in zip(sources.low_of.tolist(), self._low[part.number], strict=True):
             left = low.left[part.rows].float()
             inner = left.T @ slope.view(len(left), -1)  # (r, n): the task vector itself is never made
@@ -249,6 +273,13 @@ class Accelerated:
             torch.cuda.synchronize(self._device)  # before the buffers' memory is given back
         copies = iter([to for _, to in pairs])
         return [[next(copies) for _ in full] for full in self._full]
+
+
+def _used(sources: Sources, what: Composition | Packed) -> NDArray[np.int64]:
+    """Which of the full experts a merge reads, by place among these."""
+    if isinstance(what, Packed):
+        return np.flatnonzero(np.isin(sources.full_of, what.active))
+    return np.flatnonzero(what.sums[1][sources.full_of])
 
 
 def _wide(tensor: torch.Tensor, scratch: torch.Tensor) -> torch.Tensor:

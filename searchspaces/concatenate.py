@@ -8,15 +8,18 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from searchspaces import shards
 from searchspaces.adapter import CONFIG, WEIGHTS, Adapter
+from searchspaces.compositions import Compositions
 from searchspaces.errors import Inexpressible
 from searchspaces.pool import Pool
 from searchspaces.recipe import Recipe
-from searchspaces.scales import Scales
 from searchspaces.skeleton import Skeleton
 
 ROUNDING = 1e-6  # relative; cut factors are stored in float32, whose own rounding is 6e-8 of each entry
@@ -52,6 +55,9 @@ class OneAdapter:
             f"one adapter of rank {self.rank}, the nearest to the merge, whose factors side by side have rank "
             f"{self.joined_rank}: {lost}"
         )
+
+
+Scales: TypeAlias = Mapping[str, NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -99,22 +105,25 @@ def write_adapter(folder: Path, pool: Pool, recipe: Recipe, rank: int | None, ba
 
 
 def _adapters_only(pool: Pool, recipe: Recipe) -> Scales:
-    """The recipe's scales; raises Inexpressible where it is no sum of adapters."""
+    """The recipe's scales by tensor, `(K,)`; raises Inexpressible where it is no sum of adapters."""
     hint = "; export the merged weights instead"
     if pool.processing:
         raise Inexpressible(f"method {recipe.method} changes task vectors, which then have no low rank{hint}")
     if pool.base.opened is not None:
         raise Inexpressible(f"models.vocabulary gave the merge rows of tokens that no adapter of the base holds{hint}")
-    scales = Scales.of(pool, recipe)
-    if bool((scales.base != 1).any()):
+    found = Compositions.of(pool, recipe).found
+    if not all(c.plain for c in found.values()):
+        raise Inexpressible(f"method {recipe.method} merges entry by entry, which no adapter can{hint}")
+    if any(c.sums[0] != 1 for c in found.values()):
         raise Inexpressible(f"method {recipe.method} scales the base itself, which no adapter can{hint}")
+    scales = {name: c.sums[1] for name, c in found.items()}
     for k, (name, expert) in enumerate(pool.experts.items()):
-        if not scales.experts[:, k].any():
+        if not any(s[k] for s in scales.values()):
             continue
         if not isinstance(expert, Adapter):
             raise Inexpressible(f"expert {name!r} has a coefficient that is not 0, and is no adapter{hint}")
-        whole = [t.name for t in pool.merged if t.name in expert.full and scales.experts[scales.row[t.name], k]]
-        stacked = [n for n, f in expert.low.items() if f.piece and n in scales.row and scales.experts[scales.row[n], k]]
+        whole = [t.name for t in pool.merged if t.name in expert.full and scales[t.name][k]]
+        stacked = [n for n, f in expert.low.items() if f.piece and n in scales and scales[n][k]]
         if stacked:
             why = f"adapter {name!r} adapts a parameter of which {stacked[0]!r} is a part, all of it at once"
             raise Inexpressible(f"{why}{hint}")
@@ -129,7 +138,7 @@ def _modules(pool: Pool, scales: Scales) -> Iterator[_Module]:
     own = {} if skeleton is None else {name: o for o, name in skeleton.placed(pool.base.tensors).items()}
     for info in pool.merged:
         a, b, last = [], [], None
-        for expert, scale in zip(pool.experts.values(), scales.experts[scales.row[info.name]].tolist(), strict=True):
+        for expert, scale in zip(pool.experts.values(), scales[info.name].tolist(), strict=True):
             if scale and isinstance(expert, Adapter) and info.name in expert.low:
                 last, by = expert.low[info.name], expert.low[info.name].scale * scale
                 one, two = (factor.float() for factor in expert.factors(info.name))

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from searchspaces.composition import Composition
+from searchspaces.compositions import Compositions, Map
 from searchspaces.errors import NonFinite
 from searchspaces.layout import Place
+from searchspaces.packed import Packed
 from searchspaces.sources import Sources
 
 SLICE = 1 << 21  # elements: what one thread takes at a time, so that a large embedding does not keep the others waiting
-
-Map = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,15 +38,16 @@ class Slope:
         return self.sources.sizes()
 
 
-def products(slopes: Sequence[Slope], map_: Map) -> NDArray[np.float64]:
-    """`<G_t, theta_k - theta_0>` for each tensor t and expert k, then `<G_t, theta_0>` and `<G_t, G_t>`.
+def products(slopes: Sequence[Slope], compositions: Compositions | None, map_: Map) -> NDArray[np.float64]:
+    """`<G_t, u_k>` for each tensor t and expert k, then `<G_t, theta_0>` and `<G_t, G_t>`.
 
-    float64 of shape `(tensors, K + 2)`; a parameter without a gradient counts as one of zeros. `map_` may run things
-    side by side: slices are summed in their order all the same.
+    u_k is what the weight of expert k scales in a composition; without compositions, its task vector. float64 of
+    shape `(tensors, K + 2)`; a parameter without a gradient counts as one of zeros. `map_` may run things side by side:
+    slices are summed in their order all the same.
     """
     count = slopes[0].sources.count
     parts = [
-        (number, slope.sources, grad.reshape(-1), cut)
+        (number, slope, compositions and compositions.at(slope.name), grad.reshape(-1), cut)
         for number, slope in enumerate(slopes)
         if (grad := slope.parameter.grad) is not None
         for cut in slope.sources.slices(SLICE)
@@ -64,9 +65,9 @@ def check_finite(slopes: Sequence[Slope], found: NDArray[np.float64]) -> None:
         raise NonFinite(f"the gradient of merged tensor {slopes[bad[0]].name!r} has NaN or infinity")
 
 
-def _slice(part: tuple[int, Sources, torch.Tensor, tuple[int, int]]) -> NDArray[np.float64]:
-    _, sources, grad, cut = part
-    return sources.products(grad, *cut)
+def _slice(part: tuple[int, Slope, Composition | Packed | None, torch.Tensor, tuple[int, int]]) -> NDArray[np.float64]:
+    _, slope, what, grad, cut = part
+    return slope.sources.products(grad, what, *cut)
 
 
 def cosines(slopes: Sequence[Slope], found: NDArray[np.float64]) -> NDArray[np.float64]:

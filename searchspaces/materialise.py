@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -12,19 +12,23 @@ import torch
 from numpy.typing import NDArray
 
 from searchspaces.accelerator import Accelerated, Hold, Limit
-from searchspaces.errors import NonFinite, PoolError
-from searchspaces.gradient import Slope, check_finite, cosines
+from searchspaces.compositions import Compositions
+from searchspaces.errors import NonFinite, PoolError, RecipeError
+from searchspaces.gradient import Slope, cosines
 from searchspaces.layout import Place
 from searchspaces.loading import copied_targets, input_device, load_base, targets
 from searchspaces.loading import load_model as load_model
 from searchspaces.merger import Mapped, Merged, Merger
+from searchspaces.merging import Merging
 from searchspaces.pool import Pool
+from searchspaces.process import processed, processing
 from searchspaces.recipe import Recipe
-from searchspaces.scales import Scales, rule_of
 from searchspaces.spread import Where
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+MAPPED = 8  # pools of processed task vectors that stay open; their pages are the system's
 
 
 class Resident:
@@ -49,26 +53,29 @@ class Resident:
         threads: int = 1,
         hold: Hold = "auto",
         limit: Limit | None = None,
+        pools: Callable[[Recipe], Pool] | None = None,
     ) -> None:
         """Load the model on a device, or on several; no remote code is run, and nothing is fetched.
 
         Each tensor is merged on the device that it lives on. `hold` says whether base and experts are copied to those
         devices, or streamed there for every candidate; auto copies them where they fit in `limit`, and reads mapped
-        pages on the CPU. Raises PoolError where transformers has no such architecture, or loads a merged tensor as
+        pages on the CPU. `pools` gives the pool that a recipe merges, by default what `processed` makes of this one.
+        Raises PoolError where transformers has no such architecture, or loads a merged tensor as
         something else, and where what is to live on a device has no room there. Parameters that the base does not store
         (a pooler, say) are NaN: what they touch is refused, never random.
         """
         self.model: Any = load_base(pool, device, dtype)
-        self._pool = pool
-        places = targets(pool, self.model)
-        self._merged = [Merged.of(pool, name, _room(place)) for name, place in places.items()]
-        # what a model keeps in another order than it is stored is merged aside, and copied in
-        self._aside = [(places[t.name], t.out) for t in self._merged if places[t.name].flat is None]
+        self._pool = pool.original
+        self._places = targets(pool, self.model)
+        self._rooms = {name: _room(place) for name, place in self._places.items()}
         self._threads = ThreadPoolExecutor(threads, "merge") if threads > 1 else None
-        self._mergers = self._made(hold, limit, threads)
+        self._hold, self._limit, self._count = hold, limit, threads
+        self._pools = pools or (lambda recipe: processed(pool, recipe.method, recipe.options, recipe.models or None))
         self._kept = copied_targets(pool, self.model)
         self._expert = False  # the weights are an expert's
-        self._slopes = [Slope(t.name, t.sources, places[t.name]) for t in self._merged if places[t.name].trained]
+        # on an accelerator there is room for one pool, mapped ones cost nothing
+        self._most = MAPPED if all(room.device.type == "cpu" for room in self._rooms.values()) else 1
+        self._merging: dict[str, Merging] = {}  # by what was done to the task vectors, the last used last
 
     @torch.no_grad()
     def write(self, recipe: Recipe) -> None:
@@ -77,9 +84,10 @@ class Resident:
         Raises RecipeError where the recipe is not of this pool, and NonFinite, naming the tensor, where a weight came
         out NaN or infinite: the model then is no candidate until the next `write`.
         """
-        scales = Scales.of(self._pool, recipe)
+        merging = self._of(recipe)
+        compositions = merging.compositions(recipe)
         self._restore()
-        bad = [name for merger in self._mergers.values() for name in merger.write(scales)]
+        bad = [name for merger in merging.mergers.values() for name in merger.write(compositions)]
         if bad:
             raise _not_finite(bad[0])
         self._place()
@@ -92,9 +100,9 @@ class Resident:
         they stay the base's, for evaluators that bring them. Raises KeyError for a name that is no expert's, and
         PoolError where the model has no place for a head.
         """
-        expert = self._pool.original.experts[name]
-        for t in self._merged:
-            t.out.copy_(expert.tensor(t.name).reshape(-1))
+        expert = self._pool.opened[name]
+        for tensor, room in self._rooms.items():
+            room.copy_(expert.tensor(tensor).reshape(-1))
         self._place()
         own = self._pool.heads.get(name, {})
         if heads and (homeless := sorted(own.keys() - self._kept.keys())):
@@ -112,42 +120,44 @@ class Resident:
     def tracking(self) -> Iterator[None]:
         """Inside, merged parameters require gradients; none of it is left afterwards. No dropout: eval mode stays."""
         try:
-            for slope in self._slopes:
-                slope.parameter.requires_grad_(True)
+            for place in self._trained():
+                place.requires_grad_(True)
             yield
         finally:
             self.forget()
-            for slope in self._slopes:
-                slope.parameter.requires_grad_(False)
+            for place in self._trained():
+                place.requires_grad_(False)
 
     def forget(self) -> None:
         """Drop the gradients that backward passes have added up."""
-        for slope in self._slopes:
-            slope.parameter.forget()
+        for place in self._trained():
+            place.forget()
 
     def gradient(self, recipe: Recipe) -> NDArray[np.float64]:
         """dL/dc, `(G, K)` in the recipe's groups and experts; L is what was differentiated inside `tracking`.
 
-        For a group's scales it is `<dL/dW, theta_k - theta_0>` (and `<dL/dW, theta_0>` for the base's), then the chain
-        rule through the method. The same bits whatever the number of threads. Raises NonFinite, naming the tensor.
+        By a composition's weights it is `<dL/dW, u_k>` (and `<dL/dW, theta_0>` by the base's), summed over a group's
+        tensors; then the chain rule through the method. The same bits whatever the number of threads. Raises NonFinite,
+        naming the tensor, and RecipeError where the method is not linear.
         """
-        scales = Scales.of(self._pool, recipe)
-        by_tensor = self._products()
-        found = self._by_group(scales, by_tensor[:, :-1])
-        pulled = rule_of(recipe).pull(recipe.coefficients, (found[:, -1], self._ordered(recipe, found[:, :-1])))
-        return np.ascontiguousarray(pulled)
+        merging = self._of(recipe)
+        compositions = merging.compositions(recipe)
+        if not compositions.method.linear:
+            raise RecipeError(f"method {recipe.method} is not linear in its coefficients, and has no gradient here")
+        found = merging.by_group(compositions, merging.products(compositions)[:, :-1])
+        return self._ordered(recipe, compositions.pull(found[:, -1], found[:, :-1]))
 
     def cosines(self, recipe: Recipe) -> NDArray[np.float64]:
         """The sum over each group's tensors of `cos(dL/dW_t, theta_kt)`, `(G, K)`, otherwise as `gradient`."""
-        scales = Scales.of(self._pool, recipe)
-        by_tensor = cosines(self._slopes, self._products())
-        return self._ordered(recipe, self._by_group(scales, by_tensor))
+        merging = self._of(recipe)
+        found = cosines(merging.slopes, merging.products(None))
+        return self._ordered(recipe, merging.by_group(merging.compositions(recipe), found))
 
     def sizes(self, recipe: Recipe) -> NDArray[np.float64]:
         """The sum over each group's elements of `|theta_k - theta_0|`, `(G, K)` as in `gradient`."""
-        scales = Scales.of(self._pool, recipe)
-        by_tensor = np.array(list(self._map(Slope.sizes, self._slopes)))
-        return self._ordered(recipe, self._by_group(scales, by_tensor))
+        merging = self._of(recipe)
+        found = np.array(list(self._map(Slope.sizes, merging.slopes)))
+        return self._ordered(recipe, merging.by_group(merging.compositions(recipe), found))
 
     @property
     def device(self) -> torch.device:
@@ -157,45 +167,36 @@ class Resident:
     def placement(self) -> dict[str, list[str]]:
         """Device -> the merged tensors that live there, in the model's order."""
         found: dict[str, list[str]] = {}
-        for tensor in self._merged:
-            found.setdefault(str(tensor.out.device), []).append(tensor.name)
+        for name, room in self._rooms.items():
+            found.setdefault(str(room.device), []).append(name)
         return found
 
-    def reads(self) -> dict[str, str]:
-        """Device -> where what is merged there is read from, for people."""
-        return {str(device): merger.describe() for device, merger in self._mergers.items()}
+    def reads(self, recipe: Recipe) -> dict[str, str]:
+        """Device -> where what a recipe merges there is read from, for people."""
+        return {str(device): merger.describe() for device, merger in self._of(recipe).mergers.items()}
 
-    def _made(self, hold: Hold, limit: Limit | None, threads: int) -> dict[torch.device, Merger]:
-        """What merges the tensors of each device."""
-        by_device: dict[torch.device, list[Merged]] = {}
-        for tensor in self._merged:
-            by_device.setdefault(tensor.out.device, []).append(tensor)
-        return {
-            device: Mapped(tensors, self._map)
-            if device.type == "cpu" and hold == "auto"
-            else Accelerated(device, tensors, hold, limit, threads)
-            for device, tensors in by_device.items()
-        }
+    def _of(self, recipe: Recipe) -> Merging:
+        """What merges a recipe: made at the first of its kind."""
+        what = processing(recipe.method, recipe.options)
+        found = self._merging.pop(what, None)
+        if found is None:
+            while len(self._merging) >= self._most:
+                self._merging.pop(next(iter(self._merging)))
+            found = Merging(self._pools(recipe), self._places, self._rooms, self._merger, self._map, self._count)
+        self._merging[what] = found
+        return found
 
-    def _products(self) -> NDArray[np.float64]:
-        """`gradient.products` of all tensors; raises NonFinite, naming the tensor."""
-        homes = [slope.parameter.parts[0].view.device for slope in self._slopes]
-        out = np.zeros((len(self._slopes), len(self._pool.names) + 2))
-        for device, merger in self._mergers.items():
-            if rows := [row for row, home in enumerate(homes) if home == device]:
-                out[rows] = merger.products([self._slopes[row] for row in rows])
-        check_finite(self._slopes, out)
-        return out
+    def _merger(self, device: torch.device, tensors: Sequence[Merged]) -> Merger:
+        if device.type == "cpu" and self._hold == "auto":
+            return Mapped(tensors, self._map)
+        return Accelerated(device, tensors, self._hold, self._limit, self._count)
+
+    def _trained(self) -> list[Place]:
+        return [place for place in self._places.values() if place.trained]
 
     def _map(self, function: Callable[[T], R], over: Iterable[T]) -> Iterator[R]:
         """In the order of `over`, side by side where there are threads."""
         return self._threads.map(function, over) if self._threads else map(function, over)
-
-    def _by_group(self, scales: Scales, by_tensor: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Sums over the tensors of each group, in the tensors' order: from `(tensors, n)` to `(G, n)`."""
-        found = np.zeros((len(scales.base), by_tensor.shape[1]))
-        np.add.at(found, [scales.row[slope.name] for slope in self._slopes], by_tensor)
-        return found
 
     def _ordered(self, recipe: Recipe, found: NDArray[np.float64]) -> NDArray[np.float64]:
         """Columns from the pool's order of experts to the recipe's."""
@@ -210,8 +211,9 @@ class Resident:
 
     def _place(self) -> None:
         """Copy in what was merged aside."""
-        for place, merged in self._aside:
-            place.write(merged)
+        for name, place in self._places.items():
+            if place.flat is None:
+                place.write(self._rooms[name])
 
 
 def merged_tensors(pool: Pool, recipe: Recipe, dtype: torch.dtype | None = None) -> Iterator[tuple[str, torch.Tensor]]:
@@ -220,14 +222,14 @@ def merged_tensors(pool: Pool, recipe: Recipe, dtype: torch.dtype | None = None)
     `dtype` None keeps the base's; with the dtype of a `Resident` on the CPU, weights have its very bits. Raises as
     `Resident.write`.
     """
-    scales = Scales.of(pool, recipe)
+    compositions = Compositions.of(pool, recipe)
     for info in (*pool.merged, *pool.copied):
-        if info.name not in scales.row:
+        if info.name not in compositions.group:
             tensor = pool.base.tensor(info.name)
             yield info.name, tensor.to(dtype) if dtype and info.dtype.is_floating_point else tensor
             continue
         out = torch.empty(info.shape, dtype=dtype or info.dtype)
-        if not Merged.of(pool, info.name, out.view(-1)).write(scales, 0, out.numel()):
+        if not Merged.of(pool, info.name, out.view(-1)).write(compositions, 0, out.numel()):
             raise _not_finite(info.name)
         yield info.name, out
 

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from searchspaces.gradient import SLICE, Map, Slope, products
+from searchspaces.compositions import Compositions, Map
+from searchspaces.gradient import SLICE, Slope, products
 from searchspaces.pool import Pool
-from searchspaces.scales import Scales
 from searchspaces.sources import Sources
 
 
@@ -28,10 +28,9 @@ class Merged:
     def of(cls, pool: Pool, name: str, out: torch.Tensor) -> Merged:
         return cls(name, Sources.of(pool, name), out)
 
-    def write(self, scales: Scales, start: int, stop: int) -> bool:
+    def write(self, compositions: Compositions, start: int, stop: int) -> bool:
         """Merge elements `start` to `stop`; says whether they are finite."""
-        base, experts = scales.at(self.name)
-        return self.sources.merge(self.out, base, experts, start, stop)
+        return self.sources.merge(self.out, compositions.at(self.name), start, stop)
 
 
 class Merger(Protocol):
@@ -40,11 +39,11 @@ class Merger(Protocol):
     The same numbers from each, to fp32 rounding; from one of them the same bits every time.
     """
 
-    def write(self, scales: Scales) -> list[str]:
+    def write(self, compositions: Compositions) -> list[str]:
         """Merge all tensors; the names of those that came out NaN or infinite."""
         ...
 
-    def products(self, slopes: Sequence[Slope]) -> NDArray[np.float64]:
+    def products(self, slopes: Sequence[Slope], compositions: Compositions | None) -> NDArray[np.float64]:
         """What `gradient.products` says, of tensors that live here."""
         ...
 
@@ -60,16 +59,16 @@ class Mapped:
         self._map = map_
         self._slices = [(t, at, min(at + SLICE, len(t.out))) for t in tensors for at in range(0, len(t.out), SLICE)]
 
-    def write(self, scales: Scales) -> list[str]:
+    def write(self, compositions: Compositions) -> list[str]:
         def one(part: tuple[Merged, int, int]) -> str | None:
             tensor, start, stop = part
-            return None if tensor.write(scales, start, stop) else tensor.name
+            return None if tensor.write(compositions, start, stop) else tensor.name
 
         # the whole map is drained before anything is raised: no thread writes on after we return
         return [name for name in self._map(one, self._slices) if name is not None]
 
-    def products(self, slopes: Sequence[Slope]) -> NDArray[np.float64]:
-        return products(slopes, self._map)
+    def products(self, slopes: Sequence[Slope], compositions: Compositions | None) -> NDArray[np.float64]:
+        return products(slopes, compositions, self._map)
 
     def describe(self) -> str:
         return "mapped from its files, shared by the workers of a host"

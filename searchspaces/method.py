@@ -1,8 +1,7 @@
-"""What does a merge method owe? Options with defaults, and for a linear one the scales of base and task vectors."""
+"""What does a merge method owe? Options, and of each tensor a composition of its task vectors."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import ClassVar, Protocol, TypeAlias
 
@@ -10,40 +9,81 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from searchspaces.composition import Composition
 from searchspaces.errors import RecipeError
-
-Option: TypeAlias = bool | int | float | str
-Mix: TypeAlias = tuple[NDArray[np.float64], NDArray[np.float64]]
+from searchspaces.facts import Facts
+from searchspaces.option import Number, Option, Spec
+from searchspaces.row import Row
 
 
 class Method(Protocol):
-    """How task vectors become merged weights. Made from complete, checked options (see `complete`)."""
+    """How task vectors become merged weights. Made from options that `option.complete` has checked."""
 
     summary: ClassVar[str]
-    defaults: ClassVar[Mapping[str, Option]]
-    linear: ClassVar[bool]  # merged weights are `mix` applied to base and task vectors
+    options: ClassVar[Mapping[str, Spec]]
+    linear: bool  # for given options, merged weights are linear in the composition's weights; options may undo it
     random: ClassVar[bool]  # draws from the run's seed, which then is part of the recipe
     processes: ClassVar[bool]  # task vectors are changed before they are merged: the method is `Processing` too
+    experts: ClassVar[tuple[int, int | None]]  # how many it merges, at least and at most
+    picks: ClassVar[bool]  # a group is one of the models: its coefficients are all 0, or one of them is 1
 
     unit: float  # the coefficient at which one expert alone, all others 0, gives that expert
-    affine: bool  # `mix` is affine in the coefficients, and not only differentiable
+    restores: bool  # to rounding; otherwise what the method leaves of it
+    affine: bool  # the composition's weights are affine in the coefficients, and not only differentiable
+    grounded: bool  # all coefficients 0 give the base
     sweep: tuple[float, ...]  # global coefficients worth asking before any search
 
     def __init__(self, options: Mapping[str, Option]) -> None: ...
 
-    def mix(self, coefficients: NDArray[np.float64]) -> Mix:
-        """Scales of base `(G,)` and of task vectors `(G, K)` for coefficients `(G, K)`.
+    def compose(self, row: Row, facts: Facts) -> Composition:
+        """What becomes of one tensor, for its group's row of coefficients and options.
 
-        A group's merged weights are `base_scale * theta_0 + sum_k expert_scale_k * (theta_k - theta_0)`.
+        The weights of a linear method depend on the row alone: what differs by tensor is in keeps, divisors and scale.
         """
         ...
 
-    def pull(self, coefficients: NDArray[np.float64], scales: Mix) -> NDArray[np.float64]:
-        """The chain rule through `mix`: from a loss's derivative by the scales to that by the coefficients, `(G, K)`.
+    def pull(self, row: Row, base: float, experts: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The chain rule: from a loss's derivative by base scale and weights `(K,)` to that by the coefficients `(K,)`.
 
-        `scales` are the derivatives with respect to base scales `(G,)` and expert scales `(G, K)`.
+        Only of linear ones; the derivatives are sums over the tensors of the row's group.
         """
         ...
+
+
+class OnTaskVectors:
+    """What methods share that add `lambda * (a combination of task vectors)` to the base, linear in the coefficients.
+
+    Their option `lambda` scales the combination, as mergekit's of that name does.
+    """
+
+    linear: bool = True
+    random: ClassVar[bool] = False
+    processes: ClassVar[bool] = False
+    experts: ClassVar[tuple[int, int | None]] = (1, None)
+    picks: ClassVar[bool] = False
+    restores = True
+    affine = True
+    grounded = True
+    sweep: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)
+
+    def __init__(self, options: Mapping[str, Option]) -> None:
+        scale = options["lambda"]
+        if isinstance(scale, float) and scale == 0.0:
+            raise RecipeError("option lambda is 0, which makes every candidate the base; leave it out")
+        mean = float(np.mean(np.asarray(scale, dtype=np.float64)))
+        self.unit = 1.0 / mean if mean else 1.0  # of lambdas by group that cancel there is none
+
+    def compose(self, row: Row, facts: Facts) -> Composition:
+        """A sum of task vectors by their coefficients."""
+        return Composition(1.0, row.coefficients, scale=row.number("lambda"))
+
+    def pull(self, row: Row, base: float, experts: NDArray[np.float64]) -> NDArray[np.float64]:
+        """`d_k`: `lambda` is in the composition's `scale`, and the base's scale does not depend on the coefficients."""
+        return experts
+
+
+LAMBDA = Number(1.0, -10.0, 10.0, search=(0.2, 2.0))
+"""The option of `OnTaskVectors`."""
 
 
 Tensors: TypeAlias = Callable[[], Iterator[tuple[str, torch.Tensor, Mapping[str, torch.Tensor]]]]
@@ -57,31 +97,41 @@ class Processing(Method, Protocol):
     """
 
     version: ClassVar[int]
+    gathers: ClassVar[str]  # the kind of statistics, gathered on data, that it needs of each expert; none where empty
+    cancels: ClassVar[bool]  # what it makes of experts may be larger than its sum, which narrow numbers would lose
 
     def survey(self, tensors: Tensors) -> None:
         """Look at all tensors, as often as needed, before any is processed: thresholds over a whole model, say."""
         ...
 
-    def process(self, name: str, base: torch.Tensor, experts: Mapping[str, torch.Tensor]) -> Iterator[torch.Tensor]:
-        """Each expert's base + processed task vector, one after the other; no argument is changed.
+    def process(
+        self,
+        name: str,
+        base: torch.Tensor,
+        experts: Mapping[str, torch.Tensor],
+        statistics: Mapping[str, torch.Tensor],
+    ) -> Iterator[torch.Tensor]:
+        """Each expert's processed task vector, float32 and in its shape, one after the other; no argument is changed.
 
-        In their own shape, and in the dtype that holds theirs and the base's (`torch.promote_types`): an entry that is
-        the base's then stays it, to the bit.
+        `statistics` holds what was gathered of this tensor, by expert; an expert without any is not in it.
         """
         ...
 
+    def conclude(self) -> None:
+        """All tensors have been processed: the place to warn of what was found on the way."""
+        ...
 
-def complete(name: str, defaults: Mapping[str, Option], options: Mapping[str, Option]) -> dict[str, Option]:
-    """A method's options with its defaults filled in; raises RecipeError for unknown ones and for wrong types."""
-    found = dict(defaults)
-    for key, value in options.items():
-        if key not in defaults:
-            known = ", ".join(sorted(defaults)) or "none"
-            raise RecipeError(f"method {name} has no option {key!r}; there are: {known}")
-        wanted = type(defaults[key])
-        if wanted is float and type(value) is int:
-            value = float(value)
-        if type(value) is not wanted or (isinstance(value, float) and not math.isfinite(value)):
-            raise RecipeError(f"method {name}: option {key} must be a finite {wanted.__name__}, got {value!r}")
-        found[key] = value
-    return found
+
+class OnProcessed(OnTaskVectors):
+    """What `Processing` methods share that take each tensor by itself and need no statistics."""
+
+    processes: ClassVar[bool] = True
+    version: ClassVar[int] = 1
+    gathers: ClassVar[str] = ""
+    cancels: ClassVar[bool] = False
+
+    def survey(self, tensors: Tensors) -> None:
+        """Nothing: each tensor is processed by itself."""
+
+    def conclude(self) -> None:
+        """Nothing was found that anybody should know."""

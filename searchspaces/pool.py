@@ -18,6 +18,7 @@ from searchspaces.adapter import Adapter, is_adapter
 from searchspaces.align import canonical, head_patterns, untie
 from searchspaces.architecture import skeleton, stored_blocks
 from searchspaces.checkpoint import Checkpoint
+from searchspaces.difference import Processed
 from searchspaces.errors import PoolError
 from searchspaces.groups import group_tensors, order
 from searchspaces.hashes import content_hash
@@ -29,7 +30,8 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _SAME = ("model_type", "num_attention_heads", "num_key_value_heads", "hidden_act", "hidden_size")
 
 
-Expert: TypeAlias = Checkpoint | Adapter
+Opened: TypeAlias = Checkpoint | Adapter
+Expert: TypeAlias = Opened | Processed
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,9 +112,14 @@ class Pool:
         return self._original or self
 
     @property
+    def opened(self) -> Mapping[str, Opened]:
+        """The experts as they were opened."""
+        return {n: e for n, e in self.original.experts.items() if not isinstance(e, Processed)}
+
+    @property
     def adapters(self) -> Mapping[str, Adapter]:
         """The experts that are low-rank adapters of the base, as they were opened."""
-        return {n: e for n, e in self.original.experts.items() if isinstance(e, Adapter)}
+        return {n: e for n, e in self.opened.items() if isinstance(e, Adapter)}
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -134,7 +141,7 @@ class Pool:
         """Each expert's head tensors by name, mapped, read-only by agreement; an expert without one is left out."""
         return MappingProxyType(
             {
-                name: MappingProxyType({t: self.original.experts[name].tensor(t) for t in names})
+                name: MappingProxyType({t: self.opened[name].tensor(t) for t in names})
                 for name, names in self._head_names.items()
                 if names
             }
@@ -172,12 +179,13 @@ class Pool:
         weights that are NaN or infinite.
         """
         found = {}
-        for name, checkpoint in {"base": self.base, **self.original.experts}.items():
+        for name, checkpoint in {"base": self.base, **self.opened}.items():
             if progress is not None:
                 progress(name)
             found[name] = content_hash(checkpoint.opened or checkpoint)
-        if self.vocabulary:  # weights follow from it as they do from the base
-            found["base"] = hashlib.sha256(f"{found['base']} {self.vocabulary}".encode()).hexdigest()
+        if self.vocabulary:  # rows that the base lacks follow from the experts that have them
+            said = [found.pop("base"), self.vocabulary, *(f"{name} {found[name]}" for name in sorted(found))]
+            found = {"base": hashlib.sha256(" ".join(said).encode()).hexdigest(), **found}
         return found
 
     def describe(self) -> str:
@@ -208,7 +216,7 @@ def suggest_heads(base: str | Path, experts: Mapping[str, str | Path]) -> list[s
     )
 
 
-def _open_all(base: str | Path, experts: Mapping[str, str | Path]) -> tuple[Checkpoint, dict[str, Expert]]:
+def _open_all(base: str | Path, experts: Mapping[str, str | Path]) -> tuple[Checkpoint, dict[str, Opened]]:
     """Base and experts, in the order given, without tensors that repeat tied ones, under the base's names."""
     first = Checkpoint.open(folder_of(base, "base"), "base")
     folders = {name: folder_of(where, f"expert {name!r}") for name, where in experts.items()}

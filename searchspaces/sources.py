@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from searchspaces import kernel, reference
+from searchspaces import composed, composed_reference, kernel, reference
+from searchspaces.composition import Composition
+from searchspaces.difference import Difference
 from searchspaces.lowrank import Block, LowRank, differences, inner_products
+from searchspaces.packed import Packed
 from searchspaces.pool import Pool
+
+Taken: TypeAlias = composed_reference.Source | None
 
 
 @dataclass(frozen=True, eq=False)
 class Sources:
     """Base and experts of one tensor, flat and contiguous; an expert that leaves it as it is, is neither full nor low.
 
-    `full_of` and `low_of` say which of the pool's K experts each of `full` and `low` is.
+    `full_of` and `low_of` say which of the pool's K experts each of `full` and `low` is; of `full`, those that `differ`
+    are differences from the base already.
     """
 
     base: torch.Tensor
     count: int  # K
     full: tuple[torch.Tensor, ...]
     full_of: NDArray[np.int64]
+    differ: tuple[bool, ...]
     low: tuple[LowRank, ...]
     low_of: NDArray[np.int64]
     addresses: NDArray[np.int64]  # of `full`
@@ -35,32 +43,84 @@ class Sources:
     def of(cls, pool: Pool, name: str) -> Sources:
         base = pool.base.tensor(name).reshape(-1)
         found = [expert.source(name) for expert in pool.experts.values()]
-        full = {k: s.reshape(-1) for k, s in enumerate(found) if isinstance(s, torch.Tensor)}
+        apart = [isinstance(s, Difference) for s in found]
+        whole = [s.tensor if isinstance(s, Difference) else s for s in found]
+        full = {k: s.reshape(-1) for k, s in enumerate(whole) if isinstance(s, torch.Tensor)}
         low = {k: s for k, s in enumerate(found) if isinstance(s, LowRank)}
         return cls(
             base,
             len(found),
             tuple(full.values()),
             np.array(list(full), dtype=np.int64),
+            tuple(apart[k] for k in full),
             tuple(low.values()),
             np.array(list(low), dtype=np.int64),
             np.array([e.data_ptr() for e in full.values()], dtype=np.int64),
-            np.array([kernel.CODES.get(e.dtype, -1) for e in full.values()], dtype=np.int64),
+            np.array([_code(e.dtype, apart[k]) for k, e in full.items()], dtype=np.int64),
             all(_readable(t) for t in (base, *full.values())),
         )
 
-    def merge(self, out: torch.Tensor, base_scale: float, scales: NDArray[np.float32], start: int, stop: int) -> bool:
-        """Write merged elements `start` to `stop` to `out`, flat; says whether they are finite. `scales` is `(K,)`.
+    def merge(self, out: torch.Tensor, what: Composition | Packed, start: int, stop: int) -> bool:
+        """Write merged elements `start` to `stop` to `out`, flat; says whether they are finite.
 
-        Sums are fp32: base and full experts in their order, then the sum over those of low rank. An expert whose scale
-        is exactly 0 is not read.
+        Sums are fp32: base and full experts in their order, then the sum over those of low rank; of what is packed, all
+        in their order. An expert that has no part in the result is not read.
         """
+        if isinstance(what, Packed):
+            return self._compose(out, what, start, stop)
+        base_scale, scales = what.sums
         full = scales[self.full_of]
         parts = [(p, float(s)) for p, s in zip(self.low, scales[self.low_of], strict=True) if s != 0]
         blocks = differences([parts], start, stop, out.device) if parts else [(start, stop, [])]
         if self.fast and _readable(out):
             return self._by_kernel(out, base_scale, full, blocks, 1 if parts else 0)
         return self._by_reference(out, base_scale, full, blocks)
+
+    def _compose(self, out: torch.Tensor, packed: Packed, start: int, stop: int) -> bool:
+        finite = True
+        fast = self.fast and _readable(out)
+        addresses, codes = self._all()
+        for first, last, lows in self._blocks(packed.active, start, stop, out.device):
+            if fast:
+                for k, low in lows.items():
+                    addresses[k] = low.data_ptr() - 4 * first
+                    codes[k] = kernel.DIFFERENCE
+                finite &= composed.run(
+                    packed, self.base.data_ptr(), kernel.CODES[self.base.dtype], addresses, codes,
+                    out.data_ptr(), kernel.CODES[out.dtype], first, last,
+                )  # fmt: skip
+            else:
+                cut = slice(first, last)
+                experts = self.taken({i: e[cut] for i, e in enumerate(self.full)}, lows)
+                finite &= composed_reference.merge(out[cut], self.base[cut], experts, packed, first)
+        return finite
+
+    def taken(self, full: Mapping[int, torch.Tensor], lows: Mapping[int, torch.Tensor]) -> list[Taken]:
+        """Parts of experts as the reference takes them, `(K,)`: of some of `full`, by place there, and of low rank."""
+        found: list[Taken] = [None] * self.count
+        for i, part in full.items():
+            found[int(self.full_of[i])] = composed_reference.Source(part, self.differ[i])
+        for k, low in lows.items():
+            found[k] = composed_reference.Source(low, True)
+        return found
+
+    def _all(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Addresses and codes of all K experts; those of low rank are nothing yet."""
+        addresses = np.zeros(self.count, dtype=np.int64)
+        codes = np.full(self.count, composed.NOTHING, dtype=np.int64)
+        addresses[self.full_of], codes[self.full_of] = self.addresses, self.codes
+        return addresses, codes
+
+    def _blocks(
+        self, wanted: NDArray[np.int64], start: int, stop: int, device: torch.device
+    ) -> Iterator[tuple[int, int, dict[int, torch.Tensor]]]:
+        """Ranges, with the task vectors there of those wanted experts that are of low rank."""
+        lows = [(k, low) for k, low in zip(self.low_of.tolist(), self.low, strict=True) if k in wanted]
+        if not lows:
+            yield start, stop, {}
+            return
+        for first, last, found in differences([[(low, 1.0)] for _, low in lows], start, stop, device):
+            yield first, last, {k: part for (k, _), part in zip(lows, found, strict=True)}
 
     def _by_reference(
         self, out: torch.Tensor, base_scale: float, scales: NDArray[np.float32], blocks: Iterable[Block]
@@ -69,7 +129,9 @@ class Sources:
         for start, stop, found in blocks:
             cut = slice(start, stop)
             experts, added = [e[cut] for e in self.full], found[0] if found else None
-            finite &= reference.merge(out[cut], self.base[cut], experts, base_scale, scales.tolist(), added)
+            finite &= reference.merge(
+                out[cut], self.base[cut], experts, base_scale, scales.tolist(), added, self.differ
+            )
         return finite
 
     def _by_kernel(
@@ -94,8 +156,37 @@ class Sources:
         step = max(1, size // row) * row
         return ((at, min(at + step, len(self.base))) for at in range(0, len(self.base), step))
 
-    def products(self, grad: torch.Tensor, start: int, stop: int) -> NDArray[np.float64]:
-        """`<G, theta_k - theta_0>` over one of `slices` for each expert, then `<G, theta_0>`, `<G, G>`."""
+    def products(
+        self, grad: torch.Tensor, what: Composition | Packed | None, start: int, stop: int
+    ) -> NDArray[np.float64]:
+        """`<G, u_k>` over one of `slices` for each expert (see `gradient.products`), then `<G, theta_0>`, `<G, G>`."""
+        if isinstance(what, Packed):
+            return self._composed_products(grad, what, start, stop)
+        out = self._plain_products(grad, start, stop)
+        if what is not None:
+            out[:-2] *= what.scale
+        return out
+
+    def _composed_products(self, grad: torch.Tensor, packed: Packed, start: int, stop: int) -> NDArray[np.float64]:
+        out, part = np.zeros(self.count + 2), np.empty(self.count + 2)
+        addresses, codes = self._all()
+        for first, last, lows in self._blocks(np.arange(self.count), start, stop, grad.device):
+            if self.fast and _readable(grad):
+                for k, low in lows.items():
+                    addresses[k] = low.data_ptr() - 4 * first
+                    codes[k] = kernel.DIFFERENCE
+                composed.products(
+                    packed, self.base.data_ptr(), kernel.CODES[self.base.dtype], addresses, codes,
+                    grad.data_ptr(), kernel.CODES[grad.dtype], first, last, part,
+                )  # fmt: skip
+            else:
+                cut = slice(first, last)
+                experts = self.taken({i: e[cut] for i, e in enumerate(self.full)}, lows)
+                part[:] = composed_reference.products(grad[cut], self.base[cut], experts, packed, first)
+            out += part
+        return out
+
+    def _plain_products(self, grad: torch.Tensor, start: int, stop: int) -> NDArray[np.float64]:
         part = np.empty(len(self.full) + 2)
         if self.fast and _readable(grad):
             kernel.products(
@@ -103,7 +194,8 @@ class Sources:
                 kernel.CODES[grad.dtype], start, stop, part,
             )  # fmt: skip
         else:
-            part[:] = reference.products(grad[start:stop], self.base[start:stop], [e[start:stop] for e in self.full])
+            experts = [e[start:stop] for e in self.full]
+            part[:] = reference.products(grad[start:stop], self.base[start:stop], experts, self.differ)
         out = np.zeros(self.count + 2)
         out[self.full_of], out[-2:] = part[:-2], part[-2:]
         if self.low:
@@ -113,8 +205,8 @@ class Sources:
     def norms(self) -> NDArray[np.float64]:
         """`|theta_k|`, `(K,)`."""
         out = np.zeros(self.count)
-        for k, expert in zip(self.full_of, self.full, strict=True):
-            out[k] = reference.norm(expert)
+        for k, expert, apart in zip(self.full_of, self.full, self.differ, strict=True):
+            out[k] = reference.norm(expert, self.base if apart else None)
         for k, low in zip(self.low_of, self.low, strict=True):
             out[k] = low.norm(self.base)
         same = np.setdiff1d(np.arange(self.count), np.concatenate([self.full_of, self.low_of]))
@@ -125,11 +217,17 @@ class Sources:
     def sizes(self) -> NDArray[np.float64]:
         """`sum |theta_k - theta_0|` for each expert, `(K,)`."""
         out = np.zeros(self.count)
-        for k, expert in zip(self.full_of, self.full, strict=True):
-            out[k] = reference.size(expert, self.base)
+        for k, expert, apart in zip(self.full_of, self.full, self.differ, strict=True):
+            out[k] = reference.size(expert, None if apart else self.base)
         for k, low in zip(self.low_of, self.low, strict=True):
             out[k] = low.size()
         return out
+
+
+def _code(dtype: torch.dtype, apart: bool) -> int:
+    """An expert's dtype in the kernel's words; -1 where it has none."""
+    plain = kernel.CODES.get(dtype, -1)
+    return plain + kernel.DIFFERENCE if apart and plain >= 0 else plain
 
 
 def _with_differences(

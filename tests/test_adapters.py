@@ -140,8 +140,8 @@ def test_the_resident_model_has_an_exports_bits_with_any_number_of_threads(
         resident = Resident(pool, threads=threads)
         resident.write(recipe_of(pool, "model", 0.9))  # whatever was there before
         resident.write(recipe)
-        for tensor in resident._merged:
-            assert torch.equal(tensor.out, merged[tensor.name].view(-1)), tensor.name
+        for tensor in pool.merged:
+            assert torch.equal(resident._rooms[tensor.name], merged[tensor.name].view(-1)), tensor.name
 
 
 def test_an_expert_with_coefficient_0_and_one_that_leaves_a_tensor_alone_are_not_read(

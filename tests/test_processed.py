@@ -24,6 +24,7 @@ from searchspaces.loading import load_model
 from searchspaces.materialise import merged_tensors
 from searchspaces.mergekit import to_mergekit
 from searchspaces.methods.ties_once import TiesOnce, thresholds
+from searchspaces.option import complete
 from searchspaces.process import folder
 
 Space = namedtuple("Space", "total used free")
@@ -77,14 +78,11 @@ def test_ties_once_is_what_the_papers_say(tmp_path: Path, density: float, scope:
     expected = plainly(raw, density, scope)
     moved = 0
     for info in raw.merged:
-        first = raw.base.tensor(info.name)
         for k, name in enumerate(raw.names):
-            found = pool.experts[name].tensor(info.name)
-            assert found.dtype == dtype
-            assert torch.equal(found.float() - first.float(), expected[info.name][k]), (info.name, name)
-            own = raw.experts[name].tensor(info.name)
-            assert torch.equal(torch.where(found == first, own, found), own)  # nothing but entries of either
-            moved += int((found != first).sum())
+            kept = pool.experts[name].source(info.name).tensor
+            assert kept.dtype == dtype
+            assert torch.equal(kept, expected[info.name][k].to(dtype)), (info.name, name)
+            moved += int((kept != 0).sum())
     assert 0 < moved <= density * 3 * raw.parameters + 3 * len(raw.merged)
 
 
@@ -101,11 +99,35 @@ def test_the_merge_is_the_base_and_scaled_task_vectors(tmp_path: Path) -> None:
         torch.testing.assert_close(tensor, wanted, rtol=1e-5, atol=1e-6)
 
 
+def published(taus: torch.Tensor, density: float) -> torch.Tensor:
+    """TIES of flat task vectors `(K, d)`, as its authors' code has it: the mean of what agrees, `(d,)`."""
+    least = taus.abs().kthvalue(taus.shape[1] - int(np.ceil(density * taus.shape[1])) + 1, dim=1, keepdim=True).values
+    trimmed = taus * (taus.abs() >= least)
+    agrees = torch.where(trimmed.sum(dim=0) > 0, trimmed > 0, trimmed < 0)
+    chosen = trimmed * agrees
+    return chosen.sum(dim=0) / (chosen != 0).sum(dim=0).clamp(min=1)
+
+
+@pytest.mark.parametrize("density", [0.2, 0.7])
+def test_the_mean_of_what_agrees_is_published_ties(tmp_path: Path, density: float) -> None:
+    raw = pool_of(tmp_path)
+    names = [t.name for t in raw.merged]
+    first = torch.cat([raw.base.tensor(n).flatten() for n in names])
+    taus = torch.stack([torch.cat([e.tensor(n).flatten() for n in names]) - first for e in raw.experts.values()])
+    pool = processed(raw, "ties_once", {"density": density, "combine": "mean"})
+    options = complete("ties_once", TiesOnce.options, {"density": density, "combine": "mean"})
+    ones = Recipe("ties_once", options, "model", tuple(pool.groups("model")), pool.names, np.ones((1, 3)), {}, 0)
+    merged = dict(merged_tensors(pool, ones))
+    found = torch.cat([merged[n].flatten() for n in names])
+    torch.testing.assert_close(found, first + published(taus, density), rtol=1e-6, atol=1e-7)
+    assert not torch.allclose(taus.sum(0), published(taus, density), atol=1e-3)
+
+
 def test_opposite_task_vectors_leave_the_larger_and_equal_ones_nothing() -> None:
     first = torch.zeros(4)
     one, two = torch.tensor([3.0, -2.0, 1.0, 0.0]), torch.tensor([-1.0, -5.0, -1.0, 0.0])
-    rule = TiesOnce({"density": 1.0, "lambda": 1.0, "scope": "tensor"})
-    kept = list(rule.process("w", first, {"one": one, "two": two}))
+    rule = TiesOnce(complete("ties_once", TiesOnce.options, {"density": 1.0, "scope": "tensor"}))
+    kept = list(rule.process("w", first, {"one": one, "two": two}, {}))
     assert [t.tolist() for t in kept] == [[3, -2, 0, 0], [0, -5, 0, 0]]
     assert one.tolist() == [3, -2, 1, 0] and first.tolist() == [0] * 4
 
@@ -134,16 +156,44 @@ def test_where_the_base_is_wider_what_is_dropped_stays_the_base(tmp_path: Path) 
     assert moved <= 0.2 * pool.parameters + 1
 
 
+@pytest.mark.parametrize(("method", "dtype"), [("iso_c", torch.float32), ("tsv_m", torch.bfloat16)])
+def test_parts_that_may_cancel_keep_the_digits_of_their_sum(tmp_path: Path, method: str, dtype: torch.dtype) -> None:
+    first = base(tmp_path / "base", dtype=torch.bfloat16)
+    names = {"one": expert(tmp_path / "one", first, 1, scale=0.5)}
+    names["other"] = expert(tmp_path / "other", first, 2, scale=0.01)
+    tensors, plain = (load_file(home / "model.safetensors") for home in (names["other"], first))
+    one = load_file(names["one"] / "model.safetensors")
+    # all but the opposite: shares of their sum are far above 1
+    turned = {
+        n: t if n not in plain else (2 * plain[n].float() - 0.98 * one[n].float()).to(t.dtype)
+        for n, t in tensors.items()
+    }
+    save_file(turned, names["other"] / "model.safetensors", {"format": "pt"})
+    raw = Pool.open(first, names)
+    pool = processed(raw, method)
+    for info in pool.merged:
+        assert {e.tensors[info.name].dtype for e in pool.experts.values()} == {dtype}
+        if len(info.shape) == 2 and dtype == torch.float32:
+            start = raw.base.tensor(info.name).double()
+            u, s, v = torch.linalg.svd(
+                sum(e.tensor(info.name).double() - start for e in raw.experts.values()), full_matrices=False
+            )
+            found = sum(e.source(info.name).tensor.double() for e in pool.experts.values())
+            torch.testing.assert_close(found, s.mean() * u @ v, rtol=1e-3, atol=1e-4 * float(s.mean()))
+
+
 def test_processed_experts_are_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     raw = pool_of(tmp_path)
     seen: list[str] = []
     with ThreadPoolExecutor(4) as threads:  # workers of one host that start together
         pools = list(threads.map(lambda _: processed(raw, "ties_once", progress=seen.append), range(4)))
     assert seen == [t.name for t in raw.merged] and len(made()) == 1
-    assert len({p.experts["e0"].folder for p in pools}) == 1
+    assert len({p.experts["e0"].kept.folder for p in pools}) == 1
     monkeypatch.setattr(TiesOnce, "process", None)
     again = Pool.open(raw.base.folder, {n: e.folder for n, e in raw.experts.items()})
-    assert processed(again, "ties_once", {"density": 0.2}).experts["e0"].folder == pools[0].experts["e0"].folder
+    assert (
+        processed(again, "ties_once", {"density": 0.2}).experts["e0"].kept.folder == pools[0].experts["e0"].kept.folder
+    )
 
 
 def test_what_they_depend_on_makes_others(tmp_path: Path) -> None:
@@ -155,7 +205,7 @@ def test_what_they_depend_on_makes_others(tmp_path: Path) -> None:
     every += [processed(raw, "ties_once", {"density": 0.3}), processed(raw, "ties_once", {"scope": "tensor"})]
     expert(tmp_path / "e2", raw.base.folder, 9)
     every += [processed(Pool.open(raw.base.folder, folders), "ties_once")]
-    assert len({p.experts["e0"].folder for p in every}) == len(made()) == 6
+    assert len({p.experts["e0"].kept.folder for p in every}) == len(made()) == 6
 
 
 def test_a_processed_pool_is_not_processed_again(tmp_path: Path) -> None:
@@ -188,9 +238,9 @@ def test_killed_in_the_middle_leaves_nothing_that_is_read(tmp_path: Path) -> Non
     assert len(made()) == 1 and made()[0].name.startswith(".")
     seen: list[str] = []
     pool = processed(raw, "ties_once", progress=seen.append)
-    assert len(seen) == len(raw.merged) and made() == [pool.experts["e0"].folder]  # and the torn one is gone
+    assert len(seen) == len(raw.merged) and made() == [pool.experts["e0"].kept.folder]  # and the torn one is gone
     name = raw.merged[-1].name
-    assert torch.equal(pool.experts["e2"].tensor(name) - raw.base.tensor(name), plainly(raw, 0.2, "model")[name][2])
+    assert torch.equal(pool.experts["e2"].source(name).tensor, plainly(raw, 0.2, "model")[name][2])
 
 
 def test_an_error_in_the_middle_leaves_nothing(tmp_path: Path) -> None:
@@ -202,12 +252,27 @@ def test_an_error_in_the_middle_leaves_nothing(tmp_path: Path) -> None:
     assert not made()
 
 
+@pytest.mark.parametrize("method", ["tsv_m", "iso_c"])
+@pytest.mark.parametrize("dimensions", [1, 2])  # a vector is averaged, a matrix is decomposed
+def test_what_is_not_finite_is_refused_by_name_and_not_kept(tmp_path: Path, method: str, dimensions: int) -> None:
+    raw = pool_of(tmp_path)
+    name = next(t.name for t in raw.merged if len(t.shape) == dimensions)
+    for home, huge in ((raw.base.folder, 3e38), (raw.experts["e1"].folder, -3e38)):  # finite, unlike their difference
+        tensors = load_file(home / "model.safetensors")
+        tensors[name].view(-1)[0] = huge
+        save_file(tensors, home / "model.safetensors", {"format": "pt"})
+    broken = Pool.open(raw.base.folder, {n: e.folder for n, e in raw.experts.items()})
+    with pytest.raises(PoolError, match=f"method '{method}': the task vector of '{name}' of expert 'e.'.*exclude it"):
+        processed(broken, method)
+    assert not made()
+
+
 def test_a_disk_without_room_is_refused_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     raw = pool_of(tmp_path)
     monkeypatch.setattr("shutil.disk_usage", lambda path: Space(10**9, 10**9, 1000))
-    with pytest.raises(PoolError, match=r"0\.00 GB free, the processed task vectors need .* XDG_CACHE_HOME"):
+    with pytest.raises(PoolError, match=r"0\.0 MB free, the processed task vectors need .* XDG_CACHE_HOME"):
         processed(raw, "ties_once")
     assert not made()
 
@@ -223,18 +288,23 @@ def test_a_cache_that_cannot_be_written_is_a_pool_error(tmp_path: Path) -> None:
 def test_a_recipe_and_a_pool_of_other_processing_are_refused(tmp_path: Path) -> None:
     raw = pool_of(tmp_path)
     pool = processed(raw, "ties_once")
-    wrong = [
+    for where, recipe in (
         (raw, recipe_of(raw)),
         (pool, recipe_of(raw, "task_arithmetic")),
         (pool, recipe_of(pool, density=0.3)),
-    ]
-    for where, recipe in wrong:
-        resident = Resident(where)
-        for use in (resident.write, resident.gradient, resident.cosines, resident.sizes):
-            with pytest.raises(RecipeError, match=r"make the pool that it needs with searchspaces\.processed"):
-                use(recipe)
-        with pytest.raises(RecipeError, match="processed by"):
+    ):
+        with pytest.raises(RecipeError, match=r"processed by .* the pool that it needs with searchspaces\.processed"):
             list(merged_tensors(where, recipe))
+
+
+def test_a_resident_model_finds_what_each_recipe_merges(tmp_path: Path) -> None:
+    raw = pool_of(tmp_path)
+    resident = Resident(raw, threads=2)
+    for recipe in (recipe_of(raw), recipe_of(raw, "task_arithmetic"), recipe_of(raw, density=0.3), recipe_of(raw)):
+        resident.write(recipe)
+        state = resident.model.state_dict()
+        pool = processed(raw, recipe.method, recipe.options)
+        assert all(torch.equal(state[name], tensor) for name, tensor in merged_tensors(pool, recipe))
 
 
 def test_the_resident_model_has_the_exports_bits_and_becomes_the_unprocessed_expert(tmp_path: Path) -> None:

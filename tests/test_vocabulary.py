@@ -519,6 +519,15 @@ def test_aligned_rows_are_made_once(three: tuple[Path, dict[str, Path]], monkeyp
         to_mergekit(at(pool, 0.3), pool)
 
 
+def test_the_base_is_another_where_an_expert_gives_it_other_rows(three: tuple[Path, dict[str, Path]]) -> None:
+    before = Pool.open(*three, vocabulary="union").hashes()
+    weights = load_file(three[1]["math"] / "model.safetensors")
+    save_file({n: t + 1 for n, t in weights.items()}, three[1]["math"] / "model.safetensors", {"format": "pt"})
+    after = Pool.open(*three, vocabulary="union").hashes()
+    # tables of another expert are named by it and the base: they are about these rows
+    assert after["base"] != before["base"] and {n for n in after if after[n] != before[n]} == {"base", "math"}
+
+
 def test_other_weights_make_other_rows(three: tuple[Path, dict[str, Path]]) -> None:
     before = Pool.open(*three, vocabulary="union")
     weights = load_file(three[1]["math"] / "model.safetensors")
@@ -640,5 +649,5 @@ def test_no_room_for_rows_is_one_clear_error(
 
     space = namedtuple("space", "total used free")
     monkeypatch.setattr("shutil.disk_usage", lambda path: space(10**9, 10**9, 1000))
-    with pytest.raises(PoolError, match=r"0\.00 GB free, embeddings of one vocabulary need .* XDG_CACHE_HOME"):
+    with pytest.raises(PoolError, match=r"0\.0 MB free, embeddings of one vocabulary need .* XDG_CACHE_HOME"):
         Pool.open(*three, vocabulary="union")

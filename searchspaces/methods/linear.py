@@ -8,7 +8,10 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from searchspaces.method import Mix, Option
+from searchspaces.composition import Composition
+from searchspaces.facts import Facts
+from searchspaces.option import Flag, Option, Spec
+from searchspaces.row import Row
 
 
 class Linear:
@@ -19,36 +22,36 @@ class Linear:
     """
 
     summary: ClassVar[str] = "average of the experts, weighted by their coefficients"
-    defaults: ClassVar[Mapping[str, Option]] = {"normalize": True}
+    options: ClassVar[Mapping[str, Spec]] = {"normalize": Flag(True)}
     linear: ClassVar[bool] = True
     random: ClassVar[bool] = False
     processes: ClassVar[bool] = False
+    picks: ClassVar[bool] = False
+    experts: ClassVar[tuple[int, int | None]] = (1, None)
 
     def __init__(self, options: Mapping[str, Option]) -> None:
         self._normalize = bool(options["normalize"])
-        self.unit = 1.0
+        self.unit, self.restores = 1.0, True
         self.affine = not self._normalize
+        self.grounded = self._normalize
         # a common factor cancels in a normalised average: a sweep of it would ask one candidate again and again
         self.sweep = () if self._normalize else (0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)
 
-    def mix(self, coefficients: NDArray[np.float64]) -> Mix:
-        """Scales of the base `(G,)` and of the task vectors `(G, K)`.
-
-        `sum_k c_k theta_k = (sum_k c_k) theta_0 + sum_k c_k (theta_k - theta_0)`, and a normalised c sums to 1.
-        """
-        total = coefficients.sum(axis=1)
+    def compose(self, row: Row, facts: Facts) -> Composition:
+        """`sum_k c_k theta_k = (sum_k c_k) theta_0 + sum_k c_k (theta_k - theta_0)`, and a normalised c sums to 1."""
+        total = float(row.coefficients.sum())
         if not self._normalize:
-            return total, coefficients
-        with np.errstate(over="ignore"):  # a sum near 0 may overflow: the merged weights then are refused as not finite
-            scaled = np.divide(coefficients, total[:, None], out=np.zeros_like(coefficients), where=total[:, None] != 0)
-        return np.ones(len(coefficients)), scaled
+            return Composition(total, row.coefficients)
+        # a sum near 0 may overflow: the merged weights then are refused as not finite
+        with np.errstate(over="ignore"):
+            return Composition(1.0, row.coefficients / total if total else np.zeros_like(row.coefficients))
 
-    def pull(self, coefficients: NDArray[np.float64], scales: Mix) -> NDArray[np.float64]:
+    def pull(self, row: Row, base: float, experts: NDArray[np.float64]) -> NDArray[np.float64]:
         """`d_k + d_base`; normalised, `(d_k - sum_j s_j d_j) / sum c` with s = c / sum c, and 0 where that sum is."""
-        base, experts = scales
         if not self._normalize:
-            return np.asarray(experts + base[:, None])
-        total = coefficients.sum(axis=1, keepdims=True)
-        share = np.divide(coefficients, total, out=np.zeros_like(coefficients), where=total != 0)
-        centred = experts - (share * experts).sum(axis=1, keepdims=True)
-        return np.asarray(np.divide(centred, total, out=np.zeros_like(centred), where=total != 0))
+            return experts + base
+        total = row.coefficients.sum()
+        if total == 0:
+            return np.zeros_like(experts)
+        share = row.coefficients / total
+        return np.asarray((experts - share @ experts) / total)

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from searchspaces import CoefficientSpace, Pool, Recipe, Resident
 from searchspaces.accelerator import Accelerated, Hold, Limit
 from searchspaces.errors import NonFinite, PoolError
+from searchspaces.merger import Merged
 
 F32, BF16, F16 = torch.float32, torch.bfloat16, torch.float16
 CUDA = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA"))
@@ -53,6 +54,11 @@ def other(folder: Path, dtype: torch.dtype = F32) -> Pool:
 def recipe_of(pool: Pool, seed: int = 0, **options: Any) -> Recipe:
     space = CoefficientSpace([t.name for t in pool.merged], pool.names, bounds=(-1.0, 1.0), start=0.3, **options)
     return space.decode(np.random.default_rng(seed).uniform(-1, 1, len(space.domain.low)))
+
+
+def merged_of(pool: Pool) -> list[Merged]:
+    """A pool's tensors, each with room for itself."""
+    return [Merged.of(pool, t.name, torch.empty(t.numel, dtype=t.dtype)) for t in pool.merged]
 
 
 def weights(resident: Resident, recipe: Recipe) -> dict[str, torch.Tensor]:
@@ -156,9 +162,10 @@ def test_a_gradient_that_is_not_finite_is_named(tmp_path: Path, hold: Hold) -> N
 
 def test_on_the_cpu_auto_maps_and_says_so(tmp_path: Path) -> None:
     pool = full(tmp_path)
-    assert "mapped" in Resident(pool).reads()["cpu"]
-    assert "streamed" in Resident(pool, hold="stream").reads()["cpu"]
-    assert Resident(pool, hold="device").reads()["cpu"].endswith("on cpu")
+    recipe = recipe_of(pool)
+    assert "mapped" in Resident(pool).reads(recipe)["cpu"]
+    assert "streamed" in Resident(pool, hold="stream").reads(recipe)["cpu"]
+    assert Resident(pool, hold="device").reads(recipe)["cpu"].endswith("on cpu")
 
 
 class Room(Limit):
@@ -171,7 +178,7 @@ class Room(Limit):
 @pytest.mark.parametrize(("more", "held"), [(0, True), (-1, False)])
 def test_auto_takes_the_device_exactly_where_the_pool_fits(tmp_path: Path, more: int, held: bool) -> None:
     pool = full(tmp_path)
-    tensors = Resident(pool)._merged
+    tensors = merged_of(pool)
     bytes_ = pool.bytes * 4  # base and three experts
     made = Accelerated(torch.device("cpu"), tensors, "auto", Room(1.0, bytes_ + more))
     assert ("streamed" not in made.describe()) == held
@@ -179,7 +186,7 @@ def test_auto_takes_the_device_exactly_where_the_pool_fits(tmp_path: Path, more:
 
 
 def test_a_pool_that_is_to_live_where_it_has_no_room_is_refused(tmp_path: Path) -> None:
-    made = Accelerated(torch.device("cpu"), Resident(full(tmp_path))._merged, "device", Room(1.0, 1000))
+    made = Accelerated(torch.device("cpu"), merged_of(full(tmp_path)), "device", Room(1.0, 1000))
     with pytest.raises(PoolError, match=r"executor\.pool: device needs .* 0\.00 GB are left .*say pool: stream"):
         made.describe()
 
@@ -189,7 +196,7 @@ def test_a_device_that_runs_out_on_the_way_is_streamed_to(tmp_path: Path, monkey
         raise torch.OutOfMemoryError("somebody else came first")
 
     monkeypatch.setattr(Accelerated, "_brought", full_up)
-    tensors = Resident(full(tmp_path))._merged
+    tensors = merged_of(full(tmp_path))
     assert "streamed" in Accelerated(torch.device("cpu"), tensors, "auto", Room(1.0, 10**9)).describe()
     with pytest.raises(PoolError, match="no room left"):
         Accelerated(torch.device("cpu"), tensors, "device", Room(1.0, 10**9)).describe()

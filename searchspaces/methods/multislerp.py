@@ -1,0 +1,42 @@
+"""What is Multi-SLERP? A weighted mean of directions, by one step on the sphere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from searchspaces import span
+from searchspaces.composition import Composition
+from searchspaces.facts import Facts
+from searchspaces.option import Flag, Option, Spec
+from searchspaces.row import Row
+
+
+class MultiSlerp(span.InSpan):
+    """`W = sum_k w_k |v_k| exp_m(sum_k w_k (u_k - <u_k, m> m))`, m the direction of `sum_k w_k u_k` (Goddard 2024).
+
+    `u_k` are the directions of tensors `v_k`: experts, or with `task_vectors` their task vectors, the base then being
+    added (mergekit given a base). w are the coefficients, over their sum with `normalize_weights`. Where directions
+    cancel, W is `sum_k w_k v_k` (mergekit: of two experts; of more it refuses). One expert alone is that expert,
+    whatever its weight, but coefficients that are all 0, or sum to 0 where that is divided by, give the base.
+    """
+
+    summary: ClassVar[str] = "weighted mean of the experts' directions on the sphere, at their mean length"
+    options: ClassVar[Mapping[str, Spec]] = {"task_vectors": Flag(False), "normalize_weights": Flag(True)}
+    experts: ClassVar[tuple[int, int | None]] = (1, None)
+
+    def __init__(self, options: Mapping[str, Option]) -> None:
+        if not options["normalize_weights"]:
+            self.sweep = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)
+
+    def compose(self, row: Row, facts: Facts) -> Composition:
+        """One weight a model, for all of a tensor."""
+        weights, total = row.coefficients, float(row.coefficients.sum())
+        normalize, task_vectors = row.flag("normalize_weights"), row.flag("task_vectors")
+        if not weights.any() or (normalize and total == 0.0):
+            return span.nothing(facts.count)
+        vectors = span.experts(facts.count, task_vectors)
+        if facts.count == 1:
+            return span.composition(vectors[0], task_vectors)
+        weights = weights / total if normalize else weights
+        return span.composition(span.tangent_mean(vectors, facts.gram(), weights), task_vectors)

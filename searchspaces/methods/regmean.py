@@ -1,0 +1,67 @@
+"""What is RegMean? The weights whose outputs are nearest to every expert's on that expert's own inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import ClassVar
+
+import torch
+
+from searchspaces.errors import PoolError
+from searchspaces.grams import grams_of
+from searchspaces.method import LAMBDA, OnProcessed
+from searchspaces.option import Number, Option, Spec
+
+
+class RegMean(OnProcessed):
+    """`W = theta_0 + lambda * sum_k c_k tau'_k` with `tau'_k = (sum_j G_j)^-1 G_k tau_k` for weights of linear layers.
+
+    G_k is the Gram of the layer's inputs in expert k on its own calibration items, a mean over positions, and entries
+    off its diagonal are multiplied by `scale` (Jin et al., ICLR 2023, 2212.09849). Biases, norms,
+    embeddings and whatever else is no linear layer's are averaged, `tau_k / K`, and so is a linear layer's that no
+    expert's data reached; an expert whose data alone did not reach it weighs nothing there. All coefficients 1 give the
+    published merge.
+
+    `ridge` adds that share of the Grams' own diagonal to each of them, which is what a singular sum needs with `scale`
+    1: what no expert's inputs tell apart is averaged. An input that is always 0 is averaged whatever the ridge. With
+    `scale` below 1 the sum is never singular otherwise. Solved in float64 by Cholesky's factorisation.
+    """
+
+    summary: ClassVar[str] = "task arithmetic on task vectors weighted by the inputs of each layer in each expert"
+    options: ClassVar[Mapping[str, Spec]] = {
+        "lambda": LAMBDA,
+        "scale": Number(0.9, 0.0, 1.0, prepared=True),
+        "ridge": Number(1e-6, 0.0, 1.0, prepared=True),
+    }
+    cancels: ClassVar[bool] = True
+    version: ClassVar[int] = 2
+    gathers: ClassVar[str] = "gram"
+
+    def __init__(self, options: Mapping[str, Option]) -> None:
+        super().__init__(options)
+        self._scale, self._ridge = float(options["scale"]), float(options["ridge"])
+
+    def process(
+        self,
+        name: str,
+        base: torch.Tensor,
+        experts: Mapping[str, torch.Tensor],
+        statistics: Mapping[str, torch.Tensor],
+    ) -> Iterator[torch.Tensor]:
+        """Raises PoolError where the sum of Grams is singular in float64, and for Grams that do not fit."""
+        grams = grams_of(name, base, experts, statistics, self._scale)
+        if grams is None:
+            for tensor in experts.values():
+                yield (tensor.float() - base.float()) / len(experts)
+            return
+        ridge = self._ridge * grams.total.diagonal() / len(experts)
+        factor, failed = torch.linalg.cholesky_ex(grams.total + torch.diag(ridge * len(experts)))
+        if failed:
+            raise PoolError(
+                f"method regmean: the sum of the Grams of {name!r} is singular; set option scale below 1 (0.9 is "
+                f"published), or raise ridge (now {self._ridge:g}, 1e-4 say)"
+            )
+        for expert, tensor in experts.items():
+            tau = grams.inward(tensor.float() - base.float())
+            weighed = grams.of(expert) @ tau + ridge[:, None] * tau
+            yield grams.outward(torch.cholesky_solve(weighed, factor))
