@@ -4,81 +4,105 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+import torch
 
-from searchspaces import methods
 from searchspaces.adapter import Adapter
+from searchspaces.checkpoint import Checkpoint
 from searchspaces.errors import Inexpressible
+from searchspaces.mergekit_methods import SAID, Filters, Said
 from searchspaces.pool import Pool
 from searchspaces.recipe import Recipe
 
-_METHODS = ("linear", "task_arithmetic")
-Filters = list[tuple[str, str]]  # (substring of tensor names, group); the first that is in a name counts
+BROKEN = ("BertModel",)  # mergekit 0.1.5 ends with a TypeError where optional tensors have other names too
 
 
 def to_mergekit(recipe: Recipe, pool: Pool) -> str:
-    """YAML for `mergekit-yaml` that gives the recipe's weights, summed in fp32, in the base's dtype.
+    """YAML for `mergekit-yaml` (0.1.5) that gives the recipe's weights, to rounding, in the base's dtype.
 
     Raises Inexpressible, with the reason, where mergekit has no way to say it.
     """
-    groups = pool.groups(recipe.granularity)
-    copied = [t.name for t in pool.copied if t.dtype.is_floating_point]
-    if recipe.method not in _METHODS:
+    if recipe.method not in SAID:
         raise Inexpressible(f"mergekit has no method like {recipe.method}; recipe.yaml and the weights say it all")
-    if pool.vocabulary:
-        raise Inexpressible("rows of tokens were brought to one vocabulary, which mergekit does by rules of its own")
+    groups = pool.groups(recipe.granularity)
     if tuple(groups) != recipe.groups or set(recipe.experts) != set(pool.names):
         raise Inexpressible("the recipe is of another pool; give the pool that it was made for")
+    copied = [t.name for t in pool.copied if t.dtype.is_floating_point]
     every = [t for tensors in groups.values() for t in tensors]
-    if odd := [t for t in (*every, *copied) if "*" in t]:
-        raise Inexpressible(f"tensor name {odd[0]!r} has a '*', which mergekit's filters take for all tensors")
-    for name, expert in pool.experts.items():
+    _check_folders(pool)
+    _check_names(pool, [*every, *copied])
+    _check_buffers(pool)
+    dtypes = {str(t.dtype).removeprefix("torch.") for t in (*pool.merged, *pool.copied) if t.dtype.is_floating_point}
+    if len(dtypes) > 1:
+        raise Inexpressible(f"the base's tensors are {' and '.join(sorted(dtypes))}; mergekit writes one dtype for all")
+    document = SAID[recipe.method](Said(recipe, pool, _filters(groups, copied), copied))
+    return _dump({**document, "out_dtype": dtypes.pop()})
+
+
+def _check_folders(pool: Pool) -> None:
+    """Raises Inexpressible for models that mergekit does not open as we do."""
+    if pool.vocabulary:
+        raise Inexpressible("rows of tokens were brought to one vocabulary, which mergekit does by rules of its own")
+    known = pool.base.config.get("architectures") or []
+    folders = {pool.base.folder.resolve(): "base"}
+    for name, expert in pool.opened.items():
         if isinstance(expert, Adapter):
             raise Inexpressible(
                 f"expert {name!r} is an adapter, and mergekit merges whole models; save it merged into its base "
                 "(merge_and_unload() of PEFT) for that"
             )
-        if moved := [t for t in every if expert.stored[t].name != pool.base.stored[t].name]:
+        if (theirs := expert.config.get("architectures") or []) != known:
             raise Inexpressible(
-                f"expert {name!r} stores {moved[0]!r} as {expert.stored[moved[0]].name!r}; mergekit wants equal names"
+                f"expert {name!r} has architectures {theirs} (base: {known}); mergekit wants equal ones"
             )
-    base, experts = pool.base.folder, {name: expert.folder for name, expert in pool.experts.items()}
-    dtypes = {str(t.dtype).removeprefix("torch.") for t in pool.merged}
-    filters = _filters(groups, copied)
-    base_scale, scales = methods.load(recipe.method)(recipe.options).mix(recipe.coefficients)
-    options: dict[str, Any] = {}
-    if recipe.method == "task_arithmetic":
-        options = {"normalize": False, "lambda": recipe.options["lambda"]}
-        weights = {e: recipe.coefficients[:, k] for k, e in enumerate(recipe.experts)}
-        models = [{"model": str(base)}]
-        models += [_model(experts[e], filters, recipe.groups, w, 0.0) for e, w in weights.items()]
-    else:
-        # normalised weights are written out: they sum to 1 already, and a group that stays the base has weight 1 on it
-        options = {"normalize": False}
-        models = [_model(base, filters, recipe.groups, base_scale - scales.sum(axis=1), 1.0)]
-        models += [_model(experts[e], filters, recipe.groups, scales[:, k], 0.0) for k, e in enumerate(recipe.experts)]
-    document: dict[str, Any] = {"merge_method": recipe.method}
-    if recipe.method == "task_arithmetic":
-        document["base_model"] = str(base)
-    document |= {"models": models, "parameters": options, "dtype": "float32"}
-    if len(dtypes) == 1:
-        document["out_dtype"] = dtypes.pop()
-    return _dump(document)
+        if (twin := folders.setdefault(expert.folder.resolve(), name)) != name:
+            raise Inexpressible(f"expert {name!r} is in the same folder as {twin!r}; mergekit wants each model once")
+    if len(known) != 1 or known[0] in BROKEN:
+        what = f"fails on {known[0]}" if len(known) == 1 else f"wants one architecture in config.json, not {known}"
+        raise Inexpressible(f"mergekit {what}, which is the base's architecture")
 
 
-def _model(
-    where: str | Path, filters: Filters, groups: tuple[str, ...], weight: NDArray[np.float64], rest: float
-) -> dict[str, Any]:
-    row = dict(zip(groups, weight.tolist(), strict=True))
-    if not filters:
-        return {"model": str(where), "parameters": {"weight": row[groups[0]]}}
-    listed: list[dict[str, Any]] = [{"filter": text, "value": row[group] if group else rest} for text, group in filters]
-    # what no filter names is no tensor of ours: it stays as the base has it
-    return {"model": str(where), "parameters": {"weight": [*listed, {"value": rest}]}}
+def _check_names(pool: Pool, floats: Sequence[str]) -> None:
+    """Raises Inexpressible for tensors that mergekit's filters or models name otherwise."""
+    if odd := [t for t in floats if "*" in t]:
+        raise Inexpressible(f"tensor name {odd[0]!r} has a '*', which mergekit's filters take for all tensors")
+    if odd := [t for t in floats if t.endswith((".gamma", ".beta"))]:
+        raise Inexpressible(f"tensor name {odd[0]!r} is an old one, which mergekit calls '.weight' or '.bias'")
+    shapes = {t.name: t.shape for t in (*pool.merged, *pool.copied)}
+    for name, expert in pool.opened.items():
+        assert not isinstance(expert, Adapter)  # `_check_folders` has refused those
+        for t in floats:
+            if t not in expert.tensors:
+                raise Inexpressible(f"expert {name!r} has no tensor {t!r}; mergekit wants it in all models")
+            if expert.stored[t].name != pool.base.stored[t].name:
+                raise Inexpressible(
+                    f"expert {name!r} stores {t!r} as {expert.stored[t].name!r}; mergekit wants equal names"
+                )
+            if expert.tensors[t].shape != shapes[t]:
+                raise Inexpressible(
+                    f"expert {name!r} has {t!r} in shape {expert.tensors[t].shape} (base: {shapes[t]}); mergekit wants "
+                    "equal shapes, of what the base keeps too"
+                )
+    for name, model in {"base": pool.base, **pool.opened}.items():
+        assert isinstance(model, Checkpoint)  # adapters were refused
+        whole = Checkpoint.open(model.folder, name)
+        if twice := sorted(whole.tensors.keys() - {s.name for s in model.stored.values()}):
+            raise Inexpressible(
+                f"{name!r} stores {twice[0]!r} beside the embedding that it is tied to, and mergekit merges both; save "
+                "it again with save_pretrained() for that"
+            )
+
+
+def _check_buffers(pool: Pool) -> None:
+    """Raises Inexpressible where models differ in what is no float: mergekit does not choose."""
+    for info in pool.copied:
+        if info.dtype.is_floating_point:
+            continue
+        ours = pool.base.tensor(info.name)
+        for name, expert in pool.opened.items():
+            if info.name in expert.tensors and not torch.equal(ours, expert.tensor(info.name)):
+                raise Inexpressible(f"{info.name!r} of expert {name!r} is not the base's; mergekit wants equal buffers")
 
 
 def _filters(groups: Mapping[str, Sequence[str]], copied: Sequence[str]) -> Filters:
