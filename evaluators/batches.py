@@ -73,6 +73,13 @@ class Batches:
             for column in columns
         }
 
+    def unpadded(self, rows: Indices, size: int) -> list[Indices]:
+        """These rows (n,) in groups of one length, at most `size` each: the shortest first, then by row number."""
+        by_length: dict[int, list[int]] = {}
+        for row in sorted(rows.tolist()):
+            by_length.setdefault(len(next(iter(self._one(row).values()))), []).append(row)
+        return [np.array(c, dtype=np.int64) for _, group in sorted(by_length.items()) for c in _chunks(group, size)]
+
     def _one(self, row: int) -> dict[str, Tensor]:
         """One row's inputs, without padding."""
         inputs, place = self._batches[self._at[row]].inputs, self._place[row]

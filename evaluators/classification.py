@@ -11,9 +11,9 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from evaluators import heads, images, labels, losses, metrics, teacher, texts
+from evaluators import heads, images, labels, losses, metrics, statistics, teacher, texts
 from evaluators.batches import Batch, Batches, by_length, in_order, pad
-from evaluators.errors import DataError, NonFinite, OptionError
+from evaluators.errors import NonFinite, OptionError
 from evaluators.evaluator import TAUGHT, Head, Indices, Loss, Metric, Scores, Setting
 from evaluators.options import Count, ItemOptions, parse
 from evaluators.splits import load_items
@@ -201,6 +201,24 @@ class Classification:
         own = _positions(states, inputs)
         return torch.stack([losses.hidden(h, w.to(h.device)) for h, w in zip(own, wanted, strict=True)]).mean()
 
+    def unpadded(self, rows: Indices, size: int) -> list[Indices]:
+        return self._batches.unpadded(rows, size)
+
+    def observe(self, model: Any, rows: Indices) -> None:
+        model.eval()
+        self._forward(model, self._batches.take(rows), ())
+
+    def likelihoods(self, model: Any, row: int) -> Iterator[tuple[float, Tensor]]:
+        """Each class with its probability where they are few, else one that is drawn: see `statistics.expected`."""
+        model.eval()
+        with torch.enable_grad():
+            logits = self._forward(model, self._batches.take(np.array([row])), ())[0]
+            log = torch.nn.functional.log_softmax(logits[0], dim=-1)
+        yield from statistics.expected(log, f"{self.name} {row}")
+
+    def predictions(self, row: int) -> int:
+        return 1
+
     @torch.inference_mode()
     def teach(self, model: Any, file: Path, hidden: bool) -> None:
         """Keep the logits of `model`, and its hidden states, on all items; raises `NonFinite`, `DataError`."""
@@ -268,28 +286,13 @@ class Classification:
             done = images.process(found, self._items, asked.image, images.load_processor(setting.folder))
             stacks = [torch.stack([done[row] for row in rows.tolist()]) for rows in chunks]
         else:
-            self._check_channels(next(iter(found.cells.values())).shape[0], setting.model.config)
+            images.check_channels(self.name, found, setting.model.config, asked.mean, asked.std)
             stacks = [images.standardise(found, rows.tolist(), asked.scale, asked.mean, asked.std) for rows in chunks]
 
         def move(pixels: Tensor) -> dict[str, Tensor]:
             return {"pixel_values": pixels.to(setting.device, parameter.dtype)}
 
         return [Batch(rows, move(pixels)) for rows, pixels in zip(chunks, stacks, strict=True)]
-
-    def _check_channels(self, channels: int, config: Any) -> None:
-        expected = getattr(config, "num_channels", channels)
-        if channels != expected:
-            raise DataError(
-                f"evaluator {self.name!r}: images have {channels} channels, the model reads {expected}; "
-                "convert the images"
-            )
-        for key in ("mean", "std"):
-            given = getattr(self._options, key)
-            if isinstance(given, list) and len(given) not in (1, channels):
-                raise OptionError(
-                    f"evaluator {self.name!r}: option {key!r} has {len(given)} numbers for {channels} channels; "
-                    "give one a channel"
-                )
 
 
 def _positions(states: Tensor, inputs: Mapping[str, Tensor]) -> list[Tensor]:

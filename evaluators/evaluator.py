@@ -168,3 +168,26 @@ class Differentiable(Evaluator, Protocol):
         not among `losses`.
         """
         ...
+
+
+class Observed(Evaluator, Protocol):
+    """An evaluator on whose items a model's statistics can be gathered (`evaluators.statistics`), after `prepare`."""
+
+    def unpadded(self, rows: Indices, size: int) -> list[Indices]:
+        """These rows in groups of one length, at most `size` each, so that what goes in has no padding."""
+        ...
+
+    def observe(self, model: Any, rows: Indices) -> None:
+        """Run the model on these rows, a group of `unpadded`, for what watches its layers."""
+        ...
+
+    def likelihoods(self, model: Any, row: int) -> Iterator[tuple[float, torch.Tensor]]:
+        """Answers to one row that the model might give: a share each, and the log-likelihood, a scalar with the graph.
+
+        The expectation over answers is the sum by these shares. Each is to be differentiated before the next is drawn.
+        """
+        ...
+
+    def predictions(self, row: int) -> int:
+        """How many predictions one row asks for: what `likelihoods` are sums over."""
+        ...

@@ -85,6 +85,27 @@ def standardise(
     return torch.from_numpy((pixels * np.float32(scale) - shift) / spread)
 
 
+def check_channels(
+    name: str, images: Images, config: Any, mean: float | Sequence[float], std: float | Sequence[float]
+) -> None:
+    """Raise an error where images given as numbers, or options of evaluator `name`, have other channels than a model.
+
+    `DataError` for the images, `OptionError` for `mean` and `std`.
+    """
+    channels = next(iter(images.cells.values())).shape[0]
+    wanted = getattr(config, "num_channels", channels)
+    if channels != wanted:
+        raise DataError(
+            f"evaluator {name!r}: images have {channels} channels, the model reads {wanted}; convert the images"
+        )
+    for key, given in (("mean", mean), ("std", std)):
+        if not isinstance(given, float) and len(given) not in (1, channels):
+            raise OptionError(
+                f"evaluator {name!r}: option {key!r} has {len(given)} numbers for {channels} channels; "
+                "give one a channel"
+            )
+
+
 def load_processor(folder: Path) -> Any:
     """The image processor in a model's folder; raises `OptionError` where there is none."""
     from transformers import AutoImageProcessor

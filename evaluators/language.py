@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
-from evaluators import losses, metrics, teacher, texts
+from evaluators import losses, metrics, statistics, teacher, texts
 from evaluators.batches import Batch, Batches, by_length, pad
 from evaluators.causal import CHUNK, check_causal, probe_head, uncached
 from evaluators.errors import DataError, NonFinite, OptionError
@@ -185,6 +185,36 @@ class Language:
             value = value + loss.weights["hidden"] * apart.sum() / (count * len(layers))
         return torch.as_tensor(value)
 
+    def unpadded(self, rows: Indices, size: int) -> list[Indices]:
+        return self._batches.unpadded(rows, size)
+
+    def observe(self, model: Any, rows: Indices) -> None:
+        model.eval()
+        states, head, _ = self._predicted(model, self._batches.take(rows), ())
+        for start in range(0, len(states), self._step):
+            head(states[start : start + self._step])
+
+    def likelihoods(self, model: Any, row: int) -> Iterator[tuple[float, Tensor]]:
+        """One continuation at every position of the text, drawn from the model's own distribution there.
+
+        Positions are drawn independently, so that the expected square of the gradient is the sum of the positions'.
+        """
+        model.eval()
+        stream = statistics.seed(f"{self.name} {row}")
+        with torch.enable_grad():
+            states, head, _ = self._predicted(model, self._batches.take(np.array([row])), ())
+            total = states.new_zeros((), dtype=torch.float32)
+            for start in range(0, len(states), self._step):
+                part = states[start : start + self._step]
+                with torch.no_grad():
+                    drawn = statistics.drawn(head(part).float().softmax(dim=-1), stream)
+                # logits are made again on the way back, and not kept
+                total = total + checkpoint(_likelihood, head, part, drawn, use_reentrant=False)
+        yield 1.0, total
+
+    def predictions(self, row: int) -> int:
+        return int(self._tokens[row])
+
     def _predicted(
         self, model: Any, inputs: Mapping[str, Tensor], layers: Sequence[int]
     ) -> tuple[Tensor, Any, list[Tensor]]:
@@ -250,6 +280,10 @@ def _texts(states: Tensor, inputs: Mapping[str, Tensor]) -> list[Tensor]:
     """Hidden states `(b, t, d)` of each text, `(n, d)`: padding left out."""
     lengths = inputs["attention_mask"].sum(dim=1).tolist()
     return [state[:n] for state, n in zip(states, lengths, strict=True)]
+
+
+def _likelihood(head: Any, states: Tensor, targets: Tensor) -> Tensor:
+    return -cross_entropy(head(states).float(), targets, reduction="sum")
 
 
 def _token_losses(head: Any, states: Tensor, targets: Tensor, wanted: Wanted | None, start: int, loss: Loss) -> Tensor:

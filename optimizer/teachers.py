@@ -7,13 +7,16 @@ import json
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
 from evaluators.evaluator import Differentiable
-from optimizer.problem import Problem
 from searchspaces import Resident
 from searchspaces.once import cache
+
+if TYPE_CHECKING:
+    from optimizer.problem import Problem
 
 VERSION = 3
 """Part of every file's name: a change of what evaluators keep is a change of all files."""
@@ -28,9 +31,9 @@ def teach(problem: Problem, hashes: Mapping[str, str], resident: Callable[[], Re
     if not problem.pupils:
         return
     hidden = problem.training is not None and "hidden" in problem.training.loss.weights
-    data, reader = problem.data_hashes(), _reader(Path(problem.pool.base.folder))
+    data, words = problem.data_hashes(), reader(Path(problem.pool.base.folder))
     for evaluator in problem.pupils:
-        said = [*_said(problem, evaluator, hashes, hidden), *(data[str(file)] for file in evaluator.files), reader]
+        said = [*_said(problem, evaluator, hashes, hidden), *(data[str(file)] for file in evaluator.files), words]
         file = folder() / f"{hashlib.sha256(json.dumps(said).encode()).hexdigest()[:32]}.safetensors"
         if not file.exists():
             file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -60,7 +63,7 @@ def _said(problem: Problem, evaluator: Differentiable, hashes: Mapping[str, str]
     return [VERSION, *weights, entry.model_dump(mode="json"), hidden, *how, *libraries]
 
 
-def _reader(base: Path) -> dict[str, str]:
+def reader(base: Path) -> dict[str, str]:
     """sha256 of what turns texts and images into inputs, by file name: all small files beside the base's weights."""
     files = sorted(f for f in base.iterdir() if f.suffix in (".json", ".txt", ".model", ".jinja") and f.is_file())
     return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
