@@ -29,6 +29,11 @@ def build_driver(job: Job, space: CoefficientSpace, problem: Problem) -> Driver:
         raise JobError(
             "driver.start: best is the best anchor, and driver.anchors is false; set it true, or start: space"
         )
+    if entry.loss and not space.linear:
+        raise JobError(
+            f"driver {job.driver.name!r} asks for gradients, and the method {space.method!r} with these options is not "
+            "linear in its coefficients: it has none; see docs/methods.md for those that are"
+        )
     inner: Driver
     if entry.objectives == "one" and objectives > 1:
         inner = Scalarised(

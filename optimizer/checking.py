@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 from rich.console import Console
@@ -20,6 +20,11 @@ from optimizer.needs import gb
 from optimizer.paper import on_paper, rows_of
 from optimizer.progress import duration
 from optimizer.training import PARTS
+
+if TYPE_CHECKING:
+    from searchspaces.domain import Domain
+
+FURTHER_SHOWN = 12  # coordinates of options and methods
 
 
 def check_job(job: Job, allow_code: bool = False) -> dict[str, Any]:
@@ -59,6 +64,8 @@ def check_job(job: Job, allow_code: bool = False) -> dict[str, Any]:
         "parameters": pool.parameters,
         "dimension": len(domain.names),
         "groups": domain.shape[0],
+        "coefficients": domain.shape[0] * domain.shape[1],
+        "further": _further(domain),
         "objectives": [f"{o.name} ({o.goal})" for o in worker.problem.objectives],
         "items": {e.name: {split: len(rows) for split, rows in _splits(e)} for e in worker.problem.evaluators},
         "provenance": [line for lines in worker.problem.provenance.values() for line in lines],
@@ -71,7 +78,7 @@ def check_job(job: Job, allow_code: bool = False) -> dict[str, Any]:
         "worker_private_bytes": _private_bytes(),
         "empty_worker_private_bytes": before,
         "pool_bytes": pool.base.bytes + sum(e.bytes for e in pool.experts.values()),
-        "reads": worker.resident.reads(),
+        "reads": worker.resident.reads(worker.space.decode(domain.start)),
         "layers": _layers(worker),
         "paper": paper,
         "available_bytes": psutil.virtual_memory().available,
@@ -91,7 +98,8 @@ def print_check(found: dict[str, Any]) -> None:
         "job": f"{found['name']}: valid",
         "pool": f"{len(found['experts'])} experts of {_millions(found['parameters'])} parameters, "
         f"{gb(found['pool_bytes'])} on disk in all",
-        "dimension": f"{found['dimension']} coefficients in {found['groups']} groups",
+        "dimension": f"{found['coefficients']} coefficients in {found['groups']} groups"
+        + _and_further(found["further"]),
         "objectives": ", ".join(found["objectives"]),
         "items": ", ".join(f"{name} {_counts(n)}" for name, n in found["items"].items()),
         **({"split": "\n".join(found["provenance"])} if found["provenance"] else {}),
@@ -129,6 +137,25 @@ def _print(rows: dict[str, str], warnings: list[str]) -> None:
         console.print(f"warning: {escape(warning)}", style="yellow", highlight=False)
 
 
+def _further(domain: Domain) -> list[str]:
+    """What is searched beside coefficients, and where it may go, one line a coordinate."""
+    lines = []
+    for i in range(domain.shape[0] * domain.shape[1], len(domain.names)):
+        span = ", ".join(domain.labels[i]) if i in domain.labels else f"{domain.low[i]:g} to {domain.high[i]:g}"
+        lines.append(
+            f"{domain.names[i]}: {span}{' (whole)' if domain.kinds[i] == 'integer' and i not in domain.labels else ''}"
+        )
+    return lines
+
+
+def _and_further(lines: list[str]) -> str:
+    if not lines:
+        return ""
+    left = len(lines) - FURTHER_SHOWN
+    more = [f"and {left} more"] if left > 0 else []
+    return f", and {len(lines)} of method and options:\n" + "\n".join([*lines[:FURTHER_SHOWN], *more])
+
+
 def _layers(worker: Any) -> list[str]:
     """Which groups of layers are on which device, one line a device."""
     groups = {name: layer for layer, names in worker.problem.pool.groups("layer").items() for name in names}
@@ -156,6 +183,7 @@ def _counts(items: dict[str, int]) -> str:
 def _gradient(worker: Any, options: Options) -> float:
     """Seconds of one gradient at the starting point, of the kind that most steps ask for."""
     items = Items("train", options.batch, 0)
+    worker.answer(Question(0, worker.space.domain.start, options.asks, items))  # the first one may compile kernels
     answer = worker.answer(Question(0, worker.space.domain.start, options.asks, items))
     if answer.failure is not None:
         raise JobError(f"the starting point has no gradient: {answer.failure}")

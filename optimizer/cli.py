@@ -168,6 +168,8 @@ def export(
     chosen = made.results().pick(candidate)
     folder = made.export(chosen, out, allow_code)
     typer.echo(f"exported {folder}\nits scores on reload are those of the ledger")
+    if not (folder / "mergekit.yaml").is_file():
+        typer.echo(f"mergekit cannot express it; the reason is in {folder / 'README.md'}")
     if candidate == "best" and chosen.is_anchor:
         typer.echo(f"it is the anchor {chosen.label}: no merge has a better mean")
 
@@ -182,6 +184,27 @@ def report(
 ) -> None:
     """Write the standalone HTML report."""
     typer.echo(f"wrote {_find(name, runs).report(out)}")
+
+
+@app.command()
+def cache(
+    clear: Annotated[
+        bool, typer.Option("--clear", help="Remove what no process uses; it is made again at need.")
+    ] = False,
+    json_out: AsJson = False,
+) -> None:
+    """What is kept on this host so that it is computed once, and how large it may grow."""
+    from searchspaces import room
+
+    if clear:
+        room.clear()
+    found = room.sizes()
+    if json_out:
+        typer.echo(json.dumps({"folder": str(room.root()), "limit": room.limit(), "bytes": found}))
+        return
+    typer.echo(f"{room.root()}: {sum(found.values()) / 1e9:.2f} GB of at most {room.limit() / 1e9:.2f} ({room.LIMIT})")
+    for kind, size in found.items():
+        typer.echo(f"  {kind:<14}{size / 1e9:8.2f} GB")
 
 
 @app.command()

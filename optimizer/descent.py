@@ -83,6 +83,15 @@ class Rule(Protocol):
         ...
 
 
+def coefficients_alone(name: str, domain: Domain) -> None:
+    """Raise DriverError for a domain with coordinates that are no coefficients."""
+    if further := domain.names[domain.shape[0] * domain.shape[1] :]:
+        raise DriverError(
+            f"{name} walks down the slope of coefficients alone, and {further[0]!r} has none; fix it (space.options, "
+            "space.method), or take a driver that asks for scores (cma, tpe)"
+        )
+
+
 class Descent:
     """The loop: asks a gradient, updates, asks for scores after every so many steps, and stops in time.
 
@@ -92,13 +101,15 @@ class Descent:
     the first ask, where there are any. (What fills the time until the last anchor is in depends on the workers, and is
     ignored.)
 
-    `begin(start)` makes the rule. Raises DriverError where the starting point lies outside the bounds, and from `tell`
-    where the very first gradient fails because something in it is not finite, or raises.
+    `begin(start)` makes the rule. Raises DriverError for a domain with coordinates that are no coefficients, where the
+    starting point lies outside the bounds, and from `tell` where the very first gradient fails because something in it
+    is not finite, or raises.
     """
 
     def __init__(
         self, name: str, domain: Domain, objectives: int, options: Options, begin: Callable[[Point], Rule]
     ) -> None:
+        coefficients_alone(name, domain)
         self._name, self._domain, self._objectives, self._options = name, domain, objectives, options
         self._begin = begin
         self._rule: Rule | None = None

@@ -28,7 +28,12 @@ class DriverError(ValueError):
 class Domain(Protocol):
     """All that a driver ever sees of a search space. Every array is float64 of shape `(dim,)`, in natural units.
 
+    `kinds` says of each coordinate whether it is `real`, an `integer` (whole numbers from low to high), or a `choice`
+    (one of the whole numbers from 0 to high, in no order). Only points whose integers and choices are whole may be
+    asked: `at` and `snapped` make such points.
+
     `shape` is the block shape `(groups, experts)`: coordinate `g * experts + k` belongs to group g and expert k.
+    Further coordinates, of whatever kind, follow that block.
     `layers`, one name a group, says which groups lie in one layer of the model. `base` is the point that is the base,
     `uniform` that of all experts alike, and `vertices` `(experts, dim)` the points at which one expert stands alone;
     they may lie outside the bounds. A space whose weights are not affine in the point has no vertices, and one that
@@ -53,6 +58,48 @@ class Domain(Protocol):
     def uniform(self) -> Point: ...
     @property
     def vertices(self) -> NDArray[np.float64] | None: ...
+    @property
+    def kinds(self) -> tuple[Literal["real", "integer", "choice"], ...]: ...
+
+
+def steps(domain: Domain) -> NDArray[np.float64]:
+    """How many values each coordinate has, `(dim,)`; 0 of those that are real."""
+    if all(kind == "real" for kind in set(domain.kinds)):
+        return np.zeros(len(domain.low))
+    counts = np.floor(domain.high) - np.ceil(domain.low) + 1
+    return np.where([kind != "real" for kind in domain.kinds], counts, 0.0)
+
+
+def at(domain: Domain, unit: NDArray[np.float64]) -> Point:
+    """The point of the domain for one of the unit cube, `(dim,)`; all values of an integer have parts alike."""
+    counts = steps(domain)
+    point = np.clip(domain.low + unit * (domain.high - domain.low), domain.low, domain.high)
+    if not counts.any():
+        return point
+    return np.where(
+        counts > 0, np.ceil(domain.low) + np.clip(np.floor(unit * counts), 0.0, np.maximum(counts - 1, 0)), point
+    )
+
+
+def unit_of(domain: Domain, point: Point) -> NDArray[np.float64]:
+    """Where in the unit cube a point is, clipped to it: `at`'s inverse, and the middle of a value's part."""
+    counts, span = steps(domain), domain.high - domain.low
+    unit = np.clip((point - domain.low) / np.where(span > 0, span, 1.0), 0.0, 1.0)
+    middle = (snapped(domain, point) - np.ceil(domain.low) + 0.5) / np.maximum(counts, 1)
+    return np.where(counts > 0, middle, unit)
+
+
+def snapped(domain: Domain, point: Point) -> Point:
+    """The point with its integers and choices at the nearest whole numbers that there are; what is real stays."""
+    whole = steps(domain) > 0
+    return np.where(whole, np.clip(np.rint(point), np.ceil(domain.low), np.floor(domain.high)), point)
+
+
+def exact(domain: Domain, point: Point, slack: float = 0.0) -> bool:
+    """Whether a point lies within the bounds, but for that part of their range, with whole integers and choices."""
+    room = slack * (domain.high - domain.low)
+    inside = (point >= domain.low - room) & (point <= domain.high + room)
+    return bool(inside.all() and np.array_equal(point, snapped(domain, point)))
 
 
 Split: TypeAlias = Literal["calibration", "heldout", "train"]

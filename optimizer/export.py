@@ -18,9 +18,10 @@ import torch
 from evaluators.evaluator import Head, Measure, Setting
 from optimizer.driver import Items, Split
 from optimizer.errors import DiskFull, ExportError, ScoreMismatch
+from optimizer.gathering import merged_pool
 from optimizer.results import Candidate
 from optimizer.teachers import teach
-from searchspaces import Pool, Recipe, Resident, processed, shards
+from searchspaces import Pool, Recipe, Resident, shards
 from searchspaces.concatenate import OneAdapter, write_adapter
 from searchspaces.errors import Inexpressible
 from searchspaces.loading import input_device, load_model
@@ -86,7 +87,7 @@ def export_adapter(
     with _opened(run, candidate, target, allow_code) as (partial, problem, recipe):
         adapters = sum(e.bytes for e in problem.pool.adapters.values())
         _room(target.parent, int(1.2 * 2 * adapters) + 1_000_000)  # bf16 factors are written in fp32
-        pool = processed(problem.pool, recipe.method, recipe.options, recipe.models)
+        pool = merged_pool(problem, recipe)
         found = write_adapter(partial, pool, recipe, rank, _reference(problem.job.models.base))
         _write_heads(partial, problem)
         shards.write_text(partial / "recipe.yaml", recipe.to_yaml())
@@ -182,7 +183,7 @@ def _room(folder: Path, needed: int) -> None:
 def _write_model(folder: Path, problem: Problem, recipe: Recipe, shard_bytes: int) -> None:
     dtype = getattr(torch, problem.job.models.dtype) if problem.job.models.dtype else None
     specs = [shards.Spec(n, s, d) for n, s, d in problem.pool.layout(dtype)]
-    pool = processed(problem.pool, recipe.method, recipe.options, recipe.models)
+    pool = merged_pool(problem, recipe)
     shards.write(folder, specs, merged_tensors(pool, recipe, dtype), shard_bytes)
     for name in KEPT:
         source = Path(problem.pool.base.folder) / name
@@ -198,7 +199,7 @@ def _write_heads(folder: Path, problem: Problem) -> None:
     for name, tensors in problem.pool.heads.items():
         home = folder / "heads" / name
         home.mkdir(parents=True)
-        shutil.copyfile(problem.pool.experts[name].model_folder / "config.json", home / "config.json")
+        shutil.copyfile(problem.pool.opened[name].model_folder / "config.json", home / "config.json")
         specs = [shards.Spec(n, tuple(t.shape), t.dtype) for n, t in tensors.items()]
         shards.write(home, specs, iter(tensors.items()))
 

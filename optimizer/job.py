@@ -7,23 +7,24 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.events import AliasEvent
 
 from optimizer.errors import JobError
+from optimizer.job_space import Name, Space, Strict
 
 MAX_BYTES = 1_000_000
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-Bounds = tuple[float, float]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Models(_Strict):
+class Models(Strict):
     """The base, and the experts fine-tuned from it: folders in Hugging Face layout, or `org/name@revision`.
 
     `vocabulary` and `sources` are for experts with tokens of their own.
@@ -31,23 +32,11 @@ class Models(_Strict):
 
     base: str
     experts: dict[Name, str] = Field(min_length=1)
-    heads: list[str] = []
-    exclude: list[str] = []
+    heads: list[str] = Field(default_factory=list)
+    exclude: list[str] = Field(default_factory=list)
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     vocabulary: Literal["base", "union"] | None = None
-    sources: dict[str, str] = {}
-
-
-class Space(_Strict):
-    """What is searched: the merge method, and the coefficients that share a group."""
-
-    method: str = "task_arithmetic"
-    options: dict[str, bool | int | float | str] = {}
-    granularity: Literal["model", "layer", "module", "tensor"] = "layer"
-    bounds: Bounds | dict[Name, Bounds] = (0.0, 1.0)
-    start: float | dict[Name, float] | None = None
-    frozen: list[str] = []
-    simplex: bool = False
+    sources: dict[str, str] = Field(default_factory=dict)
 
 
 class EvaluatorEntry(BaseModel):
@@ -62,7 +51,7 @@ class EvaluatorEntry(BaseModel):
         return dict(self.model_extra or {})
 
 
-class Gradients(_Strict):
+class Gradients(Strict):
     """What gradients are taken of, and on which items.
 
     `loss`: one kind, or weights by kind; by default the driver's. `temperature` is that of the kind `kl`. `tasks`: the
@@ -95,13 +84,13 @@ class DriverEntry(BaseModel):
         return dict(self.model_extra or {})
 
 
-class Budget(_Strict):
+class Budget(Strict):
     """How much may be spent."""
 
     evaluations: int = Field(200, ge=1, le=1_000_000)
 
 
-class ExecutorEntry(_Strict):
+class ExecutorEntry(Strict):
     """Where candidates are scored. `threads` is each worker's; `timeout` is for one candidate, in seconds.
 
     `device` is one device, `auto`, or module -> device for a model that lies on several; `pool` says whether base and
@@ -152,14 +141,14 @@ class ExecutorEntry(_Strict):
         return self
 
 
-class Hashes(_Strict):
+class Hashes(Strict):
     """Content hashes (sha256) of every model, data file and data set, recorded when a run is made."""
 
     models: dict[str, str]
     data: dict[str, str]
 
 
-class Job(_Strict):
+class Job(Strict):
     """One search. Relative paths start from `root`, which is the job file's own folder unless it says otherwise."""
 
     name: Name = "run"
@@ -245,7 +234,8 @@ def _explain(source: str, error: ValidationError) -> str:
     """Pydantic's findings, one a line: key, rule, what arrived."""
     lines = []
     for e in error.errors(include_url=False):
-        where = ".".join(str(p) for p in e["loc"]) or "job"
+        # the names of an option's forms are pydantic's way, and no keys of the job
+        where = ".".join(str(p) for p in e["loc"] if str(p)[:1] != "(") or "job"
         if e["type"] == "extra_forbidden":
             lines.append(f"{where}: unknown key; remove it, or see docs/job.md for the keys there are")
         elif e["type"] == "missing":

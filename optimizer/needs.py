@@ -67,7 +67,7 @@ class Needs:
             sum(t.bytes for t in tensors[: len(pool.merged)]) if walks else 0,
             _chunk(job, pool, tensors, walks),
             max(_forward(e, pool.base.config, tensors, walks) for e in job.evaluators),
-            pool.base.bytes + sum(e.bytes for e in pool.original.experts.values()),
+            pool.base.bytes + sum(e.bytes for e in pool.opened.values()),
             _read(job, pool),
             (20 * len(pool.experts) + 18) * sum(t.numel for t in pool.merged),
             1 if alone else entry.workers,
@@ -203,14 +203,16 @@ def _forward(entry: EvaluatorEntry, config: Mapping[str, Any], tensors: list[Ten
 def _read(job: Job, pool: Pool) -> int:
     """Bytes of the merged tensors of base and experts, and of whole adapters."""
     adapters = pool.adapters
-    processed = methods.load(job.space.method).processes
+    processed = any(methods.load(name).processes for name in job.space.methods)
+    cancels = any(getattr(methods.load(name), "cancels", False) for name in job.space.methods)
     total = sum(t.bytes for t in pool.merged)
-    for name, expert in pool.original.experts.items():
+    for name, expert in pool.opened.items():
         if name in adapters and not processed:
             total += expert.bytes
             continue
         for info in pool.merged:
             dtype = expert.tensors[info.name].dtype
-            size = torch.promote_types(dtype, info.dtype).itemsize if processed else dtype.itemsize
-            total += info.numel * size
+            if processed:
+                dtype = torch.float32 if cancels else torch.promote_types(dtype, info.dtype)
+            total += info.numel * dtype.itemsize
     return total

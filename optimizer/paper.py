@@ -10,7 +10,8 @@ import torch
 from optimizer import bandwidth
 from optimizer.job import Job
 from optimizer.needs import Host, Needs, device_limit, gb, on_cpu, refusal
-from optimizer.problem import open_pool
+from optimizer.problem import open_pool, space_of
+from optimizer.training import check_gradients
 from searchspaces import Pool
 
 
@@ -19,9 +20,11 @@ def on_paper(job: Job) -> dict[str, Any]:
 
     Bytes, seconds, and bytes a second. `refusal` says why the job cannot run here, where it cannot; `place` is one of
     `cache`, `disk` (more than free memory holds), `device` and `stream`. Raises PoolError for models that do not fit
-    together, JobError for options of the driver.
+    together, RecipeError and JobError for methods, options and bounds, and for options of the driver.
     """
     pool = open_pool(job)
+    space_of(job, pool, {})  # methods, options and bounds are worth checking here too
+    check_gradients(job)
     needs, host = Needs.of(job, pool), Host.here(job)
     rates = _rates(job, pool, host)
     place = _place(job, pool, needs, host)
@@ -82,7 +85,7 @@ def _place(job: Job, pool: Pool, needs: Needs, host: Host) -> str:
 
 def _rates(job: Job, pool: Pool, host: Host) -> dict[str, Any]:
     """Bytes a second; None for what is not here, or could not be measured."""
-    every = [pool.base, *pool.original.experts.values()]
+    every = [pool.base, *pool.opened.values()]
     reads = bandwidth.files(sorted({file for checkpoint in every for file in checkpoint.files}))
     found: dict[str, Any] = {
         "threads": job.executor.threads,

@@ -13,6 +13,7 @@ from evaluators.evaluator import Differentiable, Evaluator, Indices, Metric
 from optimizer import objectives
 from optimizer.driver import Items, Split
 from optimizer.errors import JobError, RunError
+from optimizer.gathering import owners
 from optimizer.job import EvaluatorEntry, Hashes, Job
 from optimizer.training import Training, minibatch
 from searchspaces import CoefficientSpace, Pool
@@ -41,6 +42,8 @@ class Problem:
         if problem.training is not None:
             for evaluator in made:
                 evaluator.splits = evaluator.splits.parted(problem.training.rows(evaluator))
+        for method in job.space.methods:
+            owners(method, pool.names, made)  # or an expert's statistics could not be gathered
         for evaluator in problem.pupils:
             if evaluator.teacher not in pool.names:
                 raise JobError(
@@ -62,33 +65,7 @@ class Problem:
 
     def space(self, hashes: Mapping[str, str]) -> CoefficientSpace:
         """The search space, whose recipes carry these content hashes of the models."""
-        space = self.job.space
-        return CoefficientSpace(
-            tensors=[t.name for t in self.pool.merged],
-            experts=self.pool.names,
-            method=space.method,
-            options=space.options,
-            granularity=space.granularity,
-            bounds=space.bounds,
-            start=self._start(),
-            frozen=space.frozen,
-            simplex=space.simplex,
-            seed=self.job.seed,
-            hashes=hashes,
-            blocks=self.pool.blocks,
-        )
-
-    def _start(self) -> float | dict[str, float]:
-        """The job's start, else 0.3 where bounds or simplex allow it, else the nearest to it that they do."""
-        space = self.job.space
-        if space.start is not None:
-            return space.start
-        if space.simplex:
-            return min(0.3, 1 / len(self.pool.names))
-        if isinstance(space.bounds, dict):
-            return {name: min(max(0.3, low), high) for name, (low, high) in space.bounds.items()}
-        low, high = space.bounds
-        return min(max(0.3, low), high)
+        return space_of(self.job, self.pool, hashes)
 
     def rows(self, evaluator: Evaluator, items: Items) -> Indices:
         """The rows of an evaluator that a question is answered on."""
@@ -133,6 +110,38 @@ class Problem:
         return {
             f"{e.name}: {what}": digest for e in self.evaluators for what, digest in getattr(e, "contents", {}).items()
         }
+
+
+def space_of(job: Job, pool: Pool, hashes: Mapping[str, str]) -> CoefficientSpace:
+    """The search space of a job over its pool. Raises RecipeError for methods, options and bounds that do not fit."""
+    space = job.space
+    return CoefficientSpace(
+        tensors=[t.name for t in pool.merged],
+        experts=pool.names,
+        method=space.method,
+        options=space.said,
+        granularity=space.granularity,
+        bounds=space.bounds,
+        start=_start(job, pool),
+        frozen=space.frozen,
+        simplex=space.simplex,
+        seed=job.seed,
+        hashes=hashes,
+        blocks=pool.blocks,
+    )
+
+
+def _start(job: Job, pool: Pool) -> float | dict[str, float]:
+    """The job's start, else 0.3 where bounds or simplex allow it, else the nearest to it that they do."""
+    space = job.space
+    if space.start is not None:
+        return space.start
+    if space.simplex:
+        return min(0.3, 1 / len(pool.names))
+    if isinstance(space.bounds, dict):
+        return {name: min(max(0.3, low), high) for name, (low, high) in space.bounds.items()}
+    low, high = space.bounds
+    return min(max(0.3, low), high)
 
 
 def open_pool(job: Job) -> Pool:

@@ -69,6 +69,7 @@ def page_data(results: Results) -> dict[str, Any]:
                 "heldoutStderr": _rounded([c.heldout[o.name].stderr for o in results.objectives])
                 if c.heldout
                 else None,
+                "settings": list(results.settings(c).items()),
                 "coefficients": _rounded(results.coefficients(c)[2]) if c.number in with_coefficients else None,
             }
             for c in scored

@@ -23,7 +23,7 @@ from optimizer.ledger import Ledger
 from optimizer.objectives import Objective, losses
 
 if TYPE_CHECKING:
-    from searchspaces import CoefficientSpace
+    from searchspaces import CoefficientSpace, Recipe
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,7 +163,15 @@ class Results:
         objective = Objective(metric, "max" if self.goals[metric] == "max" else "min")
         return min(scored, key=lambda c: (objective.sign * c.measures[metric].value, c.number))
 
+    def recipe(self, candidate: Candidate) -> Recipe:
+        """What a candidate is: method, options and coefficients."""
+        return self._space.decode(candidate.point)
+
     def coefficients(self, candidate: Candidate) -> tuple[list[str], list[str], NDArray[np.float64]]:
         """Groups, experts, and the coefficients `(groups, experts)` of a candidate."""
-        recipe = self._space.decode(candidate.point)
+        recipe = self.recipe(candidate)
         return list(recipe.groups), list(recipe.experts), np.asarray(recipe.coefficients)
+
+    def settings(self, candidate: Candidate) -> dict[str, str]:
+        """What else was searched of a candidate, its method and its options, by coordinate."""
+        return self._space.told(candidate.point)

@@ -136,9 +136,19 @@ class Search:
         if not questions and not self._in_flight and not self._driver.done:
             raise RunError("the driver waits for answers though nothing is in flight; this is a defect of the driver")
         if questions:
-            self._ledger.asked(room, questions, [self._recipe_of(q.point) for q in questions])
+            self._ledger.asked(room, questions, [self._recipe(q) for q in questions])
             self._remember(questions)
         return questions
+
+    def _recipe(self, question: Question) -> str:
+        """The recipe that a question is about. Raises RunError for a point that is none of the space."""
+        try:
+            return self._recipe_of(question.point)
+        except ValueError as error:
+            raise RunError(
+                f"the driver asked question {question.number} ({question.stage}) at a point that the space refuses: "
+                f"{error}; this is a defect of the driver"
+            ) from error
 
     def _remember(self, questions: Sequence[Question]) -> None:
         self._questions.update((q.number, q) for q in questions)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from rich import box
 from rich.console import Console
 from rich.markup import escape
@@ -12,6 +13,9 @@ from rich.table import Table
 
 from evaluators.evaluator import Measure
 from optimizer.results import Candidate, Results
+
+if TYPE_CHECKING:
+    from searchspaces import Recipe
 
 BEST_SHOWN = 15
 
@@ -52,8 +56,9 @@ def front(results: Results) -> list[dict[str, Any]]:
 
 
 def candidate(results: Results, chosen: Candidate) -> dict[str, Any]:
-    """Everything about one candidate, every metric and coefficient included."""
-    groups, experts, coefficients = results.coefficients(chosen)
+    """Everything about one candidate, every metric, option and coefficient included."""
+    recipe = results.recipe(chosen)
+    groups, experts, coefficients = recipe.groups, recipe.experts, recipe.coefficients
     table = {g: dict(zip(experts, map(float, row), strict=True)) for g, row in zip(groups, coefficients, strict=True)}
     return {
         "candidate": chosen.number,
@@ -65,6 +70,8 @@ def candidate(results: Results, chosen: Candidate) -> dict[str, Any]:
         "worker": chosen.worker,
         "calibration": {k: _measure(m) for k, m in chosen.measures.items()},
         "heldout": {k: _measure(m) for k, m in chosen.heldout.items()},
+        "method": recipe.method,
+        "options": recipe.plain_options,
         "coefficients": table,
     }
 
@@ -88,7 +95,10 @@ def print_status(results: Results) -> None:
         table.add_row("steps", f"{found['gradients']} of {found['steps']} at most")
     table.add_row("front", f"{found['front']} candidates, {found['heldout']} candidates scored on held-out items")
     about = "" if results.front.exact else "about "
-    table.add_row("hypervolume", f"{about}{found['hypervolume']:.4f} (0: no better than the anchors; 1: ideal)")
+    table.add_row(
+        "hypervolume",
+        f"{about}{found['hypervolume']:.4f} (0: no better than the anchors; 1: the best of each at once)",
+    )
     if found["per_minute"]:
         table.add_row("rate", f"{found['per_minute']:.1f} candidates a minute")
     if found["best"]:
@@ -137,7 +147,7 @@ def print_front(results: Results, everything: bool = False) -> None:
 
 
 def print_candidate(results: Results, chosen: Candidate) -> None:
-    """Scores, then coefficients, of one candidate."""
+    """Scores, then method, options and coefficients, of one candidate."""
     console = Console()
     console.print(
         f"candidate {chosen.number}   asked as {escape(chosen.stage)}   recipe {chosen.recipe}", highlight=False
@@ -150,11 +160,32 @@ def print_candidate(results: Results, chosen: Candidate) -> None:
         counts = f"{m.count}" + (f" / {unseen.count}" if unseen else "")
         scores.add_row(escape(name), _text(m), _text(unseen) if unseen else "", counts)
     console.print(scores)
-    groups, experts, coefficients = results.coefficients(chosen)
-    table = Table("group", *map(escape, experts))
-    for group, row in zip(groups, coefficients, strict=True):
-        table.add_row(escape(group), *(f"{c:.3f}" for c in row))
+    recipe = results.recipe(chosen)
+    plain = {name: value for name, value in recipe.options.items() if not isinstance(value, np.ndarray)}
+    said = "".join(f"   {name} {_said(value)}" for name, value in plain.items())
+    console.print(f"method {escape(recipe.method)}{escape(said)}", highlight=False)
+    by_group = {n: v[:, 0] for n, v in recipe.options.items() if isinstance(v, np.ndarray) and v.shape[1] == 1}
+    table = Table("group", *map(escape, recipe.experts), *map(escape, by_group))
+    for g, (group, row) in enumerate(zip(recipe.groups, recipe.coefficients, strict=True)):
+        table.add_row(escape(group), *(f"{c:.3f}" for c in row), *(_said(float(v[g])) for v in by_group.values()))
     console.print(table)
+    for name in (n for n in recipe.options if n not in plain and n not in by_group):
+        console.print(_option_table(recipe, name))
+
+
+def _option_table(recipe: Recipe, name: str) -> Table:
+    """An option by expert, or by group and expert where it differs by group too."""
+    values = np.asarray(recipe.options[name])
+    same = (values == values[0]).all()
+    table = Table(escape(name), *map(escape, recipe.experts))
+    for group, row in zip(("every group",) if same else recipe.groups, values, strict=False):
+        table.add_row(escape(group), *(_said(float(v)) for v in row))
+    return table
+
+
+def _said(value: object) -> str:
+    """An option's value as a job says it."""
+    return str(value).lower() if isinstance(value, bool) else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _plain_anchor(c: Candidate) -> bool:

@@ -25,7 +25,8 @@ $experts
 
 # $summary
 space:
-  method: task_arithmetic        # base + sum of coefficient x (expert - base); or: linear, ties_once
+  method: task_arithmetic        # base + sum of coefficient x (expert - base); or another, or several: [ties, linear]
+  # options: {lambda: search}    # the method's own, fixed or searched: docs/job.md
   granularity: $granularity             # model | layer | module | tensor: which tensors share a coefficient
   bounds: [0.0, 1.0]             # for all experts, or {NAME: [low, high], ...}
   start: 0.3                     # where the search starts, for all or {NAME: value, ...}

@@ -37,21 +37,9 @@ class Training:
         Raises JobError where method, evaluators or items lack what gradients need, naming which lacks what.
         """
         entry, asked = drivers.find(job.driver.name), job.driver.gradients
-        if not entry.loss:
-            if asked != Gradients():
-                raise JobError(f"driver {job.driver.name!r} asks for no gradients; remove driver.gradients")
+        if not check_gradients(job):
             return None
         who = f"driver {job.driver.name!r} asks for gradients"
-        if not methods.load(job.space.method).linear:
-            raise JobError(
-                f"{who}, and the method {job.space.method!r} is not linear in its coefficients: it has none; take "
-                "another method, or a driver that asks for scores (cma, tpe)"
-            )
-        if entry.plain and job.space.simplex:
-            raise JobError(
-                f"driver {job.driver.name!r} works on the coefficients themselves; set space.simplex: false (its own "
-                "steps keep what they need of a simplex), or take another driver"
-            )
         weights: Mapping[str, float] = {asked.loss: 1.0} if isinstance(asked.loss, str) else asked.loss or entry.loss
         loss = Loss(dict(weights), asked.temperature or entry.temperature)
         return cls(_tasks(who, asked.tasks, made, loss), loss, asked.train, job.seed)
@@ -85,6 +73,45 @@ class Training:
     @cached_property
     def names(self) -> tuple[str, ...]:
         return tuple(task.name for task in self.tasks)
+
+
+def check_gradients(job: Job) -> bool:
+    """Whether a job's driver asks for gradients. Raises JobError where its space has none, or no use for them."""
+    entry = drivers.find(job.driver.name)
+    if not entry.loss:
+        if job.driver.gradients != Gradients():
+            raise JobError(f"driver {job.driver.name!r} asks for no gradients; remove driver.gradients")
+        return False
+    _coefficients_alone(f"driver {job.driver.name!r} asks for gradients", job)
+    if entry.plain and job.space.simplex:
+        raise JobError(
+            f"driver {job.driver.name!r} works on the coefficients themselves; set space.simplex: false (its own "
+            "steps keep what they need of a simplex), or take another driver"
+        )
+    return True
+
+
+def _coefficients_alone(who: str, job: Job) -> None:
+    """Raises JobError where a space has more to search than coefficients that merged weights are linear in."""
+    space, remedy = job.space, "or take a driver that asks for scores (cma, tpe)"
+    if len(space.methods) > 1:
+        raise JobError(
+            f"{who}, and which of {', '.join(space.methods)} is best has none; name one as space.method, {remedy}"
+        )
+    if space.searched:
+        named = ", ".join(f"space.options.{name}" for name in space.searched)
+        raise JobError(f"{who}, and {named} has none; fix its value, or leave it out, {remedy}")
+    kind = methods.load(space.methods[0])
+    if kind.picks:
+        raise JobError(
+            f"{who}, and the method {space.methods[0]!r} takes each group from one model: it has none; take another "
+            f"method, {remedy}"
+        )
+    if not kind.linear:
+        raise JobError(
+            f"{who}, and the method {space.methods[0]!r} is not linear in its coefficients: it has none; take another "
+            f"method, {remedy}"
+        )
 
 
 def minibatch(rows: Indices, items: Items, seed: int, name: str) -> Indices:

@@ -6,6 +6,7 @@ import json
 import logging
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,16 +14,17 @@ import torch
 from numpy.typing import NDArray
 
 from evaluators.errors import NonFinite as NonFiniteScores
-from evaluators.evaluator import Head, Measure, Scores, Setting
+from evaluators.evaluator import Measure, Scores, Setting
 from optimizer.answer import Answer, Failure, training_loss
 from optimizer.driver import Question
+from optimizer.gathering import gathered, heads_of, merged_pool
 from optimizer.job import Job
 from optimizer.needs import device_limit
 from optimizer.parts import shares
 from optimizer.problem import Problem
 from optimizer.teachers import teach
 from optimizer.training import Training
-from searchspaces import Pool, Recipe, Resident, processed
+from searchspaces import Recipe, Resident
 from searchspaces.errors import NonFinite as NonFiniteWeights
 
 log = logging.getLogger(__name__)
@@ -31,11 +33,6 @@ log = logging.getLogger(__name__)
 def specification(job: Job, allow_code: bool) -> str:
     """What a worker is made from, as text: the resolved job, and whether the user's own code may run."""
     return json.dumps({"job": json.loads(job.model_dump_json()), "allow_code": allow_code})
-
-
-def heads_of(pool: Pool) -> dict[str, Head]:
-    """Each expert's task head, as evaluators take it."""
-    return {name: Head(pool.original.experts[name].model_folder, tensors) for name, tensors in pool.heads.items()}
 
 
 class Worker:
@@ -55,8 +52,13 @@ class Worker:
         hashes = self.problem.pool.hashes()
         self.space = self.problem.space(hashes)
         dtype = getattr(torch, self.job.models.dtype) if self.job.models.dtype else None
-        pool = processed(self.problem.pool, self.space.method, self.space.options, hashes)
-        self.resident = Resident(pool, entry.device, dtype, entry.threads, entry.pool, device_limit(self.job, pool))
+        pool = self.problem.pool
+        for method in self.job.space.methods:  # while no model of this worker's own is in memory
+            gathered(self.problem, method, hashes)
+        self.resident = Resident(
+            *(pool, entry.device, dtype, entry.threads, entry.pool, device_limit(self.job, pool)),
+            pools=partial(merged_pool, self.problem),
+        )
         setting = Setting(
             self.resident.model,
             Path(self.problem.pool.base.folder),
@@ -66,7 +68,8 @@ class Worker:
         for evaluator in self.problem.evaluators:
             evaluator.prepare(setting)
         teach(self.problem, hashes, lambda: self.resident)
-        for device, source in self.resident.reads().items():  # a pool that is to live there is brought there now
+        first = self.space.decode(self.space.domain.start)
+        for device, source in self.resident.reads(first).items():  # a pool that is to live there is brought there now
             log.info("worker %s: base and experts for %s are %s", name, device, source)
 
     def answer(self, question: Question) -> Answer:

@@ -3,45 +3,51 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
-from fnmatch import fnmatchcase
-from typing import TypeVar
+from itertools import product
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from searchspaces import methods, simplex
-from searchspaces.domain import Domain, Point
+from searchspaces.axes import Options
+from searchspaces.box import Bounds, bounds_of, free_groups, start_of
+from searchspaces.domain import SLACK, Domain, Point
 from searchspaces.errors import RecipeError
 from searchspaces.groups import group_tensors
-from searchspaces.method import Option, complete
+from searchspaces.lift import Lift
+from searchspaces.method import Method
+from searchspaces.option import Option, complete
+from searchspaces.places import Places
 from searchspaces.recipe import Recipe
-
-Bounds = tuple[float, float]
-T = TypeVar("T")
-SLACK = 1e-9  # of a bound's range: rounding of `low + (high - low) * u` is no error
 
 
 class CoefficientSpace:
-    """Layer-wise coefficients of a merge method, as a box that a driver can search.
+    """Layer-wise coefficients of a merge method, its options and the method itself, as a box that a driver can search.
 
-    A point is float64 of shape `(dim,)`, group-major over the groups that are not frozen: coordinate `g * K + k`. In a
-    free space it is the coefficients themselves. With `simplex` each group's coefficients are non-negative and sum to
-    at most 1 (the rest stays with the base), and a point is their image in `[0, 1]^K` (see `searchspaces.simplex`).
+    A point is float64 of shape `(dim,)`. It begins with the coefficients, group-major over the groups that are not
+    frozen: coordinate `g * K + k`. In a free space it is the coefficients themselves. With `simplex` each group's
+    coefficients are non-negative and sum to at most 1 (the rest stays with the base), and a point is their image in
+    `[0, 1]^K` (see `searchspaces.simplex`). Methods whose groups are one of the models (`Method.picks`) have a choice
+    for each free group instead: 0 is the base, k + 1 expert k. Then comes the method, where several are listed, and
+    then what is searched of their options (see `searchspaces.axes`). What belongs to another method than the point's
+    is no part of its recipe.
 
     `tensors` are the merged tensors' names; `bounds` and `start` hold for all experts, or map expert to value; `frozen`
-    are fnmatch patterns of groups or tensors whose groups keep their starting coefficients; `hashes` are the models',
-    and `blocks` the pool's.
-    Raises RecipeError for bounds upside down, a start outside them, patterns that match nothing, and nothing left.
+    are fnmatch patterns of groups or tensors whose groups keep their starting coefficients (a method that picks starts
+    at the base, or at the one expert whose start is 1, those of all others being 0); `hashes` are the models', and
+    `blocks` the pool's. `method` is one name, or several.
+    Raises RecipeError for bounds upside down, a start outside them, patterns that match nothing, nothing left, options
+    that no method has, and a number of experts that a method does not merge.
     """
 
     def __init__(
         self,
         tensors: Sequence[str],
         experts: Sequence[str],
-        method: str = "task_arithmetic",
-        options: Mapping[str, Option] | None = None,
+        method: str | Sequence[str] = "task_arithmetic",
+        options: Mapping[str, Any] | None = None,
         granularity: str = "layer",
         bounds: Bounds | Mapping[str, Bounds] = (0.0, 1.0),
         start: float | Mapping[str, float] = 0.3,
@@ -51,94 +57,130 @@ class CoefficientSpace:
         hashes: Mapping[str, str] | None = None,
         blocks: Sequence[str] = (),
     ) -> None:
-        kind = methods.load(method)
         self._made_from = {
-            "tensors": list(tensors), "experts": list(experts), "method": method, "options": dict(options or {}),
+            "tensors": list(tensors), "experts": list(experts),
+            "method": method if isinstance(method, str) else list(method), "options": dict(options or {}),
             "granularity": granularity, "bounds": dict(bounds) if isinstance(bounds, Mapping) else bounds,
             "start": dict(start) if isinstance(start, Mapping) else start, "frozen": list(frozen), "simplex": simplex,
             "seed": seed, "hashes": dict(hashes or {}), **({"blocks": list(blocks)} if blocks else {}),
         }  # fmt: skip
-        self.method = method
-        self.options = complete(method, kind.defaults, options or {})
-        self.granularity = granularity
-        self.experts = tuple(experts)
-        self.simplex = simplex
-        self._rule = kind(self.options)
-        self._seed = seed if kind.random else 0
-        self._hashes = dict(hashes or {})
-        self._blocks = tuple(blocks)
+        self.granularity, self.experts, self.simplex = granularity, tuple(experts), simplex
         self.groups = group_tensors(tensors, granularity, blocks)
-        self._names = tuple(self.groups)
-        if not self._names or not self.experts:
+        if not self.groups or not self.experts:
             raise RecipeError("a space needs merged tensors and experts; see models.experts and models.exclude")
-        low, high = self._bounds(bounds)
-        begin = self._start(start, low, high)
-        held = self._frozen(frozen)
-        self._free = np.array([g for g, name in enumerate(self._names) if name not in held], dtype=np.int64)
-        if not len(self._free):
-            raise RecipeError(f"frozen patterns {list(frozen)} hold every group: nothing is left to search")
-        self._template = np.tile(begin, (len(self._names), 1))
-        self.domain = self._domain(low, high)
-        self._slack = SLACK * (self.domain.high - self.domain.low)
+        self._kinds = methods.load_all(method, self.experts)
+        self.methods = tuple(self._kinds)
+        self._names, self._blocks = tuple(self.groups), tuple(blocks)
+        self._seed, self._hashes = seed, dict(hashes or {})
+        low, high = bounds_of(self.experts, bounds, simplex)
+        begin = start_of(self.experts, start, low, high, simplex)
+        self._free = free_groups(self.groups, frozen)
+        first = _first_pick(begin)
+        self._templates = {
+            name: np.tile(np.eye(len(begin) + 1)[first, 1:] if kind.picks else begin, (len(self._names), 1))
+            for name, kind in self._kinds.items()
+        }
+        specs = {name: kind.options for name, kind in self._kinds.items()}
+        self._options = Options.of(options or {}, specs, self._names, self._free, self.experts)
+        self._rules = {name: kind(self._options.start[name]) for name, kind in self._kinds.items()}
+        self._try_ends()
+        self.method, self.options = self.methods[0], dict(self._options.start[self.methods[0]])
+        picks = {name: kind.picks for name, kind in self._kinds.items()}
+        free = [self._names[g] for g in self._free]
+        self._places = Places.of(free, self.experts, picks, self._options.axes, first)
+        self.domain = self._domain(low, high, begin)
+
+    @property
+    def prepared(self) -> tuple[tuple[str, dict[str, Option]], ...]:
+        """Each method with complete options, once for each combination of its `prepared` ones; others at their start.
+
+        A worker may be asked for any of these, each with its own processed task vectors.
+        """
+        found = []
+        for method, kind in self._kinds.items():
+            axes = [a for a in self._options.of_method(method) if kind.options[a.option].prepared]
+            for values in product(*(a.values for a in axes)):
+                chosen = {a.option: value for a, value in zip(axes, values, strict=True)}
+                found.append((method, {**self._options.start[method], **chosen}))
+        return tuple(found)
+
+    @property
+    def linear(self) -> bool:
+        """Whether merged weights are linear in what their coefficients become, so that those have a gradient."""
+        return all(rule.linear for rule in self._rules.values())
 
     def decode(self, point: Point) -> Recipe:
         """The recipe of a point; its values are taken as they are, never clamped.
 
-        Raises RecipeError for another length than the domain's, for NaN, and for a coordinate outside its bounds.
+        Raises RecipeError for another length than the domain's, for NaN, for a coordinate outside its bounds, and for
+        an integer or a choice that is not whole.
         """
-        point = np.asarray(point, dtype=np.float64)
-        domain = self.domain
-        if point.shape != domain.low.shape:
-            raise RecipeError(f"a point of this space has shape {domain.low.shape}, got {point.shape}")
-        inside = (point >= domain.low - self._slack) & (point <= domain.high + self._slack)
-        if not inside.all():
-            i = int(np.argmin(inside))
-            raise RecipeError(
-                f"coordinate {domain.names[i]} is {point[i]}, outside [{domain.low[i]}, {domain.high[i]}]; "
-                "widen space.bounds, or ask within them"
-            )
-        block = point.reshape(domain.shape)
-        # clipping undoes rounding of at most SLACK: outside [0, 1] the bijection has no value
-        return self._recipe(simplex.decode(np.clip(block, 0.0, 1.0)) if self.simplex else block)
+        point = self.domain.checked(np.asarray(point, dtype=np.float64))
+        places, method = self._places, self._method_at(point)
+        if self._kinds[method].picks:
+            rows = np.eye(len(self.experts) + 1)[point[places.picks].astype(np.int64), 1:]
+        else:
+            rows = point[places.block].reshape(self.domain.shape)
+            if self.simplex:  # clipping undoes rounding of at most SLACK: outside [0, 1] the bijection has no value
+                rows = simplex.decode(np.clip(rows, 0.0, 1.0))
+        options = dict(self._options.start[method])
+        for axis, place in zip(self._options.axes, places.axes, strict=True):
+            if method in axis.methods:
+                options[axis.option] = axis.decode(point[place])
+        return self._recipe(method, rows, options)
+
+    def told(self, point: Point) -> dict[str, str]:
+        """What a point says beside coefficients, for people, by the coordinate's name; of its own method alone."""
+        places, method = self._places, self._method_at(point)
+        found = [] if places.switch is None else [places.switch]
+        found += range(*places.picks.indices(len(point))) if self._kinds[method].picks else []
+        for axis, place in zip(self._options.axes, places.axes, strict=True):
+            found += range(*place.indices(len(point))) if method in axis.methods else []
+        return {self.domain.names[i]: self.domain.told(i, float(point[i])) for i in found}
 
     def encode(self, recipe: Recipe) -> Point:
         """The point that decodes to a recipe, float64 `(dim,)`: the inverse of `decode`, to rounding in a simplex.
 
-        A recipe of coarser groups is lifted: each finer group takes the coefficients of the one that holds its tensors.
+        What belongs to other methods than the recipe's is at its start. A recipe of coarser groups is lifted: each
+        finer group takes the coefficients and options of the one that holds its tensors.
         Raises RecipeError for another method, options, experts or models, and where frozen groups or bounds disagree.
         """
-        if (recipe.method, dict(recipe.options)) != (self.method, self.options):
+        if recipe.method not in self.methods:
             raise RecipeError(
-                f"the recipe is {recipe.method} {dict(recipe.options)}, "
-                f"this space {self.method} {self.options}; make a space of the recipe's method"
+                f"the recipe is of method {recipe.method}, this space of {', '.join(self.methods)}; "
+                "make a space of the recipe's method"
             )
         if set(recipe.experts) != set(self.experts) or len(recipe.experts) != len(self.experts):
             raise RecipeError(f"the recipe's experts are {list(recipe.experts)}, this space's {list(self.experts)}")
         if self._hashes and recipe.models and dict(recipe.models) != self._hashes:
             raise RecipeError("the recipe was made from other models; encode it in a space over those")
-        values = self._lift(recipe)[:, [recipe.experts.index(e) for e in self.experts]]
-        held = np.setdiff1d(np.arange(len(self._names)), self._free)
-        if not np.array_equal(values[held], self._template[held]):
+        lift, order = Lift(recipe, self.groups, self._blocks), [recipe.experts.index(e) for e in self.experts]
+        values, held = lift(recipe.coefficients)[:, order], np.setdiff1d(np.arange(len(self._names)), self._free)
+        if not np.array_equal(values[held], self._templates[recipe.method][held]):
             raise RecipeError("the recipe changes groups that this space holds at their start; unfreeze them")
-        block = values[self._free]
-        if self.simplex:
-            if (block < 0).any() or (block.sum(axis=1) > 1 + SLACK).any():
-                raise RecipeError("the recipe leaves the simplex: coefficients are >= 0 and sum to at most 1")
-            block = simplex.encode(block)
-        point = block.ravel()
-        self.decode(point)  # refuses what lies outside the bounds
-        return point
+        point = self.domain.start.copy()
+        self._encode_rows(point, recipe.method, values[self._free])
+        if self._places.switch is not None:
+            point[self._places.switch] = self.methods.index(recipe.method)
+        every = complete(recipe.method, self._kinds[recipe.method].options, recipe.options)
+        found = {name: _lifted(value, lift, order) for name, value in every.items()}
+        for axis, block in self._options.encode(recipe.method, found):
+            point[self._places.axes[axis]] = block
+        return self.domain.checked(point)  # refuses what lies outside the bounds
 
     def select(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Of one number a group and expert, `(groups, experts)`, those that a point has: `(dim,)`."""
-        return values[self._free].ravel()
+        """Of one number a group and expert, `(groups, experts)`, those of a point's coefficients: `(dim,)`, else 0."""
+        return self._padded(values[self._free])
 
     def pull(self, point: Point, gradient: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The chain rule through `decode`: from a derivative by coefficients `(groups, experts)` to one `(dim,)`."""
-        if not self.simplex:
+        """The chain rule through `decode`: from a derivative by coefficients `(groups, experts)` to one `(dim,)`.
+
+        It is 0 by all that is no coefficient: nothing is differentiated by options and choices here.
+        """
+        if not self.simplex or not self.domain.shape[1]:
             return self.select(gradient)
-        block = np.clip(np.asarray(point, dtype=np.float64).reshape(self.domain.shape), 0.0, 1.0)
-        return simplex.pull(block, gradient[self._free]).ravel()
+        block = np.asarray(point, dtype=np.float64)[self._places.block].reshape(self.domain.shape)
+        return self._padded(simplex.pull(np.clip(block, 0.0, 1.0), gradient[self._free]))
 
     def describe(self) -> dict[str, object]:
         """What `CoefficientSpace(**described)` makes this space from again, as JSON values; no models are needed."""
@@ -147,53 +189,104 @@ class CoefficientSpace:
     def anchors(self) -> list[tuple[str, Point]]:
         """Points worth asking first, by label: base, each expert, uniform, and a sweep of one global coefficient.
 
+        `expert: NAME` is that expert itself, `alone: NAME` what a method that changes it makes of it by itself.
+
+        Options are at their start. Of several methods, each has its own, with its name in the label, but for the base.
         Those outside the bounds or the simplex are left out, and so are repetitions; frozen groups keep their start.
         """
-        count, unit = len(self.experts), self._rule.unit
-        wanted = [("base", np.zeros(count))] if self._has_base() else []
-        wanted += [(f"expert: {name}", unit * np.eye(count)[k]) for k, name in enumerate(self.experts)]
-        wanted += [("uniform", np.full(count, unit / count))]
-        wanted += [(f"global {value:g}", np.full(count, value)) for value in self._rule.sweep]
         found: dict[bytes, tuple[str, Point]] = {}
-        for label, row in wanted:
-            try:
-                point = self.encode(self._recipe(np.tile(row, (len(self._free), 1))))
-            except RecipeError:
-                continue
-            found.setdefault(point.tobytes(), (label, point))
+        grounded = [method for method, rule in self._rules.items() if rule.grounded]
+        for method, rule in self._rules.items():
+            for label, row in self._rows_worth_asking(method, rule, method in grounded[:1]):
+                recipe = self._recipe(method, np.tile(row, (len(self._free), 1)), self._options.start[method])
+                try:
+                    point = self.encode(recipe)
+                except RecipeError:
+                    continue
+                alone = len(self.methods) == 1 or label == "base"
+                found.setdefault(point.tobytes(), (label if alone else f"{label} ({method})", point))
         return list(found.values())
 
-    def _recipe(self, block: NDArray[np.float64]) -> Recipe:
-        values = self._template.copy()
-        values[self._free] = block
-        return Recipe(
-            self.method, self.options, self.granularity, self._names, self.experts, values, self._hashes, self._seed
-        )
+    def _rows_worth_asking(self, method: str, rule: Method, base: bool) -> list[tuple[str, NDArray[np.float64]]]:
+        """Coefficients `(K,)` of all free groups, by label."""
+        count, unit = len(self.experts), rule.unit
+        wanted = [("base", np.zeros(count))] if base else []
+        # what a method makes of one expert alone need not be that expert: then it is not called so
+        what = "expert: " if rule.restores else "alone: "
+        wanted += [(f"{what}{name}", unit * np.eye(count)[k]) for k, name in enumerate(self.experts)]
+        if self._kinds[method].picks:
+            return wanted
+        wanted += [("uniform", np.full(count, unit / count))]
+        return wanted + [(f"global {value:g}", np.full(count, value)) for value in rule.sweep]
 
-    def _domain(self, low: Point, high: Point) -> Domain:
-        count = len(self._free)
-        names = tuple(f"{self._names[g]}|{e}" for g in self._free for e in self.experts)
-        begin = self._template[self._free]
+    def _method_at(self, point: Point) -> str:
+        switch = self._places.switch
+        return self.methods[0] if switch is None else self.methods[int(point[switch])]
+
+    def _recipe(self, method: str, rows: NDArray[np.float64], options: Mapping[str, Option]) -> Recipe:
+        """Of coefficients of the free groups, `(free, K)`."""
+        values = self._templates[method].copy()
+        values[self._free] = rows
+        seed = self._seed if self._kinds[method].random else 0
+        return Recipe(method, options, self.granularity, self._names, self.experts, values, self._hashes, seed)
+
+    def _encode_rows(self, point: Point, method: str, rows: NDArray[np.float64]) -> None:
+        """Write the coordinates of the free groups' coefficients, `(free, K)`."""
+        if self._kinds[method].picks:
+            if not np.isin(rows, (0.0, 1.0)).all() or (rows.sum(axis=1) > 1).any():
+                raise RecipeError(
+                    f"groups of {method} are one of the models: a coefficient is 1 and the others 0, or all are"
+                )
+            point[self._places.picks] = rows @ np.arange(1, len(self.experts) + 1)
+            return
         if self.simplex:
-            low, high, begin = np.zeros_like(low), np.ones_like(high), simplex.encode(begin)
-        box = (np.tile(low, count), np.tile(high, count), begin.ravel())
-        shape, rule = (count, len(self.experts)), self._rule
-        uniform = np.full(shape, rule.unit / shape[1])
-        base = np.zeros(shape) if self._has_base() and rule.affine else None  # 0 is 0 in a simplex too
-        vertices = None
-        if rule.affine and not self.simplex:
-            vertices = rule.unit * np.tile(np.eye(shape[1]), count)
-        return Domain(
-            *(names, *box, shape, self._layers()),
-            base=None if base is None else base.ravel(),
-            uniform=(simplex.encode(uniform) if self.simplex else uniform).ravel(),
-            vertices=vertices,
-        )
+            if (rows < 0).any() or (rows.sum(axis=1) > 1 + SLACK).any():
+                raise RecipeError("the recipe leaves the simplex: coefficients are >= 0 and sum to at most 1")
+            rows = simplex.encode(rows)
+        point[self._places.block] = rows.ravel()
 
-    def _has_base(self) -> bool:
-        """Whether all coefficients 0 give the base."""
-        base, experts = self._rule.mix(np.zeros((1, len(self.experts))))
-        return bool(base[0] == 1 and not experts.any())
+    def _padded(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Numbers of the free groups, `(free, K)`, where a point has its coefficients: `(dim,)`."""
+        found = np.zeros(len(self.domain.names))
+        if self.domain.shape[1]:
+            found[self._places.block] = rows.ravel()
+        return found
+
+    def _try_ends(self) -> None:
+        """Make each method at both ends, or at each value, of what is searched: what none can be is refused now."""
+        for axis in self._options.axes:
+            ends = range(len(axis.values)) if axis.values else (axis.low, axis.high)
+            for method, code in product(axis.methods, ends):
+                value = axis.decode(np.full(len(axis.names), float(code)))
+                self._kinds[method]({**self._options.start[method], axis.option: value})
+
+    def _domain(self, low: Point, high: Point, begin: Point) -> Domain:
+        """The domain, for the experts' bounds and start, each `(K,)`."""
+        places, free, rule = self._places, len(self._free), self._rules[self.method]
+        shape = (free, len(self.experts) if places.block.stop else 0)
+        count = free if shape[1] else 0
+        begin, uniform = np.tile(begin, (count, 1)), np.full((count, len(self.experts)), rule.unit / len(self.experts))
+        low, high = np.tile(low, count), np.tile(high, count)
+        if self.simplex:
+            low, high = np.zeros_like(low), np.ones_like(high)
+            begin, uniform = simplex.encode(begin), simplex.encode(uniform)
+        base = places.whole(np.zeros_like(low)) if rule.grounded and rule.affine else None  # 0 is 0 in a simplex too
+        vertices = None
+        if rule.affine and not self.simplex and not len(places.start):
+            vertices = rule.unit * np.tile(np.eye(len(self.experts)), count)
+        return Domain(
+            places.names,
+            places.whole(low, places.low),
+            places.whole(high, places.high),
+            places.whole(begin),
+            shape,
+            self._layers(),
+            base,
+            places.whole(uniform),
+            vertices,
+            places.kinds,
+            places.labels,
+        )
 
     def _layers(self) -> tuple[str, ...]:
         """Each free group's layer."""
@@ -203,70 +296,15 @@ class CoefficientSpace:
         layer = {t: name for name, tensors in group_tensors(every, "layer", self._blocks).items() for t in tensors}
         return tuple(layer[self.groups[self._names[g]][0]] for g in self._free)
 
-    def _bounds(self, bounds: Bounds | Mapping[str, Bounds]) -> tuple[Point, Point]:
-        table = self._by_expert("bounds", bounds, (0.0, 1.0))
-        for name, (low, high) in table.items():
-            if not (math.isfinite(low) and math.isfinite(high) and low < high):
-                raise RecipeError(f"bounds of {name} are [{low}, {high}]; expected finite numbers, the lower first")
-            if self.simplex and (low, high) != (0.0, 1.0):
-                raise RecipeError("a simplex has bounds of its own, [0, 1]; remove space.bounds")
-        pairs = np.array(list(table.values()), dtype=np.float64)
-        return pairs[:, 0].copy(), pairs[:, 1].copy()
 
-    def _start(self, start: float | Mapping[str, float], low: Point, high: Point) -> Point:
-        table = self._by_expert("start", start, 0.3)
-        for (name, value), least, most in zip(table.items(), low, high, strict=True):
-            if not least <= value <= most:
-                raise RecipeError(
-                    f"start of {name} is {value}, outside [{least}, {most}]; set space.start inside bounds"
-                )
-        values = np.array(list(table.values()), dtype=np.float64)
-        if self.simplex and values.sum() > 1 + SLACK:
-            raise RecipeError(
-                f"in a simplex starts sum to at most 1, these sum to {values.sum():g}; "
-                f"set space.start to {1 / len(values):.3g} or less"
-            )
-        return values
+def _first_pick(begin: NDArray[np.float64]) -> int:
+    """What a method that picks starts at: the one expert whose start is 1 where all others' are 0, else the base."""
+    return int(np.argmax(begin)) + 1 if sorted(begin.tolist()) == [0.0] * (len(begin) - 1) + [1.0] else 0
 
-    def _by_expert(self, what: str, value: T | Mapping[str, T], default: T) -> dict[str, T]:
-        if not isinstance(value, Mapping):
-            return {name: value for name in self.experts}
-        if odd := value.keys() - set(self.experts):
-            raise RecipeError(f"{what} names {min(odd)!r}, which is no expert; there are: {', '.join(self.experts)}")
-        return {name: value.get(name, default) for name in self.experts}
 
-    def _frozen(self, patterns: Sequence[str]) -> set[str]:
-        held: set[str] = set()
-        for pattern in patterns:
-            found = {
-                group
-                for group, tensors in self.groups.items()
-                if fnmatchcase(group, pattern) or any(fnmatchcase(t, pattern) for t in tensors)
-            }
-            if not found:
-                raise RecipeError(
-                    f"frozen pattern {pattern!r} matches no group and no tensor; groups are for example "
-                    f"{', '.join(self._names[:3])}"
-                )
-            held |= found
-        return held
-
-    def _lift(self, recipe: Recipe) -> NDArray[np.float64]:
-        """Coefficients `(groups, experts of the recipe)` over this space's groups."""
-        if recipe.groups == self._names:
-            return recipe.coefficients
-        every = [t for tensors in self.groups.values() for t in tensors]
-        coarse = group_tensors(every, recipe.granularity, self._blocks)
-        if set(coarse) != set(recipe.groups):
-            raise RecipeError("the recipe's groups are not those of these tensors; it is of another pool")
-        row = {t: recipe.groups.index(group) for group, tensors in coarse.items() for t in tensors}
-        lifted = np.empty((len(self._names), len(recipe.experts)))
-        for g, tensors in enumerate(self.groups.values()):
-            rows = recipe.coefficients[sorted({row[t] for t in tensors})]
-            if (rows != rows[0]).any():
-                raise RecipeError(
-                    f"the recipe gives the tensors of group {self._names[g]!r} different coefficients; "
-                    f"a space of granularity {recipe.granularity} can hold it"
-                )
-            lifted[g] = rows[0]
-        return lifted
+def _lifted(value: Option, lift: Lift, order: list[int]) -> Option:
+    """An option of a recipe over this space's groups, and its experts in this space's order."""
+    if not isinstance(value, np.ndarray):
+        return value
+    lifted = lift(value)
+    return lifted[:, order] if lifted.shape[1] == len(order) else lifted

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from optimizer.driver import FOREIGN, Driver, Outcome, Point, Question
+from optimizer.driver import FOREIGN, Driver, Outcome, Point, Question, at, snapped
 from optimizer.drivers import DRIVERS
 from optimizer.drivers.anchors import Anchored
 from optimizer.drivers.scalarised import Scalarised
@@ -23,10 +24,16 @@ class Box:
     high: Point
     start: Point
     shape: tuple[int, int]
+    further: tuple[Literal["real", "integer", "choice"], ...] = ()  # kinds of the coordinates that follow the block
+
+    @property
+    def kinds(self) -> tuple[Literal["real", "integer", "choice"], ...]:
+        return (*(["real"] * (len(self.low) - len(self.further))), *self.further)  # type: ignore[return-value]
 
     @property
     def names(self) -> tuple[str, ...]:
-        return tuple(f"g{g}.e{k}" for g in range(self.shape[0]) for k in range(self.shape[1]))
+        block = [f"g{g}.e{k}" for g in range(self.shape[0]) for k in range(self.shape[1])]
+        return (*block, *(f"{kind} {i}" for i, kind in enumerate(self.further)))
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -52,6 +59,13 @@ def box(groups: int = 3, experts: int = 2) -> Box:
     return Box(frozen(low), frozen(high), frozen(low + 0.3 * (high - low)), (groups, experts))
 
 
+def mixed() -> Box:
+    """Coefficients, and behind them a number, an integer, and two choices."""
+    low, high = np.array([*[-0.5] * 4, 0.1, -2, 0, 0]), np.array([*[1.5] * 4, 0.9, 5, 3, 1])
+    start = np.array([*[0.3] * 4, 0.5, 0, 0, 0])
+    return Box(frozen(low), frozen(high), frozen(start), (2, 2), ("real", "integer", "choice", "choice"))
+
+
 def frozen(array: NDArray[np.float64]) -> NDArray[np.float64]:
     array = np.array(array, dtype=np.float64)
     array.flags.writeable = False
@@ -68,6 +82,7 @@ class Row:
     make: Callable[[Box, int], Driver]
     objectives: int
     gradients: bool = False
+    domain: Callable[[], Box] = box
 
 
 def alone(name: str, objectives: int) -> Row:
@@ -91,7 +106,7 @@ def scalarised(inner: Row, objectives: int) -> Row:
 
 def corners(domain: Box) -> list[tuple[str, Point]]:
     """Anchors, two of them at one point."""
-    middle = (domain.low + domain.high) / 2
+    middle = snapped(domain, (domain.low + domain.high) / 2)
     return [("low", domain.low), ("high", domain.high), ("middle", middle), ("half", middle.copy())]
 
 
@@ -102,15 +117,23 @@ ROWS: dict[str, Row] = {
     **{f"anchored {name}": anchored(alone(name, 1)) for name in DRIVERS},
     **{f"anchored scalarised {name}, 2": anchored(scalarised(alone(name, 1), 2)) for name in SCORES},
     **{f"scalarised {name}, 3": scalarised(alone(name, 1), 3) for name in SCORES},
+    **{f"{name}, mixed": replace(alone(name, 1), domain=mixed) for name in SCORES},
+    **{
+        f"anchored scalarised {name}, 2, mixed": replace(anchored(scalarised(alone(name, 1), 2)), domain=mixed)
+        for name in SCORES
+    },
 }
 
 Event = tuple[int, list[Question]] | Outcome  # an ask with what it returned, or a tell of one outcome
 
 
 def losses(domain: Box, point: Point, objectives: int) -> NDArray[np.float64]:
-    """Squared distances to `objectives` different targets inside the domain, in units of its range."""
+    """Squared distances to `objectives` targets inside the domain, in units of its range; a wrong choice is 1 away."""
     unit = (point - domain.low) / (domain.high - domain.low)
-    return np.array([np.mean((unit - 0.25 - 0.2 * j) ** 2) for j in range(objectives)])
+    apart = np.array([unit - 0.25 - 0.2 * j for j in range(objectives)])
+    for i in np.flatnonzero(np.array(domain.kinds) == "choice"):
+        apart[:, i] = point[i] != (domain.high[i] + 1) // 2
+    return np.mean(apart**2, axis=1)
 
 
 def answer(domain: Box, question: Question, objectives: int, failure: str | None = None) -> Outcome:
@@ -139,7 +162,7 @@ def _differentiated(domain: Box, question: Question, objectives: int, failure: s
 
 
 def foreign(domain: Box, seed: int, objectives: int) -> Outcome:
-    point = domain.low + np.random.default_rng(seed).random(len(domain.low)) * (domain.high - domain.low)
+    point = at(domain, np.random.default_rng(seed).random(len(domain.low)))
     return answer(domain, Question(FOREIGN, point), objectives)
 
 
@@ -189,6 +212,6 @@ def digests(evaluations: int) -> dict[str, str]:
     """A hash of all questions of a search, by row."""
     found = {}
     for name, row in ROWS.items():
-        events = searched(row.make(box(), 7), box(), row.objectives, evaluations)
+        events = searched(row.make(row.domain(), 7), row.domain(), row.objectives, evaluations)
         found[name] = hashlib.sha256(repr(signature(asked(events))).encode()).hexdigest()
     return found

@@ -10,6 +10,8 @@ import pytest
 import worlds
 
 from optimizer import Job, Run, cli
+from searchspaces import holds
+from searchspaces.once import made_once
 
 
 @pytest.fixture
@@ -25,6 +27,27 @@ def mergeopt(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     with pytest.raises(SystemExit) as ended:
         cli.main()
     return int(ended.value.code or 0)
+
+
+def test_the_cache_is_shown_and_cleared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("MERGEOPT_CACHE_GB", "7.5")
+    assert mergeopt(monkeypatch, "cache", "--clear") == 0  # there is none yet
+    for kind, name, size in [("ranks", "0" * 32, 30_000_000), ("ranks", "1" * 32, 20_000_000), ("grams", "2" * 32, 1)]:
+        home = tmp_path / "mergeopt" / kind / name
+        made_once(home, "things", 0, lambda folder, size=size: (folder / "data").write_bytes(bytes(size)))
+    capsys.readouterr()
+    assert mergeopt(monkeypatch, "cache") == 0
+    said = capsys.readouterr().out
+    assert said.startswith(f"{tmp_path / 'mergeopt'}: 0.05 GB of at most 7.50") and "ranks             0.05 GB" in said
+    assert mergeopt(monkeypatch, "cache", "--clear", "--json") == 0
+    kept = json.loads(capsys.readouterr().out)
+    assert kept["bytes"].keys() == {"ranks", "grams"} and kept["limit"] == 7_500_000_000  # this process uses them
+    holds.release()
+    assert mergeopt(monkeypatch, "cache", "--clear", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["bytes"] == {}
 
 
 def test_from_models_to_an_export(

@@ -100,3 +100,15 @@ def test_the_readme_lists_every_file_with_the_question_it_answers() -> None:
             question = " ".join(path.read_text().partition("?")[0].removeprefix('"""').split()) + "?"
             name = "/".join(path.relative_to(ROOT).parts[1:])
             assert re.search(rf"^  {re.escape(name)} +{re.escape(question)}$", readme, re.MULTILINE), name
+
+
+def test_private_names_stay_in_their_file() -> None:
+    taken = [
+        f"{path.relative_to(ROOT)}: {alias.name} of {node.module}"
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] in ROOMS
+        for alias in node.names
+        if alias.name.startswith("_")
+    ]
+    assert not taken

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from optimizer.errors import JobError
 from optimizer.job import MAX_BYTES, Job
+from optimizer.job_space import Searched, Space
 
 GOOD = """
 name: demo
@@ -37,6 +39,27 @@ def test_yaml_values_are_those_of_yaml_1_2(tmp_path: Path) -> None:
     assert job.space.options == {"lambda": 0.1}
 
 
+def test_options_keep_their_types_and_forms(tmp_path: Path) -> None:
+    said = {
+        "flag": True, "count": 3, "share": 0.5, "word": "tensor", "asked": "search", "by": {"a": 0.3, "no": 1},
+        "range": {"low": 0.1, "high": 1, "per": "both", "start": 0.2},
+        "listed": {"values": [1, 2.5]}, "open": {"per": "group"},
+    }  # fmt: skip
+    listed = GOOD.replace("{lambda: 1e-1}", json.dumps(said)).replace("space: {", "space: {method: [ties, linear], ")
+    space = load(tmp_path, listed).space
+    assert space.methods == ["ties", "linear"] and space.searched == ["asked", "range", "listed", "open"]
+    assert space.said == {**said, "listed": {"per": "model", "values": [1, 2.5]}}
+    assert [type(space.said[name]) for name in ("flag", "count", "share")] == [bool, int, float]
+    job = load(tmp_path, listed)
+    assert load(tmp_path, job.yaml()) == job and Job.model_validate_json(job.model_dump_json()) == job
+
+
+def test_the_docs_name_every_key_of_the_space_and_of_a_searched_option() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "job.md").read_text()
+    assert all(f"`space.{key}`" in text for key in Space.model_fields)
+    assert all(f"{key}:" in text for key in Searched.model_fields)
+
+
 def test_relative_paths_start_at_the_job_file_and_root_moves_them(tmp_path: Path) -> None:
     assert load(tmp_path, GOOD).path("models/base") == tmp_path / "models/base"
     assert load(tmp_path, GOOD + "root: ..\n").path("x").resolve() == (tmp_path.parent / "x").resolve()
@@ -46,6 +69,24 @@ def test_relative_paths_start_at_the_job_file_and_root_moves_them(tmp_path: Path
     ("text", "message"),
     [
         (GOOD + "colour: red\n", r"colour: unknown key"),
+        (GOOD.replace("lambda: 1e-1", "e: {low: 0.1, hi: 1}"), r"space\.options\.e\.hi: unknown key"),
+        (GOOD.replace("lambda: 1e-1", "e: {per: tensor}"), r"space\.options\.e\.per: .*'expert', 'group' or 'both'"),
+        (GOOD.replace("lambda: 1e-1", "e: [1, 2]"), r"space\.options\.e: expected a value, 'search'.*got list"),
+        (GOOD.replace("lambda: 1e-1", "e: null"), r"space\.options\.e: expected a value.*got nothing"),
+        (GOOD.replace("lambda: 1e-1", "e: .inf"), r"space\.options\.e: expected a value.*got float inf"),
+        (GOOD.replace("lambda: 1e-1", "e: {a: x}"), r"space\.options\.e\.a: expected a finite number, got str 'x'"),
+        (GOOD.replace("lambda: 1e-1", "e: {low: yes}"), r"space\.options\.e\.low: expected a finite number"),
+        (GOOD.replace("lambda: 1e-1", "e: {low: true}"), r"space\.options\.e\.low: expected a finite number"),
+        (GOOD.replace("lambda: 1e-1", "e: {values: [1]}"), r"space\.options\.e\.values: List should have at least 2"),
+        (
+            GOOD.replace("lambda: 1e-1", "e: {values: [1, 2], low: 0}"),
+            r"space\.options\.e: a list of values has no low",
+        ),
+        (
+            GOOD.replace("space: {", "space: {method: [], "),
+            r"space\.method: expected the name of a merge method, or a list",
+        ),
+        (GOOD.replace("space: {", "space: {method: [a, a], "), r"space\.method: a method is listed twice"),
         (GOOD + "name: twice\n", r"duplicate key"),
         (GOOD.replace("bounds: [0, 1e0]", "bounds: [0]"), r"space\.bounds"),
         (GOOD.replace("[a.accuracy]", "[]"), r"objectives: List should have at least 1 item"),

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pico import base, expert
-from ruamel.yaml import YAML
-from safetensors.torch import load_file, save_file
 
-from searchspaces import CoefficientSpace, Pool, Recipe
-from searchspaces.errors import Inexpressible, RecipeError
-from searchspaces.mergekit import to_mergekit
+from searchspaces import Recipe, methods
+from searchspaces.errors import RecipeError
+from searchspaces.option import complete
 
 FLOATS = st.floats(allow_nan=False, allow_infinity=False, width=64)
 
@@ -104,36 +100,78 @@ def test_a_recipe_edited_by_hand_is_read_without_its_hash() -> None:
     assert edited.coefficients[0, 0] == 0.15
 
 
-def resolve(document: dict, model: Path, tensor: str) -> float:  # type: ignore[type-arg]
-    """mergekit's rule: the first entry whose filter is in the name, or that has none."""
-    entry = next(m for m in document["models"] if m["model"] == str(model))
-    weight = entry["parameters"]["weight"]
-    if not isinstance(weight, list):
-        return float(weight)
-    return float(next(w["value"] for w in weight if "filter" not in w or w["filter"] in tensor))
+def with_options(**options: object) -> Recipe:
+    return replace(recipe(), method="ties", options={"lambda": 1.0, **options})
 
 
-@pytest.mark.parametrize("granularity", ["model", "layer", "module", "tensor"])
-@pytest.mark.parametrize("exclude", [[], ["*norm*"]])
-def test_mergekit_reads_each_tensors_coefficient(tmp_path: Path, granularity: str, exclude: list[str]) -> None:
-    first = base(tmp_path / "base", "llama", num_hidden_layers=11)
-    pool = Pool.open(
-        first, {"a": expert(tmp_path / "a", first, 1), "b": expert(tmp_path / "b", first, 2)}, exclude=exclude
+def test_an_option_that_is_the_same_everywhere_is_a_plain_number() -> None:
+    plain = with_options(density=0.5)
+    assert with_options(density=np.full((2, 2), 0.5)) == plain == with_options(density=np.full((2, 1), 0.5))
+    by_group = with_options(density=np.array([[0.5, 0.5], [0.25, 0.25]]))
+    assert by_group == with_options(density=np.array([[0.5], [0.25]])) != plain
+    assert by_group.hash != with_options(density=np.array([[0.25], [0.5]])).hash
+    assert with_options(density=np.array([[0.0], [0.25]])) == with_options(density=np.array([[-0.0], [0.25]]))
+
+
+@pytest.mark.parametrize("shape", [(2, 1), (2, 2)])
+def test_a_whole_number_that_is_the_same_everywhere_stays_whole(shape: tuple[int, int]) -> None:
+    def counting(least: object) -> Recipe:
+        return replace(recipe(), method="consensus", options={"least": least})
+
+    plain, table = counting(3), counting(np.full(shape, 3.0))
+    assert table == plain and table.hash == plain.hash
+    assert type(table.options["least"]) is int and Recipe.from_yaml(table.to_yaml()) == plain
+    options = methods.load("consensus").options
+    assert complete("consensus", options, table.options)["least"] == 3
+    with pytest.raises(RecipeError, match=r"must be a whole number, got 2\.5"):
+        complete("consensus", options, counting(np.full(shape, 2.5)).options)
+
+
+def test_a_recipe_of_plain_options_keeps_its_hash_of_old() -> None:
+    assert recipe().hash == "862275f7ee495096e4fe09fbd6f5a868cf5bb19c0c29f6b3762e3d02e15005b7"
+
+
+@pytest.mark.parametrize("shape", [(2, 1), (2, 2)])
+def test_options_that_differ_come_back_from_yaml_to_the_bit(shape: tuple[int, int]) -> None:
+    values = np.random.default_rng(0).random(shape)
+    one = with_options(density=values, normalize=True)
+    again = Recipe.from_yaml(one.to_yaml())
+    assert again == one and np.asarray(again.options["density"]).tobytes() == values.tobytes()
+    assert again.options["normalize"] is True
+    first = float(values[0, 0])
+    assert one.plain_options["density"]["embeddings"] == (
+        first if shape[1] == 1 else {"math": first, "code": values[0, 1]}
     )
-    space = CoefficientSpace([t.name for t in pool.merged], pool.names, granularity=granularity)
-    made = space.decode(np.random.default_rng(0).random(len(space.domain.names)))
-    document = YAML(typ="safe", pure=True).load(to_mergekit(made, pool))
-    row = {t: made.coefficients[g] for g, tensors in enumerate(space.groups.values()) for t in tensors}
-    for info in (*pool.merged, *pool.copied):
-        for k, name in enumerate(("a", "b")):
-            assert resolve(document, tmp_path / name, info.name) == row.get(info.name, (0.0, 0.0))[k]
+    with pytest.raises(ValueError, match="read-only"):
+        one.options["density"][0, 0] = 1.0  # type: ignore[index]
 
 
-def test_mergekit_cannot_say_experts_with_other_names(tmp_path: Path) -> None:
-    first = base(tmp_path / "base")
-    other = expert(tmp_path / "other", first, 1)
-    save_file({f"bert.{k}": v for k, v in load_file(other / "model.safetensors").items()}, other / "model.safetensors")
-    pool = Pool.open(first, {"other": other})
-    space = CoefficientSpace([t.name for t in pool.merged], pool.names)
-    with pytest.raises(Inexpressible, match="wants equal names"):
-        to_mergekit(space.decode(space.domain.start), pool)
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (np.zeros((3, 2)), r"option density has shape \(3, 2\), expected \(2, 2\) .* or \(2, 1\)"),
+        (np.zeros(2), r"option density has shape \(2,\)"),
+        (np.array([[0.1], [np.nan]]), r"option density has nan in it"),
+        (float("inf"), r"option density is inf"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(value: object, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        with_options(density=value)
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda t: t.replace("h.0: 0.25", "h.1: 0.25", 1), "map the groups of the coefficients, in their order"),
+        (lambda t: t.replace("h.0: 0.25", "h.0: .inf", 1), "option 'density' of 'h.0' must be finite"),
+        (lambda t: t.replace("h.0: 0.25", "h.0: [1]", 1), "option 'density' of 'h.0' must be finite"),
+        (lambda t: t.replace("h.0: 0.25", "h.0: {math: 1, code: 2}", 1), "of 'embeddings' must name the experts"),
+        (lambda t: t.replace("h.0: 0.25", "h.0: 0.3", 1), "remove the line"),
+    ],
+)
+def test_options_in_text_that_are_none_are_refused(edit, message: str) -> None:  # type: ignore[no-untyped-def]
+    text = with_options(density=np.array([[0.5], [0.25]])).to_yaml()
+    assert edit(text) != text
+    with pytest.raises(RecipeError, match=message):
+        Recipe.from_yaml(edit(text))

@@ -33,6 +33,7 @@ class Box:
     low, high, start = np.zeros(6), np.ones(6), np.full(6, 0.3)
     shape = (3, 2)
     layers = ("l0", "l1", "l1")
+    kinds = ("real",) * 6
     base, uniform, vertices = np.zeros(6), np.full(6, 0.5), np.tile(np.eye(2), 3)
 
 

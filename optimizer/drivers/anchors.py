@@ -27,8 +27,9 @@ class Anchored:
     """Asks the anchors first, and then `inner`, which is told the anchors' answers as foreign ones.
 
     While anchors are on their way and more is asked, it asks fill questions: a Sobol sequence over one coefficient per
-    expert, the same in every group. Their answers too go to `inner` as foreign. Where the domain has no such block
-    shape, `inner` is asked without waiting. Anchors at the same point are asked once, under all their labels.
+    expert, the same in every group, with all that is no coefficient at its start. Their answers too go to `inner` as
+    foreign. Where the domain has no such block, `inner` is asked without waiting. Anchors at the same point are asked
+    once, under all their labels.
 
     `anchors`: pairs of a label and a point of shape `(dim,)`. Raises DriverError on one that does not fit, or is not
     finite.
@@ -39,7 +40,7 @@ class Anchored:
         self._anchors = _distinct(anchors, len(domain.low))
         groups, experts = domain.shape
         self._fill: qmc.Sobol | None = None
-        if groups * experts == len(domain.low) and 0 < experts <= qmc.Sobol.MAXDIM:
+        if 0 < groups * experts <= len(domain.low) and experts <= qmc.Sobol.MAXDIM:
             self._fill = qmc.Sobol(experts, scramble=True, bits=32, rng=random_stream(seed, "fill"))
         self._filled = 0
         self._number = 0
@@ -135,8 +136,8 @@ class Anchored:
             sequence.fast_forward(behind)
         self._filled += 1
         unit = np.tile(sequence.random(1)[0], self._domain.shape[0])  # (groups * experts,)
-        low, high = self._domain.low, self._domain.high
-        return np.minimum(low + unit * (high - low), high)
+        low, high = self._domain.low[: len(unit)], self._domain.high[: len(unit)]
+        return np.concatenate([np.minimum(low + unit * (high - low), high), self._domain.start[len(unit) :]])
 
 
 def _as(outcome: Outcome, number: int) -> Outcome:

@@ -37,6 +37,7 @@ class FrankWolfe(Descent):
         step: float = Field(1.0, gt=0, le=1)
 
     def __init__(self, domain: Domain, objectives: int, seed: int, options: Options) -> None:
+        descent.coefficients_alone("Frank-Wolfe", domain)
         vertices = checked_vertices(domain)
         super().__init__(
             *("frank_wolfe", domain, objectives, options), lambda start: _Hard(domain, vertices, start, options)
@@ -105,6 +106,7 @@ class SoftFrankWolfe(Descent):
         bounds: Bounds = "clamp"
 
     def __init__(self, domain: Domain, objectives: int, seed: int, options: Options) -> None:
+        descent.coefficients_alone("Frank-Wolfe", domain)
         vertices = checked_vertices(domain)
         super().__init__(
             *("frank_wolfe_soft", domain, objectives, options), lambda start: _Soft(domain, vertices, start, options)

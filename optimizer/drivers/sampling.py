@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from scipy.stats import qmc
 
-from optimizer.driver import Domain, DriverError, Outcome, Point, Question, random_stream
+from optimizer.driver import Domain, DriverError, Outcome, Point, Question, at, random_stream
 
 
 class _Options(BaseModel):
@@ -41,7 +39,7 @@ class Random:
 
     def _point(self, number: int) -> Point:
         unit = random_stream(self._seed, "random", number).random(len(self._domain.low))
-        return _scaled(self._domain, unit)
+        return at(self._domain, unit)
 
 
 class Sobol:
@@ -75,7 +73,7 @@ class Sobol:
         units = [self._sequence.random(1)[0] for _ in range(n)]
         numbers = range(self._number, self._number + n)
         self._number += n
-        return [Question(i, _scaled(self._domain, unit), stage="sobol") for i, unit in zip(numbers, units, strict=True)]
+        return [Question(i, at(self._domain, unit), stage="sobol") for i, unit in zip(numbers, units, strict=True)]
 
     def replay(self, n: int, questions: Sequence[Question]) -> None:
         """O(1)."""
@@ -83,8 +81,3 @@ class Sobol:
 
     def tell(self, outcomes: Sequence[Outcome]) -> None:
         """Learns nothing."""
-
-
-def _scaled(domain: Domain, unit: NDArray[np.float64]) -> Point:
-    """From the unit cube to natural units; the minimum is against rounding beyond the upper bound."""
-    return np.minimum(domain.low + unit * (domain.high - domain.low), domain.high)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,18 +10,34 @@ from typing import Any
 
 import numpy as np
 import optuna
-from optuna.distributions import FloatDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import TPESampler
 from optuna.trial import TrialState
 from pydantic import BaseModel, ConfigDict, Field
 
-from optimizer.driver import FOREIGN, Domain, DriverError, Outcome, Point, Question, checked_losses, random_stream
+from optimizer.driver import (
+    FOREIGN,
+    Domain,
+    DriverError,
+    Outcome,
+    Point,
+    Question,
+    checked_losses,
+    exact,
+    random_stream,
+)
+
+STRAY = 10  # one in so many questions (or in as many as there are choices) draws a choice evenly
 
 
 class _Sampler(TPESampler):  # type: ignore[misc]  # optuna's types are not followed
-    """A TPE sampler that is told its search space: to infer it, Optuna reads all trials at each ask."""
+    """A TPE sampler that is told its search space: to infer it, Optuna reads all trials at each ask.
 
-    def __init__(self, space: dict[str, FloatDistribution], options: TPE.Options, seed: int) -> None:
+    Now and then it draws a choice evenly: where one joint density is searched for its best ratio, a value that its
+    first few trials made look bad is never proposed again.
+    """
+
+    def __init__(self, space: dict[str, BaseDistribution], options: TPE.Options, seed: int) -> None:
         super().__init__(
             n_startup_trials=options.startup,
             n_ei_candidates=options.candidates,
@@ -29,9 +46,28 @@ class _Sampler(TPESampler):  # type: ignore[misc]  # optuna's types are not foll
             seed=seed,
         )
         self._space = space if options.multivariate else {}
+        self._choices = {n: d.choices for n, d in space.items() if isinstance(d, CategoricalDistribution)}
+        self._stray = np.random.Generator(np.random.PCG64(seed))
 
-    def infer_relative_search_space(self, study: Any, trial: Any) -> dict[str, FloatDistribution]:
+    def infer_relative_search_space(self, study: Any, trial: Any) -> dict[str, BaseDistribution]:
         return self._space
+
+    def sample_relative(self, study: Any, trial: Any, search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
+        found: dict[str, Any] = super().sample_relative(study, trial, search_space)
+        for name in (name for name in self._choices if name in found):  # in the order of the space
+            found[name] = self._drawn(name, found[name])
+        return found
+
+    def sample_independent(self, study: Any, trial: Any, name: str, distribution: BaseDistribution) -> Any:
+        found = super().sample_independent(study, trial, name, distribution)
+        return self._drawn(name, found) if name in self._choices else found
+
+    def _drawn(self, name: str, proposed: int) -> int:
+        """What was proposed of a choice, or one of its values, all alike."""
+        stray, which = self._stray.random(2)
+        if stray >= 1 / max(STRAY, len(self._choices)):
+            return proposed
+        return int(self._choices[name][int(which * len(self._choices[name]))])
 
 
 class TPE:
@@ -39,8 +75,8 @@ class TPE:
 
     A sampler is a function of (seed, question number) and of the trials so far: a replay adds the recorded questions as
     running trials and computes nothing. Questions without an answer yet repel new ones (constant liar). Foreign answers
-    inside the bounds are trials like any other. A failure is told as the worst loss seen, objective by objective; until
-    something has succeeded it stays a running trial.
+    at points of the domain are trials like any other. A failure is told as the worst loss seen, objective by objective;
+    until something has succeeded it stays a running trial.
     """
 
     class Options(BaseModel):
@@ -56,9 +92,9 @@ class TPE:
 
     def __init__(self, domain: Domain, objectives: int, seed: int, options: Options) -> None:
         self._domain, self._objectives, self._seed, self._options = domain, objectives, seed, options
-        # a coefficient whose bounds meet is no parameter
+        # a coordinate whose bounds meet is no parameter
         self._free = [int(i) for i in np.flatnonzero(domain.high > domain.low)]
-        self._space = {f"x{i}": FloatDistribution(float(domain.low[i]), float(domain.high[i])) for i in self._free}
+        self._space = {f"x{i}": _distribution(domain, i) for i in self._free}
         with _quiet():
             self._study = optuna.create_study(directions=["minimize"] * objectives)
         self._trials = 0
@@ -97,8 +133,7 @@ class TPE:
         losses = None if outcome.failure is not None else checked_losses(outcome, self._objectives)
         number, point = outcome.question.number, outcome.question.point
         if number == FOREIGN:
-            inside = (point >= self._domain.low).all() and (point <= self._domain.high).all()
-            if losses is not None and inside:
+            if losses is not None and exact(self._domain, point):
                 self._add(point, TrialState.COMPLETE, losses.tolist())
                 self._trials += 1
                 self._succeeded(losses)
@@ -128,9 +163,21 @@ class TPE:
         return number
 
     def _add(self, point: Point, state: TrialState, values: list[float] | None) -> None:
-        params = {name: float(point[i]) for name, i in zip(self._space, self._free, strict=True)}
+        params = {
+            name: float(point[i]) if self._domain.kinds[i] == "real" else int(point[i])
+            for name, i in zip(self._space, self._free, strict=True)
+        }
         trial = optuna.trial.create_trial(state=state, params=params, distributions=self._space, values=values)
         self._study.add_trial(trial)
+
+
+def _distribution(domain: Domain, i: int) -> BaseDistribution:
+    """Where coordinate i may go, as Optuna says it."""
+    low, high, kind = float(domain.low[i]), float(domain.high[i]), domain.kinds[i]
+    if kind == "real":
+        return FloatDistribution(low, high)
+    whole = range(math.ceil(low), math.floor(high) + 1)
+    return CategoricalDistribution(tuple(whole)) if kind == "choice" else IntDistribution(whole[0], whole[-1])
 
 
 @contextmanager

@@ -26,7 +26,11 @@ const goal = (i) => (data.objectives[i].goal === "max" ? "higher is better" : "l
 const title = (i) => `${plain(objectives[i])} (${goal(i)})`;
 const describe = (c, values, errors, where) =>
   `<b>${plain(c.label)}</b> · ${where}<br>${plain(c.stage)}<br>` +
-  objectives.map((o, i) => `${plain(o)} ${number(values[i])}${plusMinus(errors[i])}`).join("<br>");
+  objectives.map((o, i) => `${plain(o)} ${number(values[i])}${plusMinus(errors[i])}`)
+    .concat(c.settings.slice(0, 10).map(([name, value]) => `${plain(name)}: ${plain(value)}`),
+      c.settings.length > 10 ? [`and ${c.settings.length - 10} more`] : []).join("<br>");
+const settings = (c) => c.settings.map(([name, value]) => `${name}: ${value}`).join(", ");
+const searched = data.candidates.some((c) => c.settings.length); // options, or the method
 
 function trace(name, rows, x, y, heldout, marker, extra = {}) {
   const value = (c) => (heldout ? c.heldout : c.value);
@@ -72,7 +76,7 @@ function choose(n) {
   const c = data.candidates.find((one) => one.n === n);
   if (!c) return;
   for (const row of $("table").querySelectorAll("tr[data-n]")) row.classList.toggle("chosen", Number(row.dataset.n) === n);
-  $("about").textContent = `${c.stage} · recipe ${c.recipe}`;
+  $("about").textContent = `${c.stage} · recipe ${c.recipe}` + (searched ? ` · ${settings(c)}` : "");
   if (!c.coefficients) { Plotly.purge("heat"); $("heat").textContent = "The coefficients of this candidate are in the ledger: mergeopt show."; return; }
   $("candidate").value = String(n);
   $("heat").textContent = "";
@@ -104,7 +108,7 @@ function cell(row, tag, text, small) {
 
 function fillTable() {
   const head = $("table").createTHead().insertRow(), body = $("table").createTBody();
-  for (const text of ["candidate", ...objectives.flatMap((o) => [o, "held out"])]) cell(head, "th", text);
+  for (const text of ["candidate", ...objectives.flatMap((o) => [o, "held out"]), ...(searched ? ["options"] : [])]) cell(head, "th", text);
   for (const c of byRank.filter((one) => one.front || one.anchor)) {
     const row = body.insertRow();
     row.dataset.n = c.n; row.tabIndex = 0;
@@ -113,6 +117,7 @@ function fillTable() {
       cell(row, "td", number(c.value[i]), plusMinus(c.stderr[i]));
       if (c.heldout) cell(row, "td", number(c.heldout[i]), plusMinus(c.heldoutStderr[i])); else cell(row, "td", "–");
     });
+    if (searched) cell(row, "td", c.settings.length > 6 ? `${c.settings.length}: click` : settings(c));
     row.addEventListener("click", () => choose(c.n));
     row.addEventListener("keydown", (event) => { if (event.key === "Enter") choose(c.n); });
   }

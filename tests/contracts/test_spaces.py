@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from searchspaces import METHODS, CoefficientSpace
+from optimizer.driver import at, exact
+from searchspaces import METHODS, CoefficientSpace, Recipe, methods
 from searchspaces.errors import RecipeError
 from searchspaces.groups import GRANULARITIES, group_tensors
+from searchspaces.option import Flag, Number, complete
 
 BLOCK = (
     "attention.self.query.weight",
@@ -25,35 +29,78 @@ TENSORS = [
     *(f"encoder.layer.{i}.{rest}" for i in (0, 1, 2, 10, 11) for rest in BLOCK),
     "pooler.dense.weight",
 ]
+
+
+def searched(method: str, per: str) -> dict[str, Any]:
+    """All that can be searched of a method's options; what may not differ so is left out but by `model`."""
+    found: dict[str, Any] = {}
+    for name, spec in methods.load(method).options.items():
+        if not isinstance(spec, Number):
+            if per == "model":
+                values = [False, True] if isinstance(spec, Flag) else list(spec.among)
+                found[name] = {"values": values}
+        elif spec.prepared:
+            if per == "model":
+                found[name] = {"values": sorted({spec.default, spec.high})}
+        elif per in ("model", "group") or spec.per == "expert":
+            found[name] = {"low": spec.default, "high": spec.high, "per": per} if spec.search is None else {"per": per}
+    return found
+
+
 EXPERTS = ["math", "code", "prose"]
-ROWS = [
-    pytest.param((method, granularity, simplex), id=f"{method}-{granularity}{'-simplex' if simplex else ''}")
-    for method in METHODS
+GTA = ["task_arithmetic", "ties", "dare_ties"]
+ROWS: dict[str, dict[str, Any]] = {
+    f"{method}-{granularity}{'-simplex' if simplex else ''}": {
+        "method": method, "granularity": granularity, "simplex": simplex
+    }
+    for method in ("linear", "task_arithmetic")
     for granularity in GRANULARITIES
     for simplex in (False, True)
-]
+}  # fmt: skip
+ROWS |= {method: {"method": method} for method in METHODS}
+ROWS |= {
+    f"{method}-{per}": {"method": method, "options": options}
+    for method in METHODS
+    for per in ("model", "expert", "group", "both")
+    if (options := searched(method, per))
+}
+ROWS["several"] = {"method": [*GTA, "layer_swap"], "options": {"density": {"per": "both"}, "lambda": "search"}}
+ROWS["several, simplex"] = {**ROWS["several"], "simplex": True}
 
 
-@pytest.fixture(params=ROWS)
+@pytest.fixture(params=ROWS.values(), ids=ROWS)
 def space(request: pytest.FixtureRequest) -> CoefficientSpace:
-    method, granularity, simplex = request.param
-    return CoefficientSpace(TENSORS, EXPERTS, method, None, granularity, (0.0, 1.0), 0.25, simplex=simplex)
+    return made(**request.param)
 
 
-def points(space: CoefficientSpace, count: int = 20) -> np.ndarray:
-    domain = space.domain
-    return domain.low + (domain.high - domain.low) * np.random.default_rng(0).random((count, len(domain.names)))
+def made(**changes: Any) -> CoefficientSpace:
+    """A space of as many experts as its first method merges."""
+    method = changes.get("method", "task_arithmetic")
+    most = methods.load(method if isinstance(method, str) else method[0]).experts[1]
+    return CoefficientSpace(**{"tensors": TENSORS, "experts": EXPERTS[:most], "start": 0.25, **changes})
+
+
+def points(space: CoefficientSpace, count: int = 8) -> list[np.ndarray]:
+    units = np.random.default_rng(0).random((count, len(space.domain.names)))
+    return [at(space.domain, unit) for unit in units]
+
+
+def picks(space: CoefficientSpace) -> bool:
+    return methods.load(space.method).picks
 
 
 def test_the_domain_is_consistent(space: CoefficientSpace) -> None:
     domain = space.domain
-    assert domain.shape[0] * domain.shape[1] == len(domain.names) == len(set(domain.names))
-    assert (
-        (domain.low < domain.high).all() and (domain.low <= domain.start).all() and (domain.start <= domain.high).all()
-    )
-    assert domain.names[1].endswith("|code")
-    for array in (domain.low, domain.high, domain.start):
-        assert array.dtype == np.float64
+    dim, block = len(domain.names), domain.shape[0] * domain.shape[1]
+    assert len(set(domain.names)) == len(domain.kinds) == dim >= block
+    assert domain.names[:block] == tuple(f"{g}|{e}" for g in space.groups for e in space.experts)[:block]
+    assert set(domain.kinds[:block]) <= {"real"} and domain.shape[0] == len(space.groups)
+    assert (domain.low < domain.high).all() and exact(domain, domain.start)
+    for i, labels in domain.labels.items():
+        assert (domain.low[i], domain.high[i]) == (0, len(labels) - 1) and len(set(labels)) == len(labels)
+    assert {i for i, kind in enumerate(domain.kinds) if kind == "choice"} <= domain.labels.keys()
+    for array in (domain.low, domain.high, domain.start, domain.uniform):
+        assert array.dtype == np.float64 and array.shape == (dim,)
         with pytest.raises(ValueError, match="read-only"):
             array[0] = 1.0
 
@@ -61,44 +108,73 @@ def test_the_domain_is_consistent(space: CoefficientSpace) -> None:
 def test_every_point_decodes_and_encodes_back(space: CoefficientSpace) -> None:
     for point in (*points(space), space.domain.low, space.domain.start):
         recipe = space.decode(point)
-        assert np.isfinite(recipe.coefficients).all()
-        np.testing.assert_allclose(space.encode(recipe), point, atol=1e-9)
-        np.testing.assert_allclose(space.decode(space.encode(recipe)).coefficients, recipe.coefficients, atol=1e-12)
+        assert np.isfinite(recipe.coefficients).all() and recipe.method in space.methods
+        complete(recipe.method, methods.load(recipe.method).options, recipe.options)  # refuses what does not fit
+        again = space.encode(recipe)
+        if len(space.methods) == 1:  # what belongs to another method is not in a recipe
+            np.testing.assert_allclose(again, point, atol=1e-9)
+        twice = space.decode(again)
+        np.testing.assert_allclose(twice.coefficients, recipe.coefficients, atol=1e-12)
+        assert replace(twice, coefficients=recipe.coefficients) == recipe
+        assert Recipe.from_yaml(recipe.to_yaml()) == recipe
     space.decode(space.domain.high)
 
 
 def test_the_start_is_what_was_asked_for(space: CoefficientSpace) -> None:
-    np.testing.assert_allclose(space.decode(space.domain.start).coefficients, 0.25, rtol=1e-12)
+    recipe = space.decode(space.domain.start)
+    np.testing.assert_allclose(recipe.coefficients, 0.0 if picks(space) else 0.25, rtol=1e-12)
+    assert (recipe.method, recipe.options.keys()) == (space.method, space.options.keys())
 
 
 def test_points_that_are_none_are_refused(space: CoefficientSpace) -> None:
-    start = np.array(space.domain.start)
+    domain = space.domain
     with pytest.raises(RecipeError, match="has shape"):
-        space.decode(start[:-1])
-    for wrong in (np.nan, np.inf, 1.5, -0.1):
-        start[1] = wrong
-        with pytest.raises(RecipeError, match=r"\|code is .*outside"):
-            space.decode(start)
+        space.decode(domain.start[:-1])
+    for i in (0, len(domain.names) - 1):
+        for wrong in (np.nan, np.inf, domain.high[i] + 1, domain.low[i] - 0.1):
+            point = np.array(domain.start)
+            point[i] = wrong
+            with pytest.raises(RecipeError, match=rf"{re.escape(domain.names[i])} is .*outside"):
+                space.decode(point)
+        if domain.kinds[i] != "real":
+            with pytest.raises(RecipeError, match=r"expected a whole number from 0"):
+                space.decode(np.where(np.arange(len(domain.names)) == i, 0.5, domain.start))
 
 
 def test_anchors_are_points_of_the_space(space: CoefficientSpace) -> None:
-    found = {label: space.decode(point).coefficients for label, point in space.anchors()}
-    assert (found["base"] == 0).all()
-    np.testing.assert_allclose(found["uniform"], 1 / 3, rtol=1e-12)
-    for k, name in enumerate(EXPERTS):
+    found = {label: space.decode(point) for label, point in space.anchors()}
+    rule = methods.load(space.method)(space.options)
+    tail = f" ({space.method})" if len(space.methods) > 1 else ""
+    assert ("base" in found) == rule.grounded
+    assert not rule.grounded or (found["base"].coefficients == 0).all()
+    if not picks(space) and len(space.experts) > 1:  # of one expert it is that expert's anchor
+        np.testing.assert_allclose(found[f"uniform{tail}"].coefficients, rule.unit / len(space.experts), rtol=1e-12)
+    for k, name in enumerate(space.experts):
+        one = rule.unit * np.eye(len(space.experts))[k]
         np.testing.assert_allclose(
-            found[f"expert: {name}"], np.eye(3)[k][None].repeat(len(found["base"]), 0), atol=1e-12
+            found[f"expert: {name}{tail}"].coefficients, np.tile(one, (len(space.groups), 1)), atol=1e-12
         )
+    assert {r.method for r in found.values()} == set(space.methods)
+    for recipe in found.values():  # at the start of all that is no coefficient
+        start = made_start(space, recipe.method)
+        assert replace(recipe, options=start) == recipe
+
+
+def made_start(space: CoefficientSpace, method: str) -> dict[str, Any]:
+    (options,) = [o for name, o in space.prepared if name == method][:1]
+    return options
 
 
 def test_the_chain_rule_is_the_derivative_of_decoding(space: CoefficientSpace) -> None:
-    point = 0.1 + 0.8 * points(space, 1)[0]
-    slope = np.random.default_rng(1).normal(size=(len(space.groups), len(EXPERTS)))
-    found = space.pull(point, slope)
-    assert found.shape == point.shape
-    for i in range(min(len(point), 30)):
+    point = space.domain.start + 0.2 * (points(space, 1)[0] - space.domain.start)
+    point = np.where(np.array(space.domain.kinds) == "real", point, space.domain.start)
+    slope = np.random.default_rng(1).normal(size=(len(space.groups), len(space.experts)))
+    found, block = space.pull(point, slope), space.domain.shape[0] * space.domain.shape[1]
+    assert found.shape == point.shape and not found[block:].any()
+    for i in range(min(block, 30)):
         ahead, behind = (space.decode(point + s * (np.arange(len(point)) == i)).coefficients for s in (1e-6, -1e-6))
-        assert found[i] == pytest.approx(((ahead - behind) * slope).sum() / 2e-6, rel=1e-5, abs=1e-7)
+        if not picks(space):
+            assert found[i] == pytest.approx(((ahead - behind) * slope).sum() / 2e-6, rel=1e-5, abs=1e-7)
     assert np.isfinite(space.pull(space.domain.low, slope)).all()
     assert np.isfinite(space.pull(space.domain.high, slope)).all()
 
@@ -115,14 +191,17 @@ def test_each_free_group_has_its_layer(space: CoefficientSpace) -> None:
 
 def test_a_space_is_made_again_from_its_description(space: CoefficientSpace) -> None:
     again = CoefficientSpace(**json.loads(json.dumps(space.describe())))
-    point = points(space, 1)[0]
-    assert again.decode(point) == space.decode(point) and again.domain.names == space.domain.names
+    for point in points(space, 3):
+        assert again.decode(point) == space.decode(point) and again.domain.names == space.domain.names
 
 
 def test_a_recipe_of_one_group_is_lifted_to_finer_ones(space: CoefficientSpace) -> None:
-    coarse = CoefficientSpace(TENSORS, EXPERTS, space.method, granularity="model")
-    recipe = coarse.decode(np.array([0.1, 0.2, 0.3]))
-    np.testing.assert_allclose(space.decode(space.encode(recipe)).coefficients, [[0.1, 0.2, 0.3]] * len(space.groups))
+    if picks(space):
+        pytest.skip("coefficients of its groups are 0 or 1")
+    coarse = CoefficientSpace(TENSORS, space.experts, space.method, space.options, granularity="model")
+    row = [0.1, 0.2, 0.3][: len(space.experts)]
+    recipe = coarse.decode(np.array(row))
+    np.testing.assert_allclose(space.decode(space.encode(recipe)).coefficients, [row] * len(space.groups))
 
 
 def test_a_finer_recipe_is_refused_where_it_does_not_fit() -> None:

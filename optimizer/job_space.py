@@ -1,0 +1,132 @@
+"""What does a job say of its search space? Methods, their options, and the coefficients that share a group."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PlainValidator,
+    StringConstraints,
+    Tag,
+    model_serializer,
+    model_validator,
+)
+
+from searchspaces.option import finite
+
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+Bounds = tuple[float, float]
+
+
+class Strict(BaseModel):
+    """Refuses unknown keys, and cannot be changed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _number(value: object) -> int | float:
+    if type(value) not in (int, float) or not finite(value):
+        raise ValueError("expected a finite number")
+    return value  # type: ignore[return-value]
+
+
+def _value(value: object) -> bool | int | float | str:
+    if not isinstance(value, bool | str):
+        try:
+            return _number(value)
+        except ValueError:
+            raise ValueError(
+                "expected a value, 'search', a mapping with low, high, per, start or values, or a number by expert"
+            ) from None
+    return value
+
+
+def _methods(value: object) -> str | list[str]:
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
+        raise ValueError("expected the name of a merge method, or a list of such names")
+    if len(set(names)) < len(names):
+        raise ValueError("a method is listed twice; list each once")
+    return value  # type: ignore[return-value]
+
+
+Number = Annotated[int | float, PlainValidator(_number)]
+Value = Annotated[bool | int | float | str, PlainValidator(_value)]
+
+
+class Searched(Strict):
+    """How an option is searched: from `low` to `high`, by default what the method says is worth it, or among `values`.
+
+    `per` says what it may differ by; `start` is a value of the option.
+    """
+
+    low: Number | None = None
+    high: Number | None = None
+    per: Literal["model", "expert", "group", "both"] = "model"
+    start: Value | None = None
+    values: list[Value] | None = Field(None, min_length=2)
+
+    @model_validator(mode="after")
+    def _range_or_list(self) -> Searched:
+        if self.values is not None and (self.low is not None or self.high is not None):
+            raise ValueError("a list of values has no low and no high; remove them, or the values")
+        return self
+
+    @model_serializer
+    def _said(self) -> dict[str, Any]:
+        """Without what was left out: `per` stays, so that it is read back as what it is."""
+        named = {name: getattr(self, name) for name in ("low", "high", "per", "start", "values")}
+        return {name: value for name, value in named.items() if value is not None}
+
+
+def _form(value: object) -> str:
+    """Which of its forms an option has; no option and no expert has such a name."""
+    if isinstance(value, Searched):
+        return "(searched)"
+    if isinstance(value, dict):
+        known = Searched.model_fields.keys()
+        return "(searched)" if not value or not known.isdisjoint(value) else "(by expert)"
+    return "(value)"
+
+
+OptionEntry = Annotated[
+    Annotated[Value, Tag("(value)")]
+    | Annotated[Searched, Tag("(searched)")]
+    | Annotated[dict[Name, Number], Tag("(by expert)")],
+    Discriminator(_form),
+]
+
+
+class Space(Strict):
+    """What is searched: the merge method or methods, their options, and the coefficients that share a group.
+
+    An option is a value, `search`, how it is searched, or a number for each expert. Its name is `density`, of all
+    methods that have it, or `ties.density`, of that one alone.
+    """
+
+    method: Annotated[str | list[str], PlainValidator(_methods)] = "task_arithmetic"
+    options: dict[str, OptionEntry] = {}
+    granularity: Literal["model", "layer", "module", "tensor"] = "layer"
+    bounds: Bounds | dict[Name, Bounds] = (0.0, 1.0)
+    start: float | dict[Name, float] | None = None
+    frozen: list[str] = []
+    simplex: bool = False
+
+    @property
+    def methods(self) -> list[str]:
+        return [self.method] if isinstance(self.method, str) else self.method
+
+    @property
+    def said(self) -> dict[str, Any]:
+        """The options as plain values, as a space takes them."""
+        dumped: dict[str, Any] = self.model_dump(mode="json")["options"]
+        return dumped
+
+    @property
+    def searched(self) -> list[str]:
+        """The options that are coordinates, by their names in the job."""
+        return [name for name, value in self.options.items() if isinstance(value, Searched) or value == "search"]

@@ -1,0 +1,83 @@
+"""Where may coefficients go, where do they start, and which are held? What a job says by expert and by pattern."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from searchspaces.domain import SLACK
+from searchspaces.errors import RecipeError
+
+Bounds = tuple[float, float]
+T = TypeVar("T")
+
+
+def bounds_of(
+    experts: Sequence[str], bounds: Bounds | Mapping[str, Bounds], simplex: bool
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Each expert's least and largest coefficient, both `(K,)`. Raises RecipeError for bounds that are none."""
+    table = _by_expert(experts, "bounds", bounds, (0.0, 1.0))
+    for name, (low, high) in table.items():
+        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+            raise RecipeError(f"bounds of {name} are [{low}, {high}]; expected finite numbers, the lower first")
+        if simplex and (low, high) != (0.0, 1.0):
+            raise RecipeError("a simplex has bounds of its own, [0, 1]; remove space.bounds")
+    pairs = np.array(list(table.values()), dtype=np.float64)
+    return pairs[:, 0].copy(), pairs[:, 1].copy()
+
+
+def start_of(
+    experts: Sequence[str],
+    start: float | Mapping[str, float],
+    low: NDArray[np.float64],
+    high: NDArray[np.float64],
+    simplex: bool,
+) -> NDArray[np.float64]:
+    """Each expert's coefficient at the start, `(K,)`. Raises RecipeError outside the bounds or the simplex."""
+    table = _by_expert(experts, "start", start, 0.3)
+    for (name, value), least, most in zip(table.items(), low, high, strict=True):
+        if not least <= value <= most:
+            raise RecipeError(f"start of {name} is {value}, outside [{least}, {most}]; set space.start inside bounds")
+    values = np.array(list(table.values()), dtype=np.float64)
+    if simplex and values.sum() > 1 + SLACK:
+        raise RecipeError(
+            f"in a simplex starts sum to at most 1, these sum to {values.sum():g}; "
+            f"set space.start to {1 / len(values):.3g} or less"
+        )
+    return values
+
+
+def free_groups(groups: Mapping[str, Sequence[str]], patterns: Sequence[str]) -> NDArray[np.int64]:
+    """The numbers of the groups that no pattern names, by their own name or by one of their tensors'.
+
+    Raises RecipeError for a pattern that matches nothing, and where nothing is left.
+    """
+    held: set[str] = set()
+    for pattern in patterns:
+        found = {
+            group
+            for group, tensors in groups.items()
+            if fnmatchcase(group, pattern) or any(fnmatchcase(t, pattern) for t in tensors)
+        }
+        if not found:
+            raise RecipeError(
+                f"frozen pattern {pattern!r} matches no group and no tensor; groups are for example "
+                f"{', '.join(list(groups)[:3])}"
+            )
+        held |= found
+    if len(held) == len(groups):
+        raise RecipeError(f"frozen patterns {list(patterns)} hold every group: nothing is left to search")
+    return np.array([g for g, name in enumerate(groups) if name not in held], dtype=np.int64)
+
+
+def _by_expert(experts: Sequence[str], what: str, value: T | Mapping[str, T], default: T) -> dict[str, T]:
+    if not isinstance(value, Mapping):
+        return {name: value for name in experts}
+    if odd := value.keys() - set(experts):
+        raise RecipeError(f"{what} names {min(odd)!r}, which is no expert; there are: {', '.join(experts)}")
+    return {name: value.get(name, default) for name in experts}
