@@ -93,30 +93,48 @@ def one(
     row: str, seed: int, pool: Path, irrelevant: Path | None, out: Path, changes: Mapping[str, Any]
 ) -> dict[str, Any]:
     """One search and its best candidate on held-out items: mean accuracy, its standard error, and by task."""
+
+    label = PLAIN.get(row, "")
+    return searched(f"{row} {seed}", describe(row, seed, pool, irrelevant, changes), out, label)
+
+
+def searched(what: str, description: dict[str, Any], out: Path, label: str = "") -> dict[str, Any]:
+    """A job's search, and its best candidate (among those that its stage calls so) on held-out items."""
     from optimizer import Job, Run
 
-    name = f"{row} {seed}".replace(" ", "-").replace("+", "p")
+    name = what.replace(" ", "-").replace("+", "p")
     done = out / f"{name}.json"
     if done.is_file():
         return dict(json.loads(done.read_text()))
-    job = Job.parse(describe(row, seed, pool, irrelevant, changes) | {"name": name}, out.parent)
+    out.mkdir(parents=True, exist_ok=True)
+    job = Job.parse(description | {"name": name}, out.parent)
     began = time.monotonic()
     run = Run(out / name) if (out / name).is_dir() else Run.create(job, out)
     run.search(heldout=False)
     results = run.results()
     order = [results.candidates[n] for n in results.front.by_mean()]
-    best = next(c for c in order if PLAIN.get(row, "") in c.stage)
-    measures = heldout(run, best.point)
-    accuracy = [measures[f"{task}.accuracy"] for task in TASKS]
-    found = {
-        "stage": best.stage,
+    best = next(c for c in order if label in c.stage)
+    found = {"stage": best.stage, **unseen(run.job, best.point), "seconds": time.monotonic() - began}
+    done.write_text(json.dumps(found, indent=1) + "\n")
+    return found
+
+
+def unseen(job: Any, point: Any = None) -> dict[str, Any]:
+    """A point's accuracy on held-out items, by default the start's: mean, its standard error, and by task."""
+    from optimizer.driver import Items, Question
+    from optimizer.worker import Worker, specification
+
+    worker = Worker(specification(job, False), "benchmark")
+    point = worker.space.domain.start if point is None else point
+    answer = worker.answer(Question(0, point, items=Items("heldout")))
+    if answer.failure is not None:
+        raise SystemExit(f"{job.name}: fails on held-out items: {answer.failure}")
+    accuracy = [answer.measures[f"{task}.accuracy"] for task in TASKS]
+    return {
         "mean": sum(m.value for m in accuracy) / len(accuracy),
         "stderr": math.sqrt(sum((m.stderr or 0.0) ** 2 for m in accuracy)) / len(accuracy),
         "tasks": {task: m.value for task, m in zip(TASKS, accuracy, strict=True)},
-        "seconds": time.monotonic() - began,
     }
-    done.write_text(json.dumps(found, indent=1) + "\n")
-    return found
 
 
 def describe(row: str, seed: int, pool: Path, irrelevant: Path | None, changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -126,21 +144,28 @@ def describe(row: str, seed: int, pool: Path, irrelevant: Path | None, changes: 
         driver = {**driver, **changes, "anchors": False}
     else:
         decisive, granularity, space, driver = ("cross_entropy",), "model", {}, {"name": "random"}
-    experts = {task: str(pool / "experts" / task) for task in TASKS}
+    job = base_job(pool, seed, decisive == EXPERTS)
     if irrelevant is not None:
-        experts |= {folder.name: str(folder) for folder in sorted(irrelevant.glob("[!.]*"))}
+        job["models"]["experts"] |= {folder.name: str(folder) for folder in sorted(irrelevant.glob("[!.]*"))}
+    plain = len(job["models"]["experts"]) + 9  # base, experts, and averages
+    return job | {
+        "space": {"granularity": granularity, "bounds": [0.0, 1.0], "start": 0.1, **space},
+        "objectives": [f"{task}.{metric}" for metric in decisive for task in TASKS],
+        "driver": driver,
+        "budget": {"evaluations": 400 if row in ROWS else plain},
+    }
+
+
+def base_job(pool: Path, seed: int, follows: bool) -> dict[str, Any]:
+    """Models and evaluators of a job over the pool; `follows`: evaluators know the task's expert."""
     return {
         "models": {
             "base": str(pool / "base"),
-            "experts": experts,
+            "experts": {task: str(pool / "experts" / task) for task in TASKS},
             "heads": ["classifier.*"],
             "exclude": ["embeddings.*"],
         },
-        "space": {"granularity": granularity, "bounds": [0.0, 1.0], "start": 0.1, **space},
-        "evaluators": [_evaluator(task, pool, decisive == EXPERTS) for task in TASKS],
-        "objectives": [f"{task}.{metric}" for metric in decisive for task in TASKS],
-        "driver": driver,
-        "budget": {"evaluations": 400 if row in ROWS else len(experts) + 9},  # the latter: base, experts, and averages
+        "evaluators": [_evaluator(task, pool, follows) for task in TASKS],
         "executor": {"kind": "inline"},
         "seed": seed,
     }
@@ -153,17 +178,6 @@ def _evaluator(task: str, pool: Path, follows: bool) -> dict[str, Any]:
         **{"pooling": "mean", "normalize": True, "max_length": 32},
         **({"teacher": task} if follows else {}),
     }
-
-
-def heldout(run: Any, point: Any) -> dict[str, Any]:
-    """A point's measures on held-out items."""
-    from optimizer.driver import Items, Question
-    from optimizer.worker import Worker, specification
-
-    answer = Worker(specification(run.job, False), "benchmark").answer(Question(0, point, items=Items("heldout")))
-    if answer.failure is not None:
-        raise SystemExit(f"{run.folder}: the best candidate fails on held-out items: {answer.failure}")
-    return dict(answer.measures)
 
 
 def _print(row: str, found: list[dict[str, Any]]) -> None:
