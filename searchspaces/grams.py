@@ -9,6 +9,7 @@ from functools import cached_property
 import torch
 
 from searchspaces.errors import PoolError
+from searchspaces.given import Given
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,19 +61,13 @@ class Grams:
         return wide
 
 
-def grams_of(
-    name: str,
-    base: torch.Tensor,
-    experts: Mapping[str, torch.Tensor],
-    statistics: Mapping[str, torch.Tensor],
-    scale: float,
-) -> Grams | None:
+def grams_of(given: Given, scale: float) -> Grams | None:
     """The Grams of a tensor (see `searchspaces.gathered`).
 
     None where no expert has one (what is no linear layer's has none), or all of them are 0. Raises PoolError, naming
     tensor and expert, for one that does not fit or is not finite.
     """
-    found = {expert: statistics[expert] for expert in experts if expert in statistics}
+    base, found = given.base, {e: given.statistics[e] for e in given.experts if e in given.statistics}
     if base.dim() != 2 or not found:
         return None
     first = next(iter(found.values())).dim() == 3
@@ -83,9 +78,9 @@ def grams_of(
         if not fits or not bool(torch.isfinite(gram).all()) or bool((gram.flatten(1).diagonal() < 0).any()):
             what = "NaN, infinity, or a negative entry on its diagonal" if fits else f"shape {tuple(gram.shape)}"
             raise PoolError(
-                f"expert {expert!r}: the Gram of the inputs of {name!r} {tuple(base.shape)} has {what}, expected "
+                f"expert {expert!r}: the Gram of the inputs of {given.name!r} {tuple(base.shape)} has {what}, expected "
                 f"{expected} finite numbers; remove the statistics, and look at the expert's data"
             )
     if not any(bool(gram.flatten(1).diagonal().any()) for gram in found.values()):
         return None
-    return Grams(found, len(experts), scale, first)
+    return Grams(found, len(given.experts), scale, first)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from searchspaces.composition import Composition
 from searchspaces.errors import RecipeError
 from searchspaces.facts import Facts
+from searchspaces.given import Given
 from searchspaces.option import Number, Option, Spec
 from searchspaces.row import Row
 
@@ -104,16 +105,10 @@ class Processing(Method, Protocol):
         """Look at all tensors, as often as needed, before any is processed: thresholds over a whole model, say."""
         ...
 
-    def process(
-        self,
-        name: str,
-        base: torch.Tensor,
-        experts: Mapping[str, torch.Tensor],
-        statistics: Mapping[str, torch.Tensor],
-    ) -> Iterator[torch.Tensor]:
-        """Each expert's processed task vector, float32 and in its shape, one after the other; no argument is changed.
+    def process(self, given: Given) -> Iterator[torch.Tensor]:
+        """Each expert's processed task vector, float32 and in its shape, one after the other; nothing given is changed.
 
-        `statistics` holds what was gathered of this tensor, by expert; an expert without any is not in it.
+        It has elements: what has none is not asked of.
         """
         ...
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -17,6 +17,7 @@ from searchspaces.checkpoint import Checkpoint
 from searchspaces.difference import Processed
 from searchspaces.errors import PoolError
 from searchspaces.gathered import Gathered, statistics_of
+from searchspaces.given import Given
 from searchspaces.method import Processing
 from searchspaces.once import cache, made_once
 from searchspaces.option import Option, complete
@@ -113,7 +114,9 @@ def _make(
     def made() -> Iterator[tuple[str, torch.Tensor]]:
         for name, base, experts in tensors():
             progress(name)
-            done = _checked(label, name, experts, method.process(name, base, experts, statistics_of(name, gathered)))
+            given = Given(name, base, experts, statistics_of(name, gathered))
+            # a tensor without elements has nothing to rank or take apart
+            done = _checked(label, given, method.process(given) if base.numel() else given.averaged())
             for expert, tensor in zip(experts, done, strict=True):
                 yield f"{expert}/{name}", tensor.to(dtypes[f"{expert}/{name}"])
 
@@ -123,10 +126,10 @@ def _make(
     shards.write_text(home / "config.json", json.dumps(dict(pool.base.config)))
 
 
-def _checked(method: str, name: str, experts: Iterable[str], done: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
+def _checked(method: str, given: Given, done: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
     """What a method makes of one tensor; raises PoolError where that is not finite, or a decomposition fails."""
-    for expert in experts:
-        what = f"method {method!r}: the task vector of {name!r} of expert {expert!r}"
+    for expert in given.experts:
+        what = f"method {method!r}: the task vector of {given.name!r} of expert {expert!r}"
         remedy = "look for huge numbers in that tensor of base and experts, or exclude it"
         try:
             tensor = next(done)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 import pytest
 import torch
 
+from searchspaces.given import Given
 from searchspaces.methods.pcb import PCB
 from searchspaces.option import complete
 
@@ -50,7 +51,7 @@ def parts(base: Model, experts: Mapping[str, Model], **options: float) -> dict[s
         return ((n, t, {e: m[n] for e, m in experts.items()}) for n, t in base.items())
 
     method.survey(tensors)
-    return {n: list(method.process(n, t, e, {})) for n, t, e in tensors()}
+    return {n: list(method.process(Given(n, t, e))) for n, t, e in tensors()}
 
 
 def flat(model: Mapping[str, torch.Tensor], names: Model) -> torch.Tensor:

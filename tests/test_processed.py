@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from searchspaces import CoefficientSpace, Pool, Recipe, Resident, processed
 from searchspaces.errors import Inexpressible, PoolError, RecipeError
+from searchspaces.given import Given
 from searchspaces.loading import load_model
 from searchspaces.materialise import merged_tensors
 from searchspaces.mergekit import to_mergekit
@@ -127,7 +128,7 @@ def test_opposite_task_vectors_leave_the_larger_and_equal_ones_nothing() -> None
     first = torch.zeros(4)
     one, two = torch.tensor([3.0, -2.0, 1.0, 0.0]), torch.tensor([-1.0, -5.0, -1.0, 0.0])
     rule = TiesOnce(complete("ties_once", TiesOnce.options, {"density": 1.0, "scope": "tensor"}))
-    kept = list(rule.process("w", first, {"one": one, "two": two}, {}))
+    kept = list(rule.process(Given("w", first, {"one": one, "two": two})))
     assert [t.tolist() for t in kept] == [[3, -2, 0, 0], [0, -5, 0, 0]]
     assert one.tolist() == [3, -2, 1, 0] and first.tolist() == [0] * 4
 
@@ -332,3 +333,18 @@ def test_mergekit_cannot_say_it(tmp_path: Path) -> None:
     raw = pool_of(tmp_path)
     with pytest.raises(Inexpressible, match="no method like ties_once"):
         to_mergekit(recipe_of(raw), raw)
+
+
+@pytest.mark.parametrize("method", ["ties_once", "pcb", "tsv_m", "iso_c", "iso_cts"])
+@pytest.mark.parametrize("scope", ["model", "tensor"])
+def test_a_tensor_without_elements_stays_one(tmp_path: Path, method: str, scope: str) -> None:
+    draw = torch.Generator().manual_seed(0)
+    for name in ("base", "a", "b"):
+        (tmp_path / name).mkdir()
+        tensors = {"empty": torch.zeros(0, 3), "full": torch.randn(6, 5, generator=draw)}
+        save_file(tensors, tmp_path / name / "model.safetensors", {"format": "pt"})
+        (tmp_path / name / "config.json").write_text("{}")
+    pool = Pool.open(tmp_path / "base", {n: tmp_path / n for n in ("a", "b")})
+    found = processed(pool, method, {"scope": scope} if method == "ties_once" else {})
+    shapes = {n: tuple(e.tensor(n).shape) for e in found.experts.values() for n in ("empty", "full")}
+    assert shapes == {"empty": (0, 3), "full": (6, 5)}

@@ -101,12 +101,13 @@ def test_blocks_of_rows_give_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
 
 DIGEST = """
 import hashlib, sys, torch
+from searchspaces.given import Given
 from searchspaces.methods.tsv_m import TsvM
 torch.set_num_threads(int(sys.argv[1]))
 draw = torch.Generator().manual_seed(0)
 base = torch.randn(300, 200, generator=draw)
 experts = {f"e{k}": base + 0.01 * torch.randn(300, 200, generator=draw) for k in range(3)}
-kept = torch.stack(list(TsvM({"lambda": 1.0, "rank": 1.0}).process("w", base, experts, {})))
+kept = torch.stack(list(TsvM({"lambda": 1.0, "rank": 1.0}).process(Given("w", base, experts))))
 print(hashlib.sha256(kept.numpy().tobytes()).hexdigest(), *kept.flatten()[::997].tolist())
 """
 

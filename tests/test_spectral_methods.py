@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from searchspaces import CoefficientSpace, Pool, Resident, processed
+from searchspaces.given import Given
 from searchspaces.materialise import merged_tensors
 from searchspaces.method import Processing
 from searchspaces.methods import load
@@ -35,7 +36,7 @@ def parts(rule: Processing, base: torch.Tensor, *deltas: torch.Tensor) -> list[t
         yield "w", base, experts
 
     rule.survey(tensors)
-    found = list(rule.process("w", base, experts, {}))
+    found = list(rule.process(Given("w", base, experts)))
     assert all(t.dtype == torch.float32 and t.shape == base.shape and torch.isfinite(t).all() for t in found)
     return found
 
@@ -225,7 +226,7 @@ def test_bf16_models_are_processed_in_fp32_and_nothing_is_changed(name: str) -> 
     base, deltas = normal(2, 24, 18)
     models = [base.bfloat16(), *((base + d).bfloat16() for d in deltas)]
     before = [m.clone() for m in models]
-    found = list(method(name).process("w", models[0], {"a": models[1], "b": models[2]}, {}))
+    found = list(method(name).process(Given("w", models[0], {"a": models[1], "b": models[2]})))
     assert all(torch.equal(m, b) for m, b in zip(models, before, strict=True))
     straight = parts(method(name), models[0].float(), *(m.float() - models[0].float() for m in models[1:]))
     for one, other in zip(found, straight, strict=True):

@@ -13,6 +13,7 @@ from scipy.sparse.linalg import LinearOperator, cg
 
 from searchspaces.errors import PoolError
 from searchspaces.gathered import Gathered, statistics_of
+from searchspaces.given import Given
 from searchspaces.methods import load
 from searchspaces.option import complete
 
@@ -52,7 +53,7 @@ def done(
     """Processed task vectors, float64; nothing that went in is changed."""
     kind = load(method)
     before = [t.clone() for t in (base, *experts.values(), *statistics.values())]
-    found = list(kind(complete(method, kind.options, options)).process("w", base, experts, statistics))
+    found = list(kind(complete(method, kind.options, options)).process(Given("w", base, experts, statistics)))
     after = [base, *experts.values(), *statistics.values()]
     assert all(torch.equal(a, b) for a, b in zip(after, before, strict=True))
     assert all(t.dtype == torch.float32 and t.shape == base.shape and t.is_contiguous() for t in found)
@@ -252,7 +253,7 @@ def test_fisher_warns_of_experts_most_of_whose_entries_are_at_the_floor(caplog: 
         kind = load("fisher")
         rule = kind(complete("fisher", kind.options, options))
         for name in ("v", "w"):
-            list(rule.process(name, base, experts, {"e0": high, "e1": mixed}))
+            list(rule.process(Given(name, base, experts, {"e0": high, "e1": mixed})))
         assert not caplog.records  # once for all tensors
         rule.conclude()
         found = [record.getMessage() for record in caplog.records]

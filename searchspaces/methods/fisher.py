@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 
 from searchspaces.errors import PoolError
+from searchspaces.given import Given
 from searchspaces.method import LAMBDA, OnProcessed
 from searchspaces.option import Number, Option, Spec
 
@@ -37,16 +38,11 @@ class Fisher(OnProcessed):
         self._entries = 0
         self._floored: Counter[str] = Counter()
 
-    def process(
-        self,
-        name: str,
-        base: torch.Tensor,
-        experts: Mapping[str, torch.Tensor],
-        statistics: Mapping[str, torch.Tensor],
-    ) -> Iterator[torch.Tensor]:
+    def process(self, given: Given) -> Iterator[torch.Tensor]:
         """Each expert's share of each entry, times its task vector. Raises PoolError for a Fisher that does not fit."""
+        base, experts, statistics = given.base, given.experts, given.statistics
         for expert in experts.keys() & statistics.keys():
-            _check(name, expert, statistics[expert], base)
+            _check(given.name, expert, statistics[expert], base)
         total = torch.zeros(base.shape)
         self._entries += base.numel()
         for expert in experts:  # once to sum, once to share: no more than one expert's Fisher is held

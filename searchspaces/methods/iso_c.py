@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import torch
 
+from searchspaces.given import Given
 from searchspaces.method import LAMBDA, OnProcessed
 from searchspaces.option import Spec
 from searchspaces.spectral import differences, directions, noise, shares, summed
@@ -33,17 +34,11 @@ class IsoC(OnProcessed):
     version: ClassVar[int] = 3
     sweep = (0.2, 0.4, 0.7, 1.0, 1.3, 1.6, 2.0)
 
-    def process(
-        self,
-        name: str,
-        base: torch.Tensor,
-        experts: Mapping[str, torch.Tensor],
-        statistics: Mapping[str, torch.Tensor],
-    ) -> Iterator[torch.Tensor]:
+    def process(self, given: Given) -> Iterator[torch.Tensor]:
         """`mean(S) U diag(w_k) V^T`, of `(n, m)`. Beside one of them U and V are held, or the sum in float64."""
-        base = base.float()
+        base, experts = given.base.float(), given.experts
         if base.dim() != 2 or len(experts) == 1:
-            yield from (delta / len(experts) for delta in differences(base, experts))
+            yield from given.averaged()
             return
         found = directions(summed(base, experts), noise(base, differences(base, experts)))
         mean = float(found.sizes.sum()) / max(1, len(found.sizes))

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import torch
 
+from searchspaces.given import Given
 from searchspaces.method import LAMBDA, OnProcessed
 from searchspaces.option import Number, Option, Spec
 from searchspaces.spectral import Directions, differences, directions, noise, polar, shares, summed
@@ -37,17 +38,11 @@ class IsoCTS(OnProcessed):
         super().__init__(options)
         self._common = float(options["common"])
 
-    def process(
-        self,
-        name: str,
-        base: torch.Tensor,
-        experts: Mapping[str, torch.Tensor],
-        statistics: Mapping[str, torch.Tensor],
-    ) -> Iterator[torch.Tensor]:
+    def process(self, given: Given) -> Iterator[torch.Tensor]:
         """`mean(S) (U_0 diag(w_k) V_0^T + U_k V_k^T)`, of `(n, m)`. Beside one of them U and V are held, twice."""
-        base = base.float()
+        base, experts = given.base.float(), given.experts
         if base.dim() != 2 or len(experts) == 1:
-            yield from (delta / len(experts) for delta in differences(base, experts))
+            yield from given.averaged()
             return
         parts = self._parts(base, experts)
         counts = [len(p.sizes) for p in parts]

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import torch
 
+from searchspaces.given import Given
 from searchspaces.grams import Grams, grams_of
 from searchspaces.method import LAMBDA, OnProcessed
 from searchspaces.option import Choice, Number, Option, Spec
@@ -54,18 +55,11 @@ class Mats(OnProcessed):
         self._iterations, self._initial = int(options["iterations"]), str(options["initial"])
         self._scale = float(options["scale"])
 
-    def process(
-        self,
-        name: str,
-        base: torch.Tensor,
-        experts: Mapping[str, torch.Tensor],
-        statistics: Mapping[str, torch.Tensor],
-    ) -> Iterator[torch.Tensor]:
+    def process(self, given: Given) -> Iterator[torch.Tensor]:
         """Twice over the experts: for the whole, and for each part. Raises PoolError for Grams that do not fit."""
-        grams = grams_of(name, base, experts, statistics, self._scale)
+        base, experts, grams = given.base, given.experts, grams_of(given, self._scale)
         if grams is None:
-            for tensor in experts.values():
-                yield (tensor.float() - base.float()) / len(experts)
+            yield from given.averaged()
             return
         start = {"average": 1 / len(experts), "base": 0.0, "task_arithmetic": 0.3}[self._initial]
         residual = torch.zeros_like(grams.inward(base))

@@ -7,6 +7,7 @@ from typing import ClassVar, NamedTuple
 
 import torch
 
+from searchspaces.given import Given
 from searchspaces.method import LAMBDA, OnProcessed, Tensors
 from searchspaces.option import Number, Option, Spec
 from searchspaces.quantiles import ranked, task_vectors
@@ -61,17 +62,11 @@ class PCB(OnProcessed):
         found = ranked(scores, lambda n: [min(int(n * (1 - self._ratio)), n - 1), n - 1])
         self._bounds = [Bounds(*end, *score) for end, score in zip(ends, found, strict=True)]
 
-    def process(
-        self,
-        name: str,
-        base: torch.Tensor,
-        experts: Mapping[str, torch.Tensor],
-        statistics: Mapping[str, torch.Tensor],
-    ) -> Iterator[torch.Tensor]:
+    def process(self, given: Given) -> Iterator[torch.Tensor]:
         """`b_k a_k / sum_j b_j`, of any shape; 0 where all b are. Three times over the experts, so that one is held."""
-        base, count = base.float(), len(experts)
+        base, experts, count = given.base.float(), given.experts, len(given.experts)
         if count == 1:
-            yield from (expert.float() - base for expert in experts.values())
+            yield from given.averaged()
             return
         total, weights = torch.zeros(base.shape), torch.zeros(base.shape)
         for expert in experts.values():

@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 
 from searchspaces.errors import PoolError
+from searchspaces.given import Given
 from searchspaces.grams import grams_of
 from searchspaces.method import LAMBDA, OnProcessed
 from searchspaces.option import Number, Option, Spec
@@ -41,27 +42,20 @@ class RegMean(OnProcessed):
         super().__init__(options)
         self._scale, self._ridge = float(options["scale"]), float(options["ridge"])
 
-    def process(
-        self,
-        name: str,
-        base: torch.Tensor,
-        experts: Mapping[str, torch.Tensor],
-        statistics: Mapping[str, torch.Tensor],
-    ) -> Iterator[torch.Tensor]:
+    def process(self, given: Given) -> Iterator[torch.Tensor]:
         """Raises PoolError where the sum of Grams is singular in float64, and for Grams that do not fit."""
-        grams = grams_of(name, base, experts, statistics, self._scale)
+        base, grams = given.base, grams_of(given, self._scale)
         if grams is None:
-            for tensor in experts.values():
-                yield (tensor.float() - base.float()) / len(experts)
+            yield from given.averaged()
             return
-        ridge = self._ridge * grams.total.diagonal() / len(experts)
-        factor, failed = torch.linalg.cholesky_ex(grams.total + torch.diag(ridge * len(experts)))
+        ridge = self._ridge * grams.total.diagonal() / len(given.experts)
+        factor, failed = torch.linalg.cholesky_ex(grams.total + torch.diag(ridge * len(given.experts)))
         if failed:
             raise PoolError(
-                f"method regmean: the sum of the Grams of {name!r} is singular; set option scale below 1 (0.9 is "
+                f"method regmean: the sum of the Grams of {given.name!r} is singular; set option scale below 1 (0.9 is "
                 f"published), or raise ridge (now {self._ridge:g}, 1e-4 say)"
             )
-        for expert, tensor in experts.items():
+        for expert, tensor in given.experts.items():
             tau = grams.inward(tensor.float() - base.float())
             weighed = grams.of(expert) @ tau + ridge[:, None] * tau
             yield grams.outward(torch.cholesky_solve(weighed, factor))

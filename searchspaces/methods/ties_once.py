@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import torch
 
+from searchspaces.given import Given
 from searchspaces.method import LAMBDA, OnProcessed, Tensors
 from searchspaces.option import Choice, Number, Option, Spec
 from searchspaces.quantiles import ranked, task_vectors
@@ -42,17 +43,11 @@ class TiesOnce(OnProcessed):
         """The least magnitude that each expert keeps, where that is one for the whole model."""
         self._least = thresholds(tensors, self._density) if self._scope == "model" else None
 
-    def process(
-        self,
-        name: str,
-        base: torch.Tensor,
-        experts: Mapping[str, torch.Tensor],
-        statistics: Mapping[str, torch.Tensor],
-    ) -> Iterator[torch.Tensor]:
+    def process(self, given: Given) -> Iterator[torch.Tensor]:
         """Entries of the task vector where it is kept and agrees, or shares of them, 0 elsewhere."""
-        least = self._least
+        base, experts, least = given.base, given.experts, self._least
         if least is None:
-            least = thresholds(lambda: iter([(name, base, experts)]), self._density)
+            least = thresholds(lambda: iter([(given.name, base, experts)]), self._density)
         # over the experts again and again, so that no more than one task vector is held
         elected = torch.zeros(base.shape)
         for expert, bound in zip(experts.values(), least, strict=True):

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import torch
 
+from searchspaces.given import Given
 from searchspaces.method import LAMBDA, OnProcessed
 from searchspaces.option import Number, Option, Spec
 from searchspaces.spectral import differences, directions, noise, polar
@@ -39,17 +40,11 @@ class TsvM(OnProcessed):
         super().__init__(options)
         self._rank = float(options["rank"])
 
-    def process(
-        self,
-        name: str,
-        base: torch.Tensor,
-        experts: Mapping[str, torch.Tensor],
-        statistics: Mapping[str, torch.Tensor],
-    ) -> Iterator[torch.Tensor]:
+    def process(self, given: Given) -> Iterator[torch.Tensor]:
         """`U'_k S_k V'_k^T`, of `(n, m)`. Beside one of them what is kept of U and V is held, twice."""
-        base = base.float()
+        base, experts = given.base.float(), given.experts
         if base.dim() != 2:
-            yield from (delta / len(experts) for delta in differences(base, experts))
+            yield from given.averaged()
             return
         most = int(self._rank * min(base.shape) / len(experts))
         kept = [directions(delta, noise(base, [delta]), most) for delta in differences(base, experts)]
