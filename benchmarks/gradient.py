@@ -170,7 +170,7 @@ class World:
         """A model, and of each parameter its group, name, base `shape` and task vectors `(K, *shape)`."""
         import torch
 
-        from searchspaces.loading import load_model, targets
+        from searchspaces.models.loading import load_model, targets
 
         model = load_model(self.pool.base.folder)
         places = {p.data_ptr(): (name, p.detach()) for name, p in model.named_parameters()}

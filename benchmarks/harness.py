@@ -136,7 +136,7 @@ def prepare(home: Path, resident: Any, count: int, choices: list[str]) -> dict[s
     from transformers import AutoTokenizer
 
     from evaluators.evaluator import Setting
-    from evaluators.harness import Harness
+    from evaluators.harness.evaluator import Harness
 
     draw = random.Random(0)
     letters = "abcdefghijklmnopqrstuvwxyz "

@@ -34,10 +34,10 @@ from pico import base, expert  # noqa: E402
 
 from searchspaces import Pool, Recipe, methods  # noqa: E402
 from searchspaces.errors import Inexpressible, RecipeError  # noqa: E402
-from searchspaces.materialise import merged_tensors  # noqa: E402
 from searchspaces.mergekit import to_mergekit  # noqa: E402
 from searchspaces.mergekit_methods import SAID  # noqa: E402
 from searchspaces.option import Flag, Number, Option, Spec, complete  # noqa: E402
+from searchspaces.weights.materialise import merged_tensors  # noqa: E402
 
 GRANULARITIES = ("model", "layer", "tensor")
 BOUND = 1e-5

@@ -15,7 +15,7 @@ EVALUATORS: dict[str, str] = {
     "classification": "evaluators.classification:Classification",
     "language": "evaluators.language:Language",
     "function": "evaluators.function:Function",
-    "harness": "evaluators.harness:Harness",
+    "harness": "evaluators.harness.evaluator:Harness",
 }
 """Kind -> `module:Class`. Other people's come in through entry points of the group `mergeopt.evaluators`."""
 

@@ -194,15 +194,17 @@ def cache(
     json_out: AsJson = False,
 ) -> None:
     """What is kept on this host so that it is computed once, and how large it may grow."""
-    from searchspaces import room
+    from searchspaces.cache import limit
 
     if clear:
-        room.clear()
-    found = room.sizes()
+        limit.clear()
+    found = limit.sizes()
     if json_out:
-        typer.echo(json.dumps({"folder": str(room.root()), "limit": room.limit(), "bytes": found}))
+        typer.echo(json.dumps({"folder": str(limit.root()), "limit": limit.limit(), "bytes": found}))
         return
-    typer.echo(f"{room.root()}: {sum(found.values()) / 1e9:.2f} GB of at most {room.limit() / 1e9:.2f} ({room.LIMIT})")
+    typer.echo(
+        f"{limit.root()}: {sum(found.values()) / 1e9:.2f} GB of at most {limit.limit() / 1e9:.2f} ({limit.LIMIT})"
+    )
     for kind, size in found.items():
         typer.echo(f"  {kind:<14}{size / 1e9:8.2f} GB")
 

@@ -21,12 +21,13 @@ from optimizer.errors import DiskFull, ExportError, ScoreMismatch
 from optimizer.gathering import merged_pool
 from optimizer.results import Candidate
 from optimizer.teachers import teach
-from searchspaces import Pool, Recipe, Resident, shards
-from searchspaces.concatenate import OneAdapter, write_adapter
+from searchspaces import Pool, Recipe, Resident
+from searchspaces.adapters.concatenate import OneAdapter, write_adapter
 from searchspaces.errors import Inexpressible
-from searchspaces.loading import input_device, load_model
-from searchspaces.materialise import merged_tensors
 from searchspaces.mergekit import to_mergekit
+from searchspaces.models import shards
+from searchspaces.models.loading import input_device, load_model
+from searchspaces.weights.materialise import merged_tensors
 
 if TYPE_CHECKING:
     from optimizer.problem import Problem

@@ -24,11 +24,12 @@ from evaluators.statistics import Fishers, Gatherer, Grams
 from optimizer.errors import JobError
 from optimizer.sums import Work
 from optimizer.teachers import reader
-from searchspaces import Pool, Recipe, Resident, methods, processed, room
+from searchspaces import Pool, Recipe, Resident, methods, processed
+from searchspaces.cache import limit
+from searchspaces.cache.once import cache, made_once
 from searchspaces.errors import PoolError
-from searchspaces.inputs import readings
-from searchspaces.loading import targets
-from searchspaces.once import cache, made_once
+from searchspaces.facts.inputs import readings
+from searchspaces.models.loading import targets
 
 if TYPE_CHECKING:
     from optimizer.problem import Problem
@@ -84,7 +85,7 @@ def merged_pool(problem: Problem, recipe: Recipe, progress: Callable[[str], None
 def gathered(
     problem: Problem, method: str, hashes: Mapping[str, str], progress: Callable[[str], None] = log.info
 ) -> dict[str, Path]:
-    """One folder of statistics an expert (see `searchspaces.gathered`); nothing where the method needs none.
+    """One folder of statistics an expert (see `searchspaces.facts.gathered`); nothing where the method needs none.
 
     They are made by whichever process of a host comes first, by a model and evaluators of their own that are gone
     afterwards. `hashes` are the models' content hashes; a folder's name is a hash of all that its content depends on.
@@ -171,7 +172,7 @@ class Station:
     ) -> None:
         """Fill the folder `home`; `work` keeps what is done between processes."""
         needed = sum(map(self._room, self.watched))  # sums and statistics take as much as that
-        room.make_room(needed, home.parent)
+        limit.make_room(needed, home.parent)
         free = shutil.disk_usage(home).free
         if free < needed:
             raise PoolError(

@@ -14,10 +14,10 @@ from optimizer.assemble import most_steps
 from optimizer.errors import JobError
 from optimizer.job import EvaluatorEntry, Job
 from searchspaces import Pool, methods
-from searchspaces.accelerator import CHUNK, STAGED, Limit
-from searchspaces.headers import TensorInfo
-from searchspaces.kernel import CHUNK as KERNEL_CHUNK
-from searchspaces.lowrank import BLOCK, LEAST
+from searchspaces.adapters.lowrank import BLOCK, LEAST
+from searchspaces.models.headers import TensorInfo
+from searchspaces.weights.accelerator import CHUNK, STAGED, Limit
+from searchspaces.weights.kernel import CHUNK as KERNEL_CHUNK
 
 BATCH = 32  # items together, where an evaluator does not say
 LENGTH = 512  # tokens of an item, where no evaluator and no shorter context says otherwise

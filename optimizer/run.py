@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from optimizer.problem import Problem
     from optimizer.search import Search
     from searchspaces import CoefficientSpace
-    from searchspaces.concatenate import OneAdapter
+    from searchspaces.adapters.concatenate import OneAdapter
 
 SPARE_BYTES = 50_000_000  # a run does not start on a disk with less room than this
 

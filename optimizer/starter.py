@@ -55,7 +55,7 @@ def write_job(base: str, experts: Sequence[str], data: Sequence[str], out: Path)
     """
     from searchspaces import Pool
     from searchspaces.errors import VocabularyError
-    from searchspaces.pool import suggest_heads
+    from searchspaces.models.pool import suggest_heads
 
     if out.exists():
         raise JobError(f"{out} exists already; remove it, or name another with --out")

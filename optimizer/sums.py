@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from safetensors import SafetensorError, safe_open
 
-from searchspaces import shards
+from searchspaces.models import shards
 
 
 class Work:

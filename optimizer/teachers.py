@@ -13,7 +13,7 @@ from filelock import FileLock
 
 from evaluators.evaluator import Differentiable
 from searchspaces import Resident
-from searchspaces.once import cache
+from searchspaces.cache.once import cache
 
 if TYPE_CHECKING:
     from optimizer.problem import Problem

@@ -6,22 +6,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from searchspaces.materialise import Resident
+    from searchspaces.facts.process import processed
     from searchspaces.methods import METHODS
-    from searchspaces.pool import Pool
-    from searchspaces.process import processed
+    from searchspaces.models.pool import Pool
     from searchspaces.recipe import Recipe
     from searchspaces.space import CoefficientSpace
+    from searchspaces.weights.materialise import Resident
 
 __all__ = ["METHODS", "CoefficientSpace", "Pool", "Recipe", "Resident", "processed"]
 
 _HOMES = {
     "METHODS": "searchspaces.methods",
     "CoefficientSpace": "searchspaces.space",
-    "Pool": "searchspaces.pool",
+    "Pool": "searchspaces.models.pool",
     "Recipe": "searchspaces.recipe",
-    "Resident": "searchspaces.materialise",
-    "processed": "searchspaces.process",
+    "Resident": "searchspaces.weights.materialise",
+    "processed": "searchspaces.facts.process",
 }
 
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from searchspaces.adapter import Adapter
-from searchspaces.checkpoint import Checkpoint
+from searchspaces.adapters.adapter import Adapter
 from searchspaces.errors import Inexpressible
 from searchspaces.mergekit_methods import SAID, Filters, Said
-from searchspaces.pool import Pool
+from searchspaces.models.checkpoint import Checkpoint
+from searchspaces.models.pool import Pool
 from searchspaces.recipe import Recipe
 
 BROKEN = ("BertModel",)  # mergekit 0.1.5 ends with a TypeError where optional tensors have other names too

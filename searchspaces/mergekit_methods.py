@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from searchspaces import methods
-from searchspaces.compositions import Compositions
 from searchspaces.errors import Inexpressible
+from searchspaces.models.pool import Pool
 from searchspaces.option import Number
-from searchspaces.pool import Pool
 from searchspaces.recipe import Recipe
+from searchspaces.weights.compositions import Compositions
 
 FLOOR = 1e-6  # of mergekit's sce
 

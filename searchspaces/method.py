@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from searchspaces.composition import Composition
 from searchspaces.errors import RecipeError
-from searchspaces.facts import Facts
+from searchspaces.facts.facts import Facts
 from searchspaces.given import Given
 from searchspaces.option import Number, Option, Spec
 from searchspaces.row import Row

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from searchspaces import methods, simplex
+from searchspaces import methods
+from searchspaces.algebra import simplex
 from searchspaces.axes import Options
 from searchspaces.box import Bounds, bounds_of, free_groups, start_of
 from searchspaces.domain import SLACK, Domain, Point
@@ -29,10 +30,10 @@ class CoefficientSpace:
     A point is float64 of shape `(dim,)`. It begins with the coefficients, group-major over the groups that are not
     frozen: coordinate `g * K + k`. In a free space it is the coefficients themselves. With `simplex` each group's
     coefficients are non-negative and sum to at most 1 (the rest stays with the base), and a point is their image in
-    `[0, 1]^K` (see `searchspaces.simplex`). Methods whose groups are one of the models (`Method.picks`) have a choice
-    for each free group instead: 0 is the base, k + 1 expert k. Then comes the method, where several are listed, and
-    then what is searched of their options (see `searchspaces.axes`). What belongs to another method than the point's
-    is no part of its recipe.
+    `[0, 1]^K` (see `searchspaces.algebra.simplex`). Methods whose groups are one of the models (`Method.picks`) have a
+    choice for each free group instead: 0 is the base, k + 1 expert k. Then comes the method, where several are listed,
+    and then what is searched of their options (see `searchspaces.axes`). What belongs to another method than the
+    point's is no part of its recipe.
 
     `tensors` are the merged tensors' names; `bounds` and `start` hold for all experts, or map expert to value; `frozen`
     are fnmatch patterns of groups or tensors whose groups keep their starting coefficients (a method that picks starts

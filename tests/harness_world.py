@@ -19,7 +19,7 @@ from lm_eval.tasks import TaskManager
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from evaluators.evaluator import Measure, Scores, Setting
-from evaluators.harness import Harness
+from evaluators.harness.evaluator import Harness
 
 WORDS = ["good", "bad", "the", "other", "in", "A", "thing", "is", "water", "red"]
 

@@ -11,17 +11,17 @@ import torch
 from numpy.typing import NDArray
 
 from searchspaces import methods
-from searchspaces.composed_reference import draws
 from searchspaces.composition import Composition, Keep
 from searchspaces.method import Method
 from searchspaces.option import Option, complete
-from searchspaces.packed import UNIT
 from searchspaces.row import Row
+from searchspaces.weights.composed_reference import draws
+from searchspaces.weights.packed import UNIT
 
 
 @dataclass
 class NaiveFacts:
-    """`searchspaces.facts.Facts` of one tensor, by sorting."""
+    """`searchspaces.facts.facts.Facts` of one tensor, by sorting."""
 
     name: str
     base: torch.Tensor

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from evaluators.evaluator import Setting
-from evaluators.harness import Harness
+from evaluators.harness.evaluator import Harness
 
 TASK = """
 task: NAME

@@ -16,10 +16,10 @@ from test_families import exported, loss, outputs, recipe_of, same, space_of
 
 from optimizer import Job, Run
 from searchspaces import Pool, Resident
-from searchspaces.concatenate import write_adapter
+from searchspaces.adapters.concatenate import write_adapter
 from searchspaces.errors import Inexpressible, PoolError
-from searchspaces.loading import load_model
-from searchspaces.materialise import merged_tensors
+from searchspaces.models.loading import load_model
+from searchspaces.weights.materialise import merged_tensors
 
 EXPERTS = ["experts.gate_up_proj", "experts.down_proj"]
 

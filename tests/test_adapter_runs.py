@@ -25,9 +25,9 @@ from optimizer.checking import check_job
 from optimizer.cli import app
 from optimizer.errors import ExportError, ScoreMismatch
 from searchspaces import CoefficientSpace, Pool, processed
-from searchspaces.concatenate import write_adapter
+from searchspaces.adapters.concatenate import write_adapter
 from searchspaces.errors import Inexpressible
-from searchspaces.materialise import merged_tensors
+from searchspaces.weights.materialise import merged_tensors
 
 
 @pytest.fixture(scope="module")

@@ -14,11 +14,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from searchspaces import CoefficientSpace, Pool, Recipe, Resident, processed
-from searchspaces.adapter import Adapter
+from searchspaces.adapters.adapter import Adapter
+from searchspaces.adapters.lowrank import LowRank
 from searchspaces.errors import Inexpressible, PoolError
-from searchspaces.lowrank import LowRank
-from searchspaces.materialise import merged_tensors
 from searchspaces.mergekit import to_mergekit
+from searchspaces.weights.materialise import merged_tensors
 
 F32, BF16, F16 = torch.float32, torch.bfloat16, torch.float16
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -136,7 +136,7 @@ def test_the_resident_model_has_an_exports_bits_with_any_number_of_threads(
     recipe = recipe_of(pool)
     merged = dict(merged_tensors(pool, recipe))
     for threads, slice_ in ((1, 1 << 21), (3, 100)):
-        monkeypatch.setattr("searchspaces.merger.SLICE", slice_)  # that cuts rows in pieces
+        monkeypatch.setattr("searchspaces.weights.merger.SLICE", slice_)  # that cuts rows in pieces
         resident = Resident(pool, threads=threads)
         resident.write(recipe_of(pool, "model", 0.9))  # whatever was there before
         resident.write(recipe)

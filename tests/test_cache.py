@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from searchspaces import holds, room
+from searchspaces.cache import holds, limit
+from searchspaces.cache.once import cache, made_once
 from searchspaces.errors import PoolError
-from searchspaces.once import cache, made_once
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +43,7 @@ def void(_: object) -> None:
 PREAMBLE = """
 import sys, time
 from hashlib import sha256
-from searchspaces.once import cache, made_once
+from searchspaces.cache.once import cache, made_once
 def home_of(name): return cache("things") / sha256(name.encode()).hexdigest()[:32]
 def fill(folder):
     (folder / "data").write_bytes(b"a" * 1000)
@@ -98,7 +98,7 @@ def test_what_another_process_uses_stays_until_it_ends(
 ) -> None:
     monkeypatch.setenv("MERGEOPT_CACHE_GB", "0")
     make("b")
-    assert home_of("a").is_dir() and not room.discard(home_of("a"))
+    assert home_of("a").is_dir() and not limit.discard(home_of("a"))
     user.send_signal(signal.SIGKILL)
     user.wait()
     make("c")
@@ -126,11 +126,11 @@ class DiskUsage:
 
 def test_the_limit_is_a_quarter_of_the_disk_100_gb_or_what_the_user_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda path: DiskUsage(10**11, 0, 0))
-    assert room.limit() == 25 * 10**9
+    assert limit.limit() == 25 * 10**9
     monkeypatch.setattr("shutil.disk_usage", lambda path: DiskUsage(10**13, 0, 0))
-    assert room.limit() == 10**11
+    assert limit.limit() == 10**11
     monkeypatch.setenv("MERGEOPT_CACHE_GB", "1.5")
-    assert room.limit() == 1_500_000_000
+    assert limit.limit() == 1_500_000_000
     for wrong in ("much", "-1", "nan", "inf"):
         monkeypatch.setenv("MERGEOPT_CACHE_GB", wrong)
         with pytest.raises(PoolError, match="expected how many gigabytes"):
@@ -216,7 +216,7 @@ def test_processes_that_use_and_remove_at_once_never_miss_a_file() -> None:
 import os, random
 os.environ["MERGEOPT_CACHE_GB"] = "0"
 random.seed(int(sys.argv[1]) if len(sys.argv) > 1 else os.getpid())
-from searchspaces import holds
+from searchspaces.cache import holds
 for _ in range(60):
     name = random.choice("abcd")
     made_once(home_of(name), "things", 0, fill)
@@ -242,9 +242,9 @@ if child:
     sys.stdin.read()
 """)
     assert process.stdout is not None and process.stdout.readline() == "in use\n"
-    assert not room.discard(home_of("a"))
+    assert not limit.discard(home_of("a"))
     process.communicate()
-    assert room.discard(home_of("a")) and not home_of("a").is_dir()
+    assert limit.discard(home_of("a")) and not home_of("a").is_dir()
 
 
 def test_a_child_holds_what_it_uses_itself() -> None:
@@ -258,7 +258,7 @@ if not os.fork():
 """)
     assert process.stdout is not None and process.stdout.readline() == "in use\n"
     process.wait()
-    assert not room.discard(home_of("a"))
+    assert not limit.discard(home_of("a"))
     process.communicate()
 
 

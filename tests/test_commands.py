@@ -10,8 +10,8 @@ import pytest
 import worlds
 
 from optimizer import Job, Run, cli
-from searchspaces import holds
-from searchspaces.once import made_once
+from searchspaces.cache import holds
+from searchspaces.cache.once import made_once
 
 
 @pytest.fixture

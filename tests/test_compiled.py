@@ -19,7 +19,7 @@ def step(x):
 
 CALLER = """
 import called
-from searchspaces.compiled import kept_on_disk
+from searchspaces.cache.compiled import kept_on_disk
 
 @kept_on_disk(called, signature="int64(int64)")
 def eager(x):

@@ -13,15 +13,16 @@ import torch
 from naive import NaiveFacts, merged
 from safetensors.torch import save_file
 
-from searchspaces import CoefficientSpace, Pool, composed, composed_reference, kernel, methods
-from searchspaces.composed_reference import Source
+from searchspaces import CoefficientSpace, Pool, methods
 from searchspaces.composition import Composition, Keep
 from searchspaces.errors import Inexpressible
-from searchspaces.known import KnownFacts
+from searchspaces.facts.known import KnownFacts
 from searchspaces.mergekit import to_mergekit
 from searchspaces.option import Option, complete
-from searchspaces.packed import Packed
 from searchspaces.row import Row
+from searchspaces.weights import composed, composed_reference, kernel
+from searchspaces.weights.composed_reference import Source
+from searchspaces.weights.packed import Packed
 
 SIDE = 400
 DENSITIES = (0.05, 0.2, 0.37, 0.5, 0.6, 0.9)
@@ -61,7 +62,7 @@ def kept(pool: Pool, method: str, options: dict[str, Option], seed: int = 0) -> 
     packed = Packed.of(Composition(0.0, np.array([1.0, 0.0]), keeps), (SIDE, SIDE))
     addresses, code = np.array([e.data_ptr() for e in experts]), kernel.CODES[first.dtype]
     out, wanted = torch.empty(first.shape), torch.empty(first.shape)
-    assert composed.run(
+    assert composed.merge(
         packed, first.data_ptr(), code, addresses, np.full(2, code), out.data_ptr(), 0, 0, first.numel()
     )
     assert composed_reference.merge(wanted, first, [Source(e) for e in experts], packed)
@@ -155,7 +156,7 @@ def test_a_share_of_none_and_of_all_at_a_bound(bounds: tuple[float, float]) -> N
     sizes = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0]).repeat(2000) * torch.tensor([1.0, -1.0]).repeat_interleave(5000)
     base, out = torch.zeros(10_000), torch.empty(10_000)
     packed = Packed.of(Composition(0.0, np.ones(1), (Keep(2.0, 4.0, until, after, key=3),)), (10_000,))
-    composed.run(
+    composed.merge(
         packed, base.data_ptr(), 0, np.array([sizes.data_ptr()]), np.zeros(1, int), out.data_ptr(), 0, 0, 10_000
     )
     shares = [float((out[sizes.abs() == s] != 0).float().mean()) for s in (1, 2, 3, 4, 5)]

@@ -18,13 +18,15 @@ from hypothesis import strategies as st
 from pico import adapter, base
 from safetensors.torch import save_file
 
-from searchspaces import Pool, composed, kernel, orders
+from searchspaces import Pool
+from searchspaces.adapters.lowrank import LowRank
+from searchspaces.cache.once import cache
 from searchspaces.composition import Composition
 from searchspaces.errors import PoolError
-from searchspaces.known import KnownFacts, TensorFacts
-from searchspaces.lowrank import LowRank
-from searchspaces.once import cache
-from searchspaces.packed import Packed
+from searchspaces.facts import orders
+from searchspaces.facts.known import KnownFacts, TensorFacts
+from searchspaces.weights import composed, kernel
+from searchspaces.weights.packed import Packed
 
 Tensors = Mapping[str, torch.Tensor]
 SHAPES = {"embed": (130, 70), "conv": (5, 4, 3, 3), "bias": (70,), "scalar": (), "none": (0, 4), "deep": (3, 5000)}
@@ -188,7 +190,7 @@ def ranked(tau: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
 def test_ranks_are_by_magnitude_within_rows_and_by_place_where_equal(
     tmp_path: Path, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("searchspaces.known.BLOCK", 500)  # rows in several blocks, and rows longer than one
+    monkeypatch.setattr("searchspaces.facts.known.BLOCK", 500)  # rows in several blocks, and rows longer than one
     pool = some_pool(tmp_path, dtype)
     for facts in facts_of(pool):
         for k, tau in enumerate(taus(pool, facts.name)):
@@ -260,7 +262,7 @@ def test_a_merge_keeps_as_many_entries_as_were_asked_for_and_equals_of_the_last(
     for share in (0.01, 0.1, 0.37, 0.9):
         spread, out = facts.spread(share), torch.empty(first.shape)
         packed = Packed.of(Composition(0.0, np.full(3, 10.0, np.float32), spread=spread), facts.shape)
-        assert composed.run(
+        assert composed.merge(
             packed, first.data_ptr(), code, addresses, np.full(3, code), out.data_ptr(), 0, 0, first.numel()
         )
         expected = (numbers >= spread).reshape(first.shape)
@@ -338,7 +340,7 @@ import hashlib, sys
 import numpy as np
 from searchspaces import Pool
 from searchspaces.errors import PoolError
-from searchspaces.known import KnownFacts
+from searchspaces.facts.known import KnownFacts
 pool = Pool.open(sys.argv[1], {n: f"{sys.argv[2]}/{n}" for n in ("e0", "e1", "e2")})
 known = KnownFacts(pool, pool.hashes(), 0, threads=int(sys.argv[3]))
 seen = hashlib.sha256()
@@ -423,5 +425,5 @@ def test_a_search_that_asks_again_looks_at_no_weights(tmp_path: Path, monkeypatc
         return [*found, *(n for f in facts for n in (f.spread(0.3), *f.energies(f.spread(0.3))))]
 
     found = ask()
-    monkeypatch.setattr("searchspaces.known.Deltas.of", None)
+    monkeypatch.setattr("searchspaces.facts.known.Deltas.of", None)
     assert ask() == found

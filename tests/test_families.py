@@ -16,11 +16,12 @@ import torch
 from families import FAMILIES, Family
 from safetensors.torch import load_file, save_file
 
-from searchspaces import CoefficientSpace, Pool, Recipe, Resident, shards
+from searchspaces import CoefficientSpace, Pool, Recipe, Resident
 from searchspaces.errors import PoolError
-from searchspaces.layout import Part
-from searchspaces.loading import load_model, targets
-from searchspaces.materialise import merged_tensors
+from searchspaces.models import shards
+from searchspaces.models.layout import Part
+from searchspaces.models.loading import load_model, targets
+from searchspaces.weights.materialise import merged_tensors
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,7 @@ from optimizer.job import EvaluatorEntry
 from optimizer.ledger import Ledger
 from optimizer.training import minibatch
 from optimizer.worker import Worker, specification
-from searchspaces.loading import load_model
+from searchspaces.models.loading import load_model
 
 DRIVER = "supervised, steps: 12, every: 4, batch: 8, lr: 0.05"
 

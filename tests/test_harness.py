@@ -13,8 +13,8 @@ from harness_world import items, made, ours, theirs
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from evaluators.evaluator import Scores, Setting
-from evaluators.harness import Harness
-from evaluators.harness_bootstrap import standard_error
+from evaluators.harness.bootstrap import standard_error
+from evaluators.harness.evaluator import Harness
 
 
 @pytest.fixture(scope="module")

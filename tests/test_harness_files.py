@@ -10,9 +10,9 @@ import pytest
 from own_task import TASK, TEST, own, rows, setting, write
 from pico import base
 
-from evaluators import harness_index
 from evaluators.errors import DataError, OptionError
-from evaluators.harness import Harness
+from evaluators.harness import task_index
+from evaluators.harness.evaluator import Harness
 from optimizer.errors import JobError
 from optimizer.job import EvaluatorEntry, Job
 from optimizer.problem import _evaluator
@@ -94,7 +94,7 @@ def test_files_beside_that_nothing_refers_to_do_not_count(
     save(tasks, PLAIN, mine="mine")
     (tasks / "no_name.yaml").write_text("class: own.Task\ngroup: x\n")
     (tasks / "far.yaml").write_text("group: far\ntask: [arc_easy]\n")
-    monkeypatch.setattr(harness_index, "index", lambda: pytest.fail("the harness's tasks are read for another's group"))
+    monkeypatch.setattr(task_index, "index", lambda: pytest.fail("the harness's tasks are read for another's group"))
     assert metrics(tmp_path, "tasks/mine.yaml") == ["acc"]
 
 
@@ -106,7 +106,7 @@ def test_a_file_beside_does_not_take_the_place_of_a_member_of_the_harness_s_grou
     save(library, NORM, far="far")
     (library / "all.yaml").write_text("group: all\ntask: [far]\n")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(harness_index, "library", lambda: library)
+    monkeypatch.setattr(task_index, "library", lambda: library)
     save(tasks, PLAIN.replace('"{{text}}"', "!function own.text"), beside="far")
     (tasks / "top.yaml").write_text("group: top\ntask: [all]\n")
     assert metrics(tmp_path, "tasks/top.yaml") == ["far.acc_norm"]
@@ -158,7 +158,7 @@ def test_a_file_that_is_not_there_is_told_with_what_is(
     (tmp_path / "library").mkdir()
     save(tmp_path / "library", PLAIN, mnli="mnli")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(harness_index, "library", lambda: tmp_path / "library")
+    monkeypatch.setattr(task_index, "library", lambda: tmp_path / "library")
     with pytest.raises(OptionError, match=message):
         metrics(tmp_path, task)
 
@@ -191,7 +191,7 @@ def test_columns_are_told_for_the_harness_s_own_tasks_over_the_user_s_documents(
     (tmp_path / "library").mkdir()
     save(tmp_path / "library", PLAIN.replace("{{text}}", "{{question}}"), far="far")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(harness_index, "library", lambda: tmp_path / "library")
+    monkeypatch.setattr(task_index, "library", lambda: tmp_path / "library")
     write(tmp_path / "items.jsonl", rows(6, 1))
     with pytest.raises(DataError, match=r"'question' is undefined; the document's columns are: text, label"):
         metrics(tmp_path, "far")

@@ -11,10 +11,10 @@ import transformers as hf
 from own_task import TASK, TEST, TRAIN, own, rows, setting, write
 from pico import base
 
-from evaluators import harness_index
 from evaluators.errors import DataError, NonFinite, OptionError
 from evaluators.evaluator import Setting
-from evaluators.harness import Harness
+from evaluators.harness import task_index
+from evaluators.harness.evaluator import Harness
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             text = text.replace(f" {key}", f" {path}")
         (home / f"{name}.yaml").write_text(text)
     (home / "pair.yaml").write_text("group: pair\ntask: [both, sealed]\n")
-    monkeypatch.setattr(harness_index, "library", lambda: home)
+    monkeypatch.setattr(task_index, "library", lambda: home)
     return home
 
 

@@ -10,10 +10,10 @@ import transformers as hf
 from own_task import TASK, TEST, TRAIN, own, rows, setting, write
 from pico import base
 
-from evaluators import harness_items
 from evaluators.errors import DataError, OptionError
-from evaluators.harness import Harness
-from evaluators.harness_own import is_own
+from evaluators.harness import documents
+from evaluators.harness.evaluator import Harness
+from evaluators.harness.own_documents import is_own
 
 BOTH = TRAIN + TEST
 THREE = "training_split: train\nvalidation_split: validation\ntest_split: test\n"
@@ -33,7 +33,7 @@ def task(root: Path, splits: str, name: str = "mine", **files: list[dict[str, An
 @pytest.fixture
 def of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     """Task files are taken for those of a data set of the hub, which no test can read."""
-    monkeypatch.setattr(harness_items, "is_own", lambda config: False)
+    monkeypatch.setattr(documents, "is_own", lambda config: False)
 
 
 NOT_OWN: dict[str, dict[str, Any]] = {

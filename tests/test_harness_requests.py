@@ -10,7 +10,7 @@ import pytest
 from own_task import TASK, own, setting
 from pico import base
 
-from evaluators.harness_requests import plain
+from evaluators.harness.requests import plain
 
 
 @pytest.fixture(scope="module")

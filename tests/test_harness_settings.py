@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from evaluators.errors import NonFinite
 from evaluators.evaluator import Setting
-from evaluators.harness import Harness
+from evaluators.harness.evaluator import Harness
 
 BF16 = torch.bfloat16
 

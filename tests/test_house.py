@@ -18,6 +18,13 @@ FILES = sorted(p for room in ROOMS for p in (ROOT / room).rglob("*.py"))
 RULES = [
     (r"evaluators/.*", r"evaluators(\..*)?", r"ray|cma|optuna"),
     (r"searchspaces/.*", r"searchspaces(\..*)?", r"ray|lm_eval|cma|optuna"),
+    (r"searchspaces/(errors|domain|option|composition)\.py", r"searchspaces\.errors", r"transformers"),
+    (
+        r"searchspaces/(methods|algebra)/.*",
+        r"searchspaces\.(algebra\..*|algebra|composition|errors|facts|facts\.facts|given|method|option|row)",
+        r"transformers|numba",
+    ),
+    (r"searchspaces/cache/.*", r"searchspaces\.(cache|cache\..*|errors|models(\.shards)?)", r"torch|transformers"),
     (r"optimizer/driver\.py", r"(?!)", r"torch|ray"),
     (r"optimizer/(adam|descent)\.py", r"optimizer\.driver", r"torch|ray"),
     (r"optimizer/drivers/.*", r"optimizer\.(driver|descent|adam)", r"torch|ray"),
@@ -47,12 +54,10 @@ def imported(path: Path) -> set[str]:
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             found.add(node.module)
-            if node.module in ROOMS:
-                found.update(
-                    f"{node.module}.{alias.name}"
-                    for alias in node.names
-                    if (ROOT / node.module / f"{alias.name}.py").exists()
-                )
+            if node.module.split(".")[0] in ROOMS:
+                home = ROOT / node.module.replace(".", "/")
+                names = [a.name for a in node.names if (home / a.name).is_dir() or (home / f"{a.name}.py").exists()]
+                found.update(f"{node.module}.{name}" for name in names)
     return found
 
 

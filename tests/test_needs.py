@@ -21,7 +21,7 @@ from optimizer.errors import JobError
 from optimizer.needs import Host, Needs
 from optimizer.problem import open_pool
 from searchspaces import Resident
-from searchspaces.checkpoint import Checkpoint
+from searchspaces.models.checkpoint import Checkpoint
 
 SEVEN = 2 * 6_738_415_616  # bytes of Llama 2 7B in bf16
 

@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 
 from searchspaces import Pool
 from searchspaces.errors import PoolError
-from searchspaces.headers import read_header
-from searchspaces.pool import suggest_heads
+from searchspaces.models.headers import read_header
+from searchspaces.models.pool import suggest_heads
 
 Change = Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]
 
@@ -264,7 +264,7 @@ def test_hashes_are_of_content_and_cached(
     pool = Pool.open(pair[0], {"math": pair[1]}, heads=["classifier.*"])
     first = pool.hashes(seen.append)
     assert seen == ["base", "math"] == list(first) and len(set(first.values())) == 2
-    monkeypatch.setattr("searchspaces.hashes._scan", None)  # whoever reads a file again fails
+    monkeypatch.setattr("searchspaces.models.hashes._scan", None)  # whoever reads a file again fails
     assert pool.hashes() == first
     monkeypatch.undo()
     rewrite(pair[1], lambda t: {**t, "pooler.dense.bias": t["pooler.dense.bias"] + 1})

@@ -20,13 +20,13 @@ from safetensors.torch import load_file, save_file
 
 from searchspaces import CoefficientSpace, Pool, Recipe, Resident, processed
 from searchspaces.errors import Inexpressible, PoolError, RecipeError
+from searchspaces.facts.process import folder
 from searchspaces.given import Given
-from searchspaces.loading import load_model
-from searchspaces.materialise import merged_tensors
 from searchspaces.mergekit import to_mergekit
 from searchspaces.methods.ties_once import TiesOnce, thresholds
+from searchspaces.models.loading import load_model
 from searchspaces.option import complete
-from searchspaces.process import folder
+from searchspaces.weights.materialise import merged_tensors
 
 Space = namedtuple("Space", "total used free")
 

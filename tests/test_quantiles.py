@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from searchspaces.quantiles import CHUNK, ranked, task_vectors
+from searchspaces.algebra.quantiles import CHUNK, ranked, task_vectors
 
 NUMBERS = st.floats(-(2.0**90), 2.0**90, width=32) | st.sampled_from([0.0, -0.0, 1.0, -1.0, 1e-40, -1e-40])
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from searchspaces import shards
+from searchspaces.models import shards
 
 DTYPES = sorted(shards.DTYPES, key=str)
 

@@ -9,8 +9,8 @@ import sys
 import pytest
 import torch
 
-from searchspaces import spectral
-from searchspaces.spectral import directions, gram, noise, polar
+from searchspaces.algebra import spectral
+from searchspaces.algebra.spectral import directions, gram, noise, polar
 
 SHAPES = pytest.mark.parametrize("shape", [(40, 24), (24, 40), (32, 32), (1, 9), (9, 1), (500, 6)])
 

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from searchspaces import CoefficientSpace, Pool, Resident, processed
 from searchspaces.given import Given
-from searchspaces.materialise import merged_tensors
 from searchspaces.method import Processing
 from searchspaces.methods import load
 from searchspaces.option import Option, complete
+from searchspaces.weights.materialise import merged_tensors
 
 ALL = ("tsv_m", "iso_c", "iso_cts")
 SHAPES = [(24, 18), (18, 24), (20, 20), (70, 5)]

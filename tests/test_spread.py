@@ -18,8 +18,8 @@ from optimizer import Job, Run
 from optimizer.checking import check_job
 from searchspaces import CoefficientSpace, Pool, Resident
 from searchspaces.errors import PoolError
-from searchspaces.loading import load_model
-from searchspaces.spread import Where, dispatch, map_of, settled
+from searchspaces.models.loading import load_model
+from searchspaces.weights.spread import Where, dispatch, map_of, settled
 
 SPLIT: dict[str, str | int] = {
     "model.embed_tokens": "cpu", "model.layers.0": "cpu", "model.layers.1": "cpu", "model.norm": "cpu",
@@ -40,8 +40,8 @@ def hooked(monkeypatch: pytest.MonkeyPatch) -> None:
         devices = wanted[-1] if isinstance(wanted[-1], dict) else {"": "cpu"}
         return settled(accelerate.dispatch_model(model, devices, force_hooks=True))
 
-    monkeypatch.setattr("searchspaces.loading.map_of", seen)
-    monkeypatch.setattr("searchspaces.loading.settled", forced)
+    monkeypatch.setattr("searchspaces.models.loading.map_of", seen)
+    monkeypatch.setattr("searchspaces.models.loading.settled", forced)
     monkeypatch.setattr("accelerate.dispatch_model", partial(accelerate.dispatch_model, force_hooks=True))
 
 
@@ -136,6 +136,6 @@ def test_what_is_kept_off_every_device_is_refused(tmp_path: Path) -> None:
 
 
 def test_without_accelerate_the_error_names_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("searchspaces.spread.find_spec", lambda name: None)
+    monkeypatch.setattr("searchspaces.weights.spread.find_spec", lambda name: None)
     with pytest.raises(PoolError, match=r"pip install 'mergeopt\[devices\]'"):
         Resident(pool_of(tmp_path), "auto")

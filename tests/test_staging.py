@@ -12,8 +12,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from searchspaces import staging
-from searchspaces.staging import Staging, room
+from searchspaces.weights import staging
+from searchspaces.weights.staging import Staging, room
 
 
 class Device:
@@ -147,7 +147,7 @@ def test_what_is_worked_on_is_what_was_sent_whatever_runs_when(lengths: list[int
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_without_streams_the_same_code_copies_at_once(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("searchspaces.staging.PIECE", 100)
+    monkeypatch.setattr("searchspaces.weights.staging.PIECE", 100)
     loads = loads_of([1, 77, 200, 3], [torch.float16, torch.float32])
     made = Staging(torch.device("cpu"), room([2, 4], 200), threads)
     for load, there in zip(loads, made.through(loads), strict=True):

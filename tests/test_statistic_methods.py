@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from scipy.sparse.linalg import LinearOperator, cg
 
 from searchspaces.errors import PoolError
-from searchspaces.gathered import Gathered, statistics_of
+from searchspaces.facts.gathered import Gathered, statistics_of
 from searchspaces.given import Given
 from searchspaces.methods import load
 from searchspaces.option import complete

@@ -30,10 +30,11 @@ from optimizer.errors import JobError
 from optimizer.gathering import gathered, merged_pool
 from optimizer.problem import Problem
 from optimizer.sums import Work
-from searchspaces import processed, room
+from searchspaces import processed
+from searchspaces.cache import limit
 from searchspaces.errors import PoolError
-from searchspaces.gathered import Gathered
-from searchspaces.materialise import merged_tensors
+from searchspaces.facts.gathered import Gathered
+from searchspaces.weights.materialise import merged_tensors
 
 TASKS = ("spam", "mood")
 Space = namedtuple("Space", "total used free")
@@ -319,9 +320,9 @@ def test_work_that_nobody_takes_up_goes_with_the_cache(tmp_path: Path, monkeypat
     with pytest.raises(KeyboardInterrupt):
         gather(classified(tmp_path), progress=stop)
     assert len(list(gathering.folder().glob(".*.work"))) == 1
-    room.make_room(0, gathering.folder())
+    limit.make_room(0, gathering.folder())
     assert len(list(gathering.folder().glob(".*.work"))) == 1  # others' needs leave it
-    room.clear()
+    limit.clear()
     assert not list(gathering.folder().glob(".*.work"))
 
 

@@ -28,7 +28,7 @@ from safetensors.torch import load_file
 from evaluators.engine import Decoding, Engine, TransformersEngine
 from evaluators.errors import NonFinite, OptionError
 from evaluators.evaluator import Setting
-from evaluators.harness import Harness
+from evaluators.harness.evaluator import Harness
 from evaluators.vllm_engine import VllmEngine, engine, stored
 from evaluators.vllm_host import VllmOptions, refuse
 from optimizer import Job, Run

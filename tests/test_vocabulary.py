@@ -23,9 +23,9 @@ from test_families import exported, loss, outputs, recipe_of, same, space_of
 from optimizer import Job, Run
 from searchspaces import CoefficientSpace, Pool, Recipe, Resident, processed
 from searchspaces.errors import Inexpressible, PoolError
-from searchspaces.loading import load_model
-from searchspaces.materialise import merged_tensors
 from searchspaces.mergekit import to_mergekit
+from searchspaces.models.loading import load_model
+from searchspaces.weights.materialise import merged_tensors
 
 TRAINED = ["<s>", "</s>", "<pad>", "<unk>", *"abcdefghijklmnopqrst"]  # 24
 EMBEDDING = "model.embed_tokens.weight"
@@ -511,7 +511,7 @@ def test_aligned_rows_are_made_once(three: tuple[Path, dict[str, Path]], monkeyp
     pool = Pool.open(*three, vocabulary="union")
     size = sum(f.stat().st_size for f in pool.base.folder.glob("*.safetensors"))
     assert size < 2.1 * (1 + 3) * 27 * 16 * 4 + 10_000  # tensors of tokens alone, of base and experts
-    monkeypatch.setattr("searchspaces.shards.write", None)
+    monkeypatch.setattr("searchspaces.models.shards.write", None)
     again = Pool.open(*three, vocabulary="union")
     assert again.base.folder == pool.base.folder
     assert torch.equal(merged(again, at(again, 0.3)), merged(pool, at(pool, 0.3)))
@@ -556,7 +556,7 @@ def test_the_same_models_elsewhere_have_the_same_rows(
     first = Pool.open(*three, vocabulary="union")
     for name in ("base", *three[1]):
         shutil.copytree(tmp_path / name, tmp_path / "copy" / name)
-    monkeypatch.setattr("searchspaces.shards.write", None)
+    monkeypatch.setattr("searchspaces.models.shards.write", None)
     again = Pool.open(tmp_path / "copy/base", {n: tmp_path / "copy" / n for n in three[1]}, vocabulary="union")
     assert again.base.folder == first.base.folder
 

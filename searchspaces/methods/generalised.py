@@ -8,12 +8,12 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from searchspaces.algebra.sparsify import DROP, MAGNITUDE_DROP, OUTLIERS, TRIM, WHOLE, Sparsifier
 from searchspaces.composition import Composition, Consensus
-from searchspaces.facts import Facts
+from searchspaces.facts.facts import Facts
 from searchspaces.method import LAMBDA, OnTaskVectors
 from searchspaces.option import Flag, Option, Spec
 from searchspaces.row import Row
-from searchspaces.sparsify import DROP, MAGNITUDE_DROP, OUTLIERS, TRIM, WHOLE, Sparsifier
 
 TINY = 1e-8  # a sum of weights below it normalises nothing, as in mergekit
 

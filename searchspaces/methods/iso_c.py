@@ -7,10 +7,10 @@ from typing import ClassVar
 
 import torch
 
+from searchspaces.algebra.spectral import differences, directions, noise, shares, summed
 from searchspaces.given import Given
 from searchspaces.method import LAMBDA, OnProcessed
 from searchspaces.option import Spec
-from searchspaces.spectral import differences, directions, noise, shares, summed
 
 
 class IsoC(OnProcessed):

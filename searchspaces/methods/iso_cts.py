@@ -7,10 +7,10 @@ from typing import ClassVar
 
 import torch
 
+from searchspaces.algebra.spectral import Directions, differences, directions, noise, polar, shares, summed
 from searchspaces.given import Given
 from searchspaces.method import LAMBDA, OnProcessed
 from searchspaces.option import Number, Option, Spec
-from searchspaces.spectral import Directions, differences, directions, noise, polar, shares, summed
 
 
 class IsoCTS(OnProcessed):

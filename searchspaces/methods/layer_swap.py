@@ -9,7 +9,7 @@ import numpy as np
 
 from searchspaces.composition import Composition
 from searchspaces.errors import RecipeError
-from searchspaces.facts import Facts
+from searchspaces.facts.facts import Facts
 from searchspaces.option import Option, Spec
 from searchspaces.row import Row
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from searchspaces.composition import Composition
-from searchspaces.facts import Facts
+from searchspaces.facts.facts import Facts
 from searchspaces.method import LAMBDA, OnTaskVectors
 from searchspaces.option import Option, Spec
 from searchspaces.row import Row

@@ -7,8 +7,8 @@ from typing import ClassVar
 
 import torch
 
+from searchspaces.algebra.systems import Grams, grams_of
 from searchspaces.given import Given
-from searchspaces.grams import Grams, grams_of
 from searchspaces.method import LAMBDA, OnProcessed
 from searchspaces.option import Choice, Number, Option, Spec
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from searchspaces.composition import Composition
-from searchspaces.facts import Facts
+from searchspaces.facts.facts import Facts
 from searchspaces.method import LAMBDA, OnTaskVectors
 from searchspaces.option import Flag, Number, Option, Spec
 from searchspaces.row import Row

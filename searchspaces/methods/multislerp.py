@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from searchspaces import span
+from searchspaces.algebra import span
 from searchspaces.composition import Composition
-from searchspaces.facts import Facts
+from searchspaces.facts.facts import Facts
 from searchspaces.option import Flag, Option, Spec
 from searchspaces.row import Row
 

@@ -7,10 +7,10 @@ from typing import ClassVar, NamedTuple
 
 import torch
 
+from searchspaces.algebra.quantiles import ranked, task_vectors
 from searchspaces.given import Given
 from searchspaces.method import LAMBDA, OnProcessed, Tensors
 from searchspaces.option import Number, Option, Spec
-from searchspaces.quantiles import ranked, task_vectors
 
 OUTLIERS = 1e-4  # the share of entries at either end whose magnitudes are pulled in
 LARGEST = 80.0  # exponents of e end here: a little above, float32 does

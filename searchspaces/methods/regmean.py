@@ -7,9 +7,9 @@ from typing import ClassVar
 
 import torch
 
+from searchspaces.algebra.systems import grams_of
 from searchspaces.errors import PoolError
 from searchspaces.given import Given
-from searchspaces.grams import grams_of
 from searchspaces.method import LAMBDA, OnProcessed
 from searchspaces.option import Number, Option, Spec
 

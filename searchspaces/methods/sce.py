@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from searchspaces.composition import Composition
-from searchspaces.facts import Facts
+from searchspaces.facts.facts import Facts
 from searchspaces.method import LAMBDA, OnTaskVectors
 from searchspaces.option import Number, Option, Spec
 from searchspaces.row import Row

@@ -7,9 +7,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from searchspaces import span
+from searchspaces.algebra import span
 from searchspaces.composition import Composition
-from searchspaces.facts import Facts
+from searchspaces.facts.facts import Facts
 from searchspaces.option import Option, Spec
 from searchspaces.row import Row
 

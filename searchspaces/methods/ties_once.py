@@ -8,10 +8,10 @@ from typing import ClassVar
 
 import torch
 
+from searchspaces.algebra.quantiles import ranked, task_vectors
 from searchspaces.given import Given
 from searchspaces.method import LAMBDA, OnProcessed, Tensors
 from searchspaces.option import Choice, Number, Option, Spec
-from searchspaces.quantiles import ranked, task_vectors
 
 
 class TiesOnce(OnProcessed):

@@ -19,15 +19,15 @@ from naive import NaiveFacts
 from safetensors.torch import load_file, save_file
 
 from searchspaces import METHODS, Pool, Recipe, processed
-from searchspaces.compositions import Compositions
 from searchspaces.errors import RecipeError
-from searchspaces.materialise import merged_tensors
 from searchspaces.method import Method
 from searchspaces.methods import load
 from searchspaces.option import Choice, Flag, Number, Option, complete
-from searchspaces.packed import Packed
 from searchspaces.row import Row
-from searchspaces.sources import Sources
+from searchspaces.weights.compositions import Compositions
+from searchspaces.weights.materialise import merged_tensors
+from searchspaces.weights.packed import Packed
+from searchspaces.weights.sources import Sources
 
 LINEAR = [name for name in METHODS if load(name).linear]
 RANDOM = [name for name in METHODS if load(name).random]

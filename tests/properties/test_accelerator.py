@@ -13,9 +13,9 @@ from families import FAMILIES
 from safetensors.torch import load_file, save_file
 
 from searchspaces import CoefficientSpace, Pool, Recipe, Resident
-from searchspaces.accelerator import Accelerated, Hold, Limit
 from searchspaces.errors import NonFinite, PoolError
-from searchspaces.merger import Merged
+from searchspaces.weights.accelerator import Accelerated, Hold, Limit
+from searchspaces.weights.merger import Merged
 
 F32, BF16, F16 = torch.float32, torch.bfloat16, torch.float16
 CUDA = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA"))
@@ -25,8 +25,8 @@ HOLDS: list[Hold] = ["device", "stream"]
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many chunks a tensor, of lengths that divide nothing."""
-    monkeypatch.setattr("searchspaces.accelerator.CHUNKS", {"cpu": 301, "cuda": 301})
-    monkeypatch.setattr("searchspaces.accelerator.STAGED", 2000)
+    monkeypatch.setattr("searchspaces.weights.accelerator.CHUNKS", {"cpu": 301, "cuda": 301})
+    monkeypatch.setattr("searchspaces.weights.accelerator.STAGED", 2000)
 
 
 def full(folder: Path, dtype: torch.dtype = F32) -> Pool:

@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from searchspaces import composed, composed_reference, kernel
-from searchspaces.composed_reference import Source, draws
 from searchspaces.composition import Composition, Keep
-from searchspaces.packed import UNIT, Packed
+from searchspaces.weights import composed, composed_reference, kernel
+from searchspaces.weights.composed_reference import Source, draws
+from searchspaces.weights.packed import UNIT, Packed
 
 F32, BF16 = torch.float32, torch.bfloat16
 SIZES = [1, 7, 64, kernel.CHUNK - 1, kernel.CHUNK, 2 * kernel.CHUNK + 77]
@@ -49,7 +49,7 @@ class Case:
 
     @property
     def codes(self) -> NDArray[np.int64]:
-        found = [composed.NOTHING if e is None else CODES[e.tensor.dtype, e.difference] for e in self.experts]
+        found = [kernel.NOTHING if e is None else CODES[e.tensor.dtype, e.difference] for e in self.experts]
         return np.array(found, dtype=np.int64)
 
     def by_kernel(self, cuts: Sequence[int] = (), map_=map) -> tuple[torch.Tensor, bool]:  # type: ignore[no-untyped-def]
@@ -57,7 +57,7 @@ class Case:
         edges = [0, *sorted(cuts), len(out)]
 
         def run(edge: tuple[int, int]) -> bool:
-            return composed.run(
+            return composed.merge(
                 packed, self.base.data_ptr(), kernel.CODES[self.base.dtype], self.addresses, self.codes,
                 out.data_ptr(), kernel.CODES[out.dtype], *edge,
             )  # fmt: skip
@@ -276,7 +276,7 @@ def test_weights_by_row_and_by_column(shape: tuple[int, ...], columns: bool, out
     packed = Packed.of(composition, shape)
     found, wanted = torch.empty(size, dtype=out), torch.empty(size, dtype=out)
     for start, stop in ((0, size // 3), (size // 3, size)):
-        assert composed.run(
+        assert composed.merge(
             packed, base.data_ptr(), 0, case.addresses, case.codes, found.data_ptr(), kernel.CODES[out], start, stop
         )
     assert composed_reference.merge(wanted, base, experts, packed)
@@ -360,7 +360,9 @@ def test_draws_go_on_beyond_32_bits_of_places() -> None:
     def place(tensor: torch.Tensor) -> int:
         return tensor.data_ptr() - 4 * start
 
-    composed.run(packed, place(base), 0, np.array([place(one)]), np.zeros(1, "i8"), place(out), 0, start, start + size)
+    composed.merge(
+        packed, place(base), 0, np.array([place(one)]), np.zeros(1, "i8"), place(out), 0, start, start + size
+    )
     composed_reference.merge(wanted, base, [Source(one)], packed, start)
     assert torch.equal(out, wanted)
     assert torch.equal(out != 0, draws(9, start, start + size) < UNIT // 2)

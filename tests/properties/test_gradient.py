@@ -15,11 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.func import functional_call
 
-from searchspaces import CoefficientSpace, Pool, Resident, kernel, processed, reference, simplex
+from searchspaces import CoefficientSpace, Pool, Resident, processed
+from searchspaces.adapters.lowrank import LowRank, inner_products
+from searchspaces.algebra import simplex
 from searchspaces.errors import NonFinite
 from searchspaces.groups import GRANULARITIES
-from searchspaces.loading import load_model, targets
-from searchspaces.lowrank import LowRank, inner_products
+from searchspaces.models.loading import load_model, targets
+from searchspaces.weights import kernel, reference
 
 METHODS: list[tuple[str, dict[str, Any]]] = [
     ("task_arithmetic", {"lambda": 0.7}),
@@ -144,7 +146,7 @@ def test_gradients_add_up_over_backward_passes_and_are_forgotten(tmp_path: Path)
 
 
 def test_threads_change_no_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("searchspaces.gradient.SLICE", 100)  # many slices a tensor
+    monkeypatch.setattr("searchspaces.weights.gradient.SLICE", 100)  # many slices a tensor
     pool = pool_of(tmp_path, "bert")
     space = space_of(pool, granularity="tensor")
     found = [by_streaming(Resident(pool, threads=n), space, space.domain.start, "bert") for n in (1, 4)]
@@ -195,7 +197,7 @@ def test_task_vectors_of_low_rank_need_not_be_made(
     ]
     first = data.draw(st.integers(0, rows - 1))
     last = data.draw(st.integers(first + 1, rows))
-    with mock.patch("searchspaces.lowrank.ROWS", 7):
+    with mock.patch("searchspaces.adapters.lowrank.ROWS", 7):
         found = inner_products(lows, grad, first * columns, last * columns)
     part = grad.double().view(rows, columns)[first:last]
     exact = [float((part * (p.left[first:last].double() @ p.right.double())).sum() * p.scale) for p in lows]
@@ -301,7 +303,7 @@ def test_without_the_kernel_it_is_the_same(tmp_path: Path, monkeypatch: pytest.M
 def test_of_adapters_it_is_what_autograd_finds(
     tmp_path: Path, kind: str, granularity: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("searchspaces.gradient.SLICE", 100)  # that cuts rows in pieces
+    monkeypatch.setattr("searchspaces.weights.gradient.SLICE", 100)  # that cuts rows in pieces
     pool = with_adapters(tmp_path, kind)
     space = space_of(pool, granularity=granularity)
     point = np.random.default_rng(1).uniform(0.1, 0.5, len(space.domain.low))
@@ -313,7 +315,7 @@ def test_of_adapters_it_is_what_autograd_finds(
 
 
 def test_threads_change_no_bit_of_adapters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("searchspaces.gradient.SLICE", 100)
+    monkeypatch.setattr("searchspaces.weights.gradient.SLICE", 100)
     pool = with_adapters(tmp_path, "bert")
     space = space_of(pool, granularity="tensor")
     found = [by_streaming(Resident(pool, threads=n), space, space.domain.start, "bert") for n in (1, 4)]

@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 from pico import base, expert
 from safetensors.torch import load_file, save_file
 
-from searchspaces import CoefficientSpace, Pool, Recipe, Resident, kernel, reference, tiles
+from searchspaces import CoefficientSpace, Pool, Recipe, Resident
+from searchspaces.adapters import tiles
+from searchspaces.adapters.lowrank import LowRank, differences
 from searchspaces.errors import NonFinite, PoolError, RecipeError
-from searchspaces.lowrank import LowRank, differences
-from searchspaces.materialise import load_model, merged_tensors
+from searchspaces.weights import kernel, reference
+from searchspaces.weights.materialise import load_model, merged_tensors
 
 F32, BF16, F16 = torch.float32, torch.bfloat16, torch.float16
 FAST = st.sampled_from([F32, BF16])
@@ -102,7 +104,10 @@ def test_pieces_of_low_rank_task_vectors_are_pieces_of_the_whole(
         whole += 0.5 * by * (left.double() @ right.double())
     start = data.draw(st.integers(0, rows * columns))
     stop = data.draw(st.integers(start, rows * columns))
-    with unittest.mock.patch("searchspaces.lowrank.BLOCK", 40), unittest.mock.patch("searchspaces.lowrank.LEAST", 2):
+    with (
+        unittest.mock.patch("searchspaces.adapters.lowrank.BLOCK", 40),
+        unittest.mock.patch("searchspaces.adapters.lowrank.LEAST", 2),
+    ):
         pieces = [(a, b, d.clone()) for a, b, (d,) in differences([parts], start, stop)]
     (everything,) = [d.clone() for _, _, (d,) in differences([parts])]
     torch.testing.assert_close(everything.view(shape).double(), whole, rtol=1e-4, atol=1e-4)

@@ -1,0 +1,1 @@
+"""What are methods composed of? Sparsifiers, spans, spectra, systems of equations: mathematics of one tensor."""

@@ -1,0 +1,1 @@
+"""What is merged? Folders of models, opened lazily, checked, and held against each other."""
