@@ -98,8 +98,13 @@ def one(
     return searched(f"{row} {seed}", describe(row, seed, pool, irrelevant, changes), out, label)
 
 
-def searched(what: str, description: dict[str, Any], out: Path, label: str = "") -> dict[str, Any]:
-    """A job's search, and its best candidate (among those that its stage calls so) on held-out items."""
+def searched(
+    what: str, description: dict[str, Any], out: Path, label: str = "", unlimited: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """A job's search, and its best candidate (among those that its stage calls so) on held-out items.
+
+    `unlimited` is the job with all items, where the search has a limit on them.
+    """
     from optimizer import Job, Run
 
     name = what.replace(" ", "-").replace("+", "p")
@@ -114,7 +119,8 @@ def searched(what: str, description: dict[str, Any], out: Path, label: str = "")
     results = run.results()
     order = [results.candidates[n] for n in results.front.by_mean()]
     best = next(c for c in order if label in c.stage)
-    found = {"stage": best.stage, **unseen(run.job, best.point), "seconds": time.monotonic() - began}
+    whole = run.job if unlimited is None else Job.parse(unlimited | {"name": name}, out.parent)
+    found = {"stage": best.stage, **unseen(whole, best.point), "seconds": time.monotonic() - began}
     done.write_text(json.dumps(found, indent=1) + "\n")
     return found
 
