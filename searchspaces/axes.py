@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,10 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from searchspaces import methods
 from searchspaces.axis import PER, Axis, Per, told
 from searchspaces.domain import Kind
 from searchspaces.errors import RecipeError
-from searchspaces.option import Choice, Flag, Number, Option, Spec
+from searchspaces.option import Choice, Flag, Number, Option, Spec, unknown
 
 SEARCH = "search"
 KEYS = ("low", "high", "per", "start", "values")
@@ -44,18 +46,18 @@ class Options:
         """
         made = cls({method: {n: spec.default for n, spec in table.items()} for method, table in specs.items()})
         for name, value in said.items():
-            option, methods = _whose(name, specs, said)
-            mine = {method: specs[method][option] for method in methods}
+            option, whose = _whose(name, specs, said)
+            mine = {method: specs[method][option] for method in whose}
             if _searched(value, mine):
-                axis = Axis(name, option, methods, *_range(name, value, mine), tuple(groups), free, tuple(experts))
+                axis = Axis(name, option, whose, *_range(name, value, mine), tuple(groups), free, tuple(experts))
                 made.axes.append(axis)
-                found: dict[str, Option] = dict.fromkeys(methods, axis.decode(np.full(len(axis.names), axis.start)))
+                found: dict[str, Option] = dict.fromkeys(whose, axis.decode(np.full(len(axis.names), axis.start)))
             else:
                 found = {
                     m: _fixed(f"method {m}: option {option}", value, spec, len(groups), experts)
                     for m, spec in mine.items()
                 }
-            for method in methods:
+            for method in whose:
                 made.start[method][option] = found[method]
         return made
 
@@ -98,13 +100,25 @@ def _whose(name: str, specs: Specs, said: Mapping[str, Any]) -> tuple[str, tuple
     method, _, option = name.partition(".")
     if option in specs.get(method, {}):
         return option, (method,)
-    if len(specs) == 1 or method in specs:
-        method, option = (method, option) if method in specs else (next(iter(specs)), name)
-        known = ", ".join(sorted(specs[method])) or "none"
-        raise RecipeError(f"method {method} has no option {option!r}; there are: {known}")
+    raise RecipeError(f"space.options.{name}: {_no_such(name, specs)}")
+
+
+def _no_such(name: str, specs: Specs) -> str:
+    """Why no option has this name, and what to do."""
+    method, _, option = name.partition(".")
+    if method in specs and option:
+        return unknown(method, option, specs[method])
+    if option and method in methods.table():
+        return f"space.method does not list {method}, but {', '.join(specs)}; list it too, or remove its option"
+    owners = [other for other in methods.METHODS if name in methods.load(other).options]
+    whose = f" ({name} is an option of {', '.join(owners)})" if owners else ""
+    if len(specs) == 1:
+        return unknown(*next((only, name, table) for only, table in specs.items())) + whose
     every = sorted({option for table in specs.values() for option in table})
+    near = difflib.get_close_matches(name.lower().replace("-", "_"), every, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
     known = ", ".join(f"{o} ({', '.join(m for m, table in specs.items() if o in table)})" for o in every) or "none"
-    raise RecipeError(f"none of the methods {', '.join(specs)} has an option {name!r}; there are: {known}")
+    return f"none of the methods {', '.join(specs)} has an option {name!r}; {hint}there are: {known}{whose}"
 
 
 def _searched(value: object, specs: Mapping[str, Spec]) -> bool:

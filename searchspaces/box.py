@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import TypeVar
@@ -16,6 +15,9 @@ from searchspaces.errors import RecipeError
 Bounds = tuple[float, float]
 T = TypeVar("T")
 
+MOST = 1e38
+"""Of a coefficient: merges are summed in fp32, and no range of coefficients is beyond what drivers can square."""
+
 
 def bounds_of(
     experts: Sequence[str], bounds: Bounds | Mapping[str, Bounds], simplex: bool
@@ -23,8 +25,10 @@ def bounds_of(
     """Each expert's least and largest coefficient, both `(K,)`. Raises RecipeError for bounds that are none."""
     table = _by_expert(experts, "bounds", bounds, (0.0, 1.0))
     for name, (low, high) in table.items():
-        if not (math.isfinite(low) and math.isfinite(high) and low < high):
-            raise RecipeError(f"bounds of {name} are [{low}, {high}]; expected finite numbers, the lower first")
+        if not (abs(low) <= MOST and abs(high) <= MOST and low < high):
+            raise RecipeError(
+                f"bounds of {name} are [{low}, {high}]; expected numbers from {-MOST:g} to {MOST:g}, the lower first"
+            )
         if simplex and (low, high) != (0.0, 1.0):
             raise RecipeError("a simplex has bounds of its own, [0, 1]; remove space.bounds")
     pairs = np.array(list(table.values()), dtype=np.float64)

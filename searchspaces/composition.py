@@ -69,7 +69,8 @@ class Composition:
     columns); then `base` too is an array, `(rows,)` or `(columns,)`, and there is nothing else. `gains` `(K,)` are 1
     where there are none; signs are elected without them. `divisor` is `sum_j agree_j divisors_j` where there are
     `divisors` `(K,)`, and 1 where it is 0 or there are none. Entries whose variance over the experts' raw task vectors
-    is below `spread` are nobody's (agree is 0). Where `consensus` is not `weighted`, `u_k` does not depend on the
+    is below `spread` are nobody's (agree is 0), and of those whose variance equals it all but the ones where `draw(key,
+    place) < until`, as in `Keep`. Where `consensus` is not `weighted`, `u_k` does not depend on the
     weights, and W is linear in them.
     """
 
@@ -82,6 +83,8 @@ class Composition:
     divisors: NDArray[np.floating] | None = None
     gains: NDArray[np.floating] | None = None
     spread: float = 0.0
+    until: float = 1.0
+    key: int = 0  # 32 bits
     scale: float = 1.0
     columns: bool = False
 

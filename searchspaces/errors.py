@@ -2,7 +2,9 @@
 
 SpaceError
 ├── PoolError     a checkpoint that is missing, broken, hostile, or does not match the base   (exit code 2)
-│   └── VocabularyError   one whose tokens are not those of the base, and no option says what to do
+│   ├── VocabularyError   one whose tokens are not those of the base, and no option says what to do
+│   └── CacheError        what is made once on a host cannot be kept there, or read: no candidate's failure
+│       └── CacheFull     there is no room for it                                             (exit code 74)
 ├── RecipeError   a point, recipe, bound or pattern that does not fit                         (exit code 2)
 ├── Inexpressible mergekit, or one adapter, has no way to say this recipe                     (exit code 2)
 └── NonFinite     NaN or infinity among merged weights                                        (a failed candidate)
@@ -21,6 +23,16 @@ class PoolError(SpaceError):
 
 class VocabularyError(PoolError):
     """A checkpoint whose tokens are not the base's, where no option says what to do with them."""
+
+
+class CacheError(PoolError):
+    """What is made once on a host cannot be kept there, or read. The host's fault: a run ends, no candidate fails."""
+
+
+class CacheFull(CacheError):
+    """No room for what is made once on a host."""
+
+    exit_code = 74
 
 
 class RecipeError(SpaceError):

@@ -32,7 +32,7 @@ class Method(Protocol):
     restores: bool  # to rounding; otherwise what the method leaves of it
     affine: bool  # the composition's weights are affine in the coefficients, and not only differentiable
     grounded: bool  # all coefficients 0 give the base
-    sweep: tuple[float, ...]  # global coefficients worth asking before any search
+    sweep: tuple[float, ...]  # global coefficients worth asking before any search; `usual` is the one known best
 
     def __init__(self, options: Mapping[str, Option]) -> None: ...
 
@@ -49,6 +49,15 @@ class Method(Protocol):
         Only of linear ones; the derivatives are sums over the tensors of the row's group.
         """
         ...
+
+
+def check_linear(name: str, method: Method) -> None:
+    """Raises RecipeError where a method, by its name, is not linear in the coefficients: these have no gradient."""
+    if not method.linear:
+        raise RecipeError(
+            f"the method {name!r} with these options is not linear in its coefficients: they have no gradient; take "
+            "another method (docs/methods.md says which are linear)"
+        )
 
 
 class OnTaskVectors:

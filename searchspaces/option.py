@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -37,8 +39,9 @@ class Number:
     def check(self, what: str, value: object) -> float | int:
         """The value in its type. Raises RecipeError for another type, and outside the bounds."""
         if type(value) not in ((int,) if self.whole else (int, float)) or not finite(value):
-            hint = "; write it without quotes, or 'search'" if isinstance(value, str) else ""
-            raise RecipeError(f"{what} must be a {'whole' if self.whole else 'finite'} number, got {value!r}{hint}")
+            raise RecipeError(
+                f"{what} must be a {'whole' if self.whole else 'finite'} number, got {value!r}{no_number(value)}"
+            )
         number: float | int = value if self.whole else float(value)  # type: ignore[arg-type, assignment]
         if not self.low <= number <= self.high or (self.above and number == self.low):
             least = f"above {self.low:g}" if self.above else f"at least {self.low:g}"
@@ -84,6 +87,23 @@ def finite(value: object) -> bool:
         return False
 
 
+def no_number(value: object) -> str:
+    """What to do about a text where a number belongs, as the end of a message; nothing for all else."""
+    if not isinstance(value, str):
+        return ""
+    with contextlib.suppress(ValueError):
+        float(value)
+        return "; write it without quotes"
+    return "; did you mean 'search'?" if difflib.get_close_matches(value.lower(), ["search"]) else ""
+
+
+def unknown(method: str, name: str, specs: Mapping[str, Spec]) -> str:
+    """That a method has no such option, which are near, and which there are."""
+    near = difflib.get_close_matches(name.lower().replace("-", "_"), specs, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"method {method} has no option {name!r}; {hint}there are: {', '.join(sorted(specs)) or 'none'}"
+
+
 def complete(method: str, specs: Mapping[str, Spec], options: Mapping[str, Option]) -> dict[str, Option]:
     """A method's options with its defaults filled in, arrays among them checked entry by entry.
 
@@ -92,8 +112,7 @@ def complete(method: str, specs: Mapping[str, Spec], options: Mapping[str, Optio
     found: dict[str, Option] = {name: spec.default for name, spec in specs.items()}
     for name, value in options.items():
         if name not in specs:
-            known = ", ".join(sorted(specs)) or "none"
-            raise RecipeError(f"method {method} has no option {name!r}; there are: {known}")
+            raise RecipeError(unknown(method, name, specs))
         spec, what = specs[name], f"method {method}: option {name}"
         if not isinstance(value, np.ndarray):
             found[name] = spec.check(what, value)

@@ -22,6 +22,7 @@ from searchspaces.option import Number, Option, finite
 
 FORMAT = 1
 MAX_YAML = 16_000_000  # bytes
+MAX_DEPTH = 50  # of values inside values
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,6 +110,15 @@ class Recipe:
         """The options as plain values: arrays are mappings from groups to numbers, or to mappings from experts."""
         return {n: self._table(v) if isinstance(v, np.ndarray) else v for n, v in self.options.items()}
 
+    @property
+    def picked(self) -> dict[str, str] | None:
+        """Of a method that takes each group whole from one model, that model by group; None of any other."""
+        if not methods.load(self.method).picks:
+            return None
+        names = ("base", *self.experts)
+        codes = (self.coefficients @ np.arange(1, len(names))).astype(int)
+        return {group: names[code] for group, code in zip(self.groups, codes, strict=True)}
+
     def _table(self, values: NDArray[np.float64]) -> dict[str, Any]:
         """A number by group, or by group and expert."""
         if values.shape[1] == len(self.experts):
@@ -178,18 +188,25 @@ def _yaml() -> Any:
 
 def _parse(text: str) -> dict[Any, Any]:
     from ruamel.yaml.error import YAMLError
-    from ruamel.yaml.events import AliasEvent
+    from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent
 
     if len(text) > MAX_YAML:
         raise RecipeError(f"recipe: {len(text)} characters of YAML, expected at most {MAX_YAML}")
     try:
-        if any(isinstance(event, AliasEvent) for event in _yaml().parse(text)):
-            raise RecipeError("recipe: YAML aliases (*name) are refused; write the values out")
+        depth = 0
+        for event in _yaml().parse(text):
+            if isinstance(event, AliasEvent):
+                raise RecipeError("recipe: YAML aliases (*name) are refused; write the values out")
+            depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+            if depth > MAX_DEPTH:
+                raise RecipeError(
+                    f"recipe: values inside values over {MAX_DEPTH} deep; a recipe has a handful of levels"
+                )
         data = _yaml().load(text)
-    except (YAMLError, ValueError) as error:
+    except (YAMLError, ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, RecipeError):
             raise
-        raise RecipeError(f"recipe: not valid YAML: {str(error).splitlines()[0]}") from error
+        raise RecipeError(f"recipe: not valid YAML: {str(error).partition(chr(10))[0]}") from error
     if not isinstance(data, dict):
         raise RecipeError(f"recipe: expected a mapping, got {type(data).__name__}; 'export' writes a recipe.yaml")
     return data

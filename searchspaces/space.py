@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -12,13 +13,14 @@ from numpy.typing import NDArray
 
 from searchspaces import methods
 from searchspaces.algebra import simplex
+from searchspaces.anchors import BASE, Anchor, anchors_of, best_known
 from searchspaces.axes import Options
 from searchspaces.box import Bounds, bounds_of, free_groups, start_of
 from searchspaces.domain import SLACK, Domain, Point
 from searchspaces.errors import RecipeError
 from searchspaces.groups import group_tensors
 from searchspaces.lift import Lift
-from searchspaces.method import Method
+from searchspaces.method import check_linear
 from searchspaces.option import Option, complete
 from searchspaces.places import Places
 from searchspaces.recipe import Recipe
@@ -84,7 +86,8 @@ class CoefficientSpace:
         specs = {name: kind.options for name, kind in self._kinds.items()}
         self._options = Options.of(options or {}, specs, self._names, self._free, self.experts)
         self._rules = {name: kind(self._options.start[name]) for name, kind in self._kinds.items()}
-        self._try_ends()
+        for name, chosen in self.ends():  # what a method can never be is refused now
+            self._kinds[name](chosen)
         self.method, self.options = self.methods[0], dict(self._options.start[self.methods[0]])
         picks = {name: kind.picks for name, kind in self._kinds.items()}
         free = [self._names[g] for g in self._free]
@@ -106,9 +109,20 @@ class CoefficientSpace:
         return tuple(found)
 
     @property
-    def linear(self) -> bool:
-        """Whether merged weights are linear in what their coefficients become, so that those have a gradient."""
-        return all(rule.linear for rule in self._rules.values())
+    def searched(self) -> list[tuple[str, str, tuple[str, ...]]]:
+        """Options that are searched, each with the name that the job gives it and the methods whose it is."""
+        return [(axis.name, axis.option, axis.methods) for axis in self._options.axes]
+
+    @property
+    def fixed(self) -> dict[str, dict[str, Option]]:
+        """By method, the options that are the same for all candidates; numbers by expert are `(G, K)`."""
+        searched = {name: {axis.option for axis in self._options.of_method(name)} for name in self.methods}
+        return {m: {n: v for n, v in self._options.start[m].items() if n not in searched[m]} for m in self.methods}
+
+    def check_linear(self) -> None:
+        """Raises RecipeError where merged weights are not linear in what their coefficients become: no gradient."""
+        for name, rule in self._rules.items():
+            check_linear(name, rule)
 
     def decode(self, point: Point) -> Recipe:
         """The recipe of a point; its values are taken as they are, never clamped.
@@ -187,38 +201,33 @@ class CoefficientSpace:
         """What `CoefficientSpace(**described)` makes this space from again, as JSON values; no models are needed."""
         return json.loads(json.dumps(self._made_from))  # type: ignore[no-any-return]
 
-    def anchors(self) -> list[tuple[str, Point]]:
+    def anchors(self, most: int | None = None) -> list[tuple[str, Point]]:
         """Points worth asking first, by label: base, each expert, uniform, and a sweep of one global coefficient.
 
         `expert: NAME` is that expert itself, `alone: NAME` what a method that changes it makes of it by itself.
 
-        Options are at their start. Of several methods, each has its own, with its name in the label, but for the base.
-        Those outside the bounds or the simplex are left out, and so are repetitions; frozen groups keep their start.
+        Options are at their start. Of several methods, each has its own, with its name in the label, but for what is
+        the same model under all: the base and, where no group is frozen, the experts themselves. Those outside the
+        bounds or the simplex are left out, and so are repetitions; frozen groups keep their start. Of more than `most`
+        the best known are taken (see `searchspaces.anchors`), in the same order.
         """
-        found: dict[bytes, tuple[str, Point]] = {}
-        grounded = [method for method, rule in self._rules.items() if rule.grounded]
-        for method, rule in self._rules.items():
-            for label, row in self._rows_worth_asking(method, rule, method in grounded[:1]):
-                recipe = self._recipe(method, np.tile(row, (len(self._free), 1)), self._options.start[method])
-                try:
-                    point = self.encode(recipe)
-                except RecipeError:
-                    continue
-                alone = len(self.methods) == 1 or label == "base"
-                found.setdefault(point.tobytes(), (label if alone else f"{label} ({method})", point))
-        return list(found.values())
-
-    def _rows_worth_asking(self, method: str, rule: Method, base: bool) -> list[tuple[str, NDArray[np.float64]]]:
-        """Coefficients `(K,)` of all free groups, by label."""
-        count, unit = len(self.experts), rule.unit
-        wanted = [("base", np.zeros(count))] if base else []
-        # what a method makes of one expert alone need not be that expert: then it is not called so
-        what = "expert: " if rule.restores else "alone: "
-        wanted += [(f"{what}{name}", unit * np.eye(count)[k]) for k, name in enumerate(self.experts)]
-        if self._kinds[method].picks:
-            return wanted
-        wanted += [("uniform", np.full(count, unit / count))]
-        return wanted + [(f"global {value:g}", np.full(count, value)) for value in rule.sweep]
+        found: dict[bytes, tuple[Anchor, Point]] = {}
+        once: set[str] = set()
+        for anchor in anchors_of(self._rules, self.experts):
+            shared = anchor.label == BASE or (anchor.shared and len(self._free) == len(self._names))
+            if shared and anchor.label in once:
+                continue
+            rows, options = np.tile(anchor.row, (len(self._free), 1)), self._options.start[anchor.method]
+            try:
+                point = self.encode(self._recipe(anchor.method, rows, options))
+            except RecipeError:
+                continue
+            once |= {anchor.label} if shared else set()
+            label = anchor.label if shared or len(self.methods) == 1 else f"{anchor.label} ({anchor.method})"
+            found.setdefault(point.tobytes(), (replace(anchor, label=label), point))
+        every = list(found.values())
+        chosen = best_known([anchor for anchor, _ in every], most)
+        return [(anchor.label, point) for i, (anchor, point) in enumerate(every) if i in chosen]
 
     def _method_at(self, point: Point) -> str:
         switch = self._places.switch
@@ -253,13 +262,13 @@ class CoefficientSpace:
             found[self._places.block] = rows.ravel()
         return found
 
-    def _try_ends(self) -> None:
-        """Make each method at both ends, or at each value, of what is searched: what none can be is refused now."""
+    def ends(self) -> Iterator[tuple[str, dict[str, Option]]]:
+        """Each method with complete options: one that is searched at an end of its range, or at a value of its list."""
         for axis in self._options.axes:
             ends = range(len(axis.values)) if axis.values else (axis.low, axis.high)
             for method, code in product(axis.methods, ends):
                 value = axis.decode(np.full(len(axis.names), float(code)))
-                self._kinds[method]({**self._options.start[method], axis.option: value})
+                yield method, {**self._options.start[method], axis.option: value}
 
     def _domain(self, low: Point, high: Point, begin: Point) -> Domain:
         """The domain, for the experts' bounds and start, each `(K,)`."""

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from searchspaces.adapters import tiles
 from searchspaces.weights import reference
 
 BLOCK = 1 << 18  # elements of a product that exist at a time: a megabyte, which stays in the second level of cache
@@ -96,6 +95,8 @@ def inner_products(lows: Sequence[LowRank], grad: torch.Tensor, start: int, stop
     `(len(lows),)`. `<G, L R> = <L' G, R>`: no task vector is made, and G is multiplied once with all of L. Products are
     fp32, their sums over ranks and columns float64; on the CPU the same bits whatever the number of threads.
     """
+    from searchspaces.adapters import tiles
+
     columns = lows[0].right.shape[1]
     row, last = start // columns, stop // columns
     left = torch.cat([p.left[row:last].float() for p in lows], 1)
@@ -113,6 +114,8 @@ def inner_products(lows: Sequence[LowRank], grad: torch.Tensor, start: int, stop
 
 def _multiply(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor) -> None:
     if out.device.type == "cpu":
+        from searchspaces.adapters import tiles
+
         tiles.multiply(left.numpy(), right.numpy(), out.numpy())
     else:
         reference.multiply(left, right, out)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -16,7 +16,15 @@ Stream: TypeAlias = Callable[[], Iterable[Sequence[torch.Tensor]]]
 """Parts of K sequences of float32 numbers, K flat tensors of one length at a time: the same with every call."""
 
 
-def ranked(stream: Stream, places: Callable[[int], Sequence[int]]) -> list[list[float]]:
+class Placed(NamedTuple):
+    """The number at a place of a sequence sorted: `equal` are as large, `before` of them at places before it."""
+
+    number: float
+    before: int
+    equal: int
+
+
+def ranked(stream: Stream, places: Callable[[int], Sequence[int]]) -> list[list[Placed]]:
     """Of each of K sequences the numbers at these places of it sorted, `places(n)` for its length n, 0 being the least.
 
     A float32 number's bits, those of negative ones inverted, sort as the numbers do: a histogram of their upper halves
@@ -36,7 +44,7 @@ def ranked(stream: Stream, places: Callable[[int], Sequence[int]]) -> list[list[
             for bin_, histogram in histograms.items():
                 histogram += np.bincount(keys[keys >> 16 == bin_] & 0xFFFF, minlength=BINS)
     return [
-        [_number(bin_ << 16 | _bin(histograms[bin_], left)[0]) for bin_, left in row]
+        [_placed(bin_, histograms[bin_], left) for bin_, left in row]
         for row, histograms in zip(bins, lower, strict=True)
     ]
 
@@ -55,6 +63,11 @@ def task_vectors(
 def _keys(part: torch.Tensor) -> NDArray[np.uint32]:
     bits = part.numpy().view(np.uint32)
     return np.where(bits >> 31, ~bits, bits | np.uint32(1 << 31))
+
+
+def _placed(upper: int, histogram: NDArray[np.int64], place: int) -> Placed:
+    lower, before = _bin(histogram, place)
+    return Placed(_number(upper << 16 | lower), before, int(histogram[lower]))
 
 
 def _number(key: int) -> float:

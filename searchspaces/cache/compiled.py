@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +11,9 @@ from types import CellType, FunctionType, ModuleType
 from typing import Any
 
 from numba import njit
+from numba.core import event
+
+log = logging.getLogger(__name__)
 
 
 def kept_on_disk(*modules: ModuleType, signature: str | None = None) -> Callable[[Any], Any]:
@@ -29,3 +34,31 @@ def kept_on_disk(*modules: ModuleType, signature: str | None = None) -> Callable
         return njit(*([signature] if signature else []), nogil=True, cache=True)(made)
 
     return decorate
+
+
+class Compiling(event.Listener):  # type: ignore[misc]
+    """Says once in a process that kernels are compiled, which the next start need not do, and how long that took.
+
+    What is found on the disk is no compilation. numba compiles under a lock of its own, one function within another.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 0.0  # so far
+        self._depth, self._since, self._told = 0, 0.0, False
+
+    def on_start(self, event: object) -> None:
+        if not self._told:
+            self._told = True
+            log.warning("compiling kernels (once, about half a minute; the next start finds them on the disk)")
+        if not self._depth:
+            self._since = time.perf_counter()
+        self._depth += 1
+
+    def on_end(self, event: object) -> None:
+        self._depth -= 1
+        if not self._depth:
+            self.seconds += time.perf_counter() - self._since
+
+
+compiling = Compiling()
+event.register("numba:compile", compiling)

@@ -104,11 +104,16 @@ def sizes() -> dict[str, int]:
     return dict(sorted(found.items()))
 
 
-def clear() -> None:
-    """Remove all folders that nobody uses, and what killed processes left behind."""
-    _clean(_LEFT)
+def clear() -> dict[str, int]:
+    """Remove all folders that nobody uses, and what killed processes left behind; how many bytes went, by kind.
+
+    What stays, as `sizes` says, is in use, or not ours to remove.
+    """
+    gone = _clean(_LEFT)
     for entry in entries():
-        discard(entry.home)
+        if discard(entry.home):
+            gone[entry.kind] = gone.get(entry.kind, 0) + entry.bytes
+    return dict(sorted(gone.items()))
 
 
 def remove(home: Path) -> None:
@@ -123,10 +128,14 @@ def remove(home: Path) -> None:
     shutil.rmtree(gone, ignore_errors=True)
 
 
-def _clean(pattern: re.Pattern[str] = _TORN) -> None:
-    """Remove what killed processes left behind."""
+def _clean(pattern: re.Pattern[str] = _TORN) -> dict[str, int]:
+    """Remove what killed processes left behind; how many bytes that were, by kind."""
+    found: dict[str, int] = {}
     for torn in root().glob("*/.*"):
         match = pattern.fullmatch(torn.name)
         if match:
             with contextlib.suppress(Timeout), FileLock(torn.with_name(f"{match[1]}.lock"), timeout=0):
+                size = sum(f.stat().st_size for f in torn.rglob("*") if f.is_file())
                 shutil.rmtree(torn, ignore_errors=True)
+                found[torn.parent.name] = found.get(torn.parent.name, 0) + size
+    return found

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from filelock import FileLock
 
 from searchspaces.cache import holds, limit
-from searchspaces.errors import PoolError
+from searchspaces.errors import CacheError, CacheFull
 from searchspaces.models import shards
 
 FILES = "files.json"
@@ -28,7 +30,7 @@ def made_once(home: Path, what: str, needed: int, make: Callable[[Path], None]) 
     Where it is not, `make(partial)` fills it beside its place, in one process, under a lock; what was least recently
     used leaves the cache before, where that would grow beyond its limit (see `room`). The folder is this process's to
     use until it ends: no other removes it meanwhile. `what` is said in messages, in the plural; `needed` is its size in
-    bytes. Raises PoolError where the disk has no room, or does not let us write.
+    bytes. Raises CacheFull where the disk has no room, CacheError where it does not let us write.
     """
     try:
         home.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -39,9 +41,18 @@ def made_once(home: Path, what: str, needed: int, make: Callable[[Path], None]) 
             if not whole(home):  # or another process has just made it
                 _make(home, what, needed, make)
     except OSError as error:
-        raise PoolError(
-            f"{what} cannot be written to {home}: {error}; make room there, or set XDG_CACHE_HOME to another disk"
-        ) from error
+        raise _refused(f"{what} cannot be written to {home}", error) from error
+
+
+def writable(kind: str) -> None:
+    """Raises CacheFull or CacheError where nothing can be written to `cache(kind)`, which is made."""
+    home = cache(kind)
+    try:
+        home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.TemporaryFile(dir=home) as file:
+            file.write(b"room for one byte")
+    except OSError as error:
+        raise _refused(f"the cache {home} cannot be written to", error) from error
 
 
 def whole(home: Path) -> bool:
@@ -60,7 +71,7 @@ def _make(home: Path, what: str, needed: int, make: Callable[[Path], None]) -> N
     limit.make_room(needed, home.parent)
     free = shutil.disk_usage(home.parent).free
     if free < needed:
-        raise PoolError(
+        raise CacheFull(
             f"{home.parent}: {free / 1e6:,.1f} MB free, {what} need {needed / 1e6:,.1f} MB; free some, or set "
             "XDG_CACHE_HOME to another disk"
         )
@@ -74,3 +85,8 @@ def _make(home: Path, what: str, needed: int, make: Callable[[Path], None]) -> N
         shards.sync_folder(home.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _refused(what: str, error: OSError) -> CacheError:
+    kind = CacheFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else CacheError
+    return kind(f"{what}: {error}; make room there, or set XDG_CACHE_HOME to another disk")

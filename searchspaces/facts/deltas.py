@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from searchspaces.adapters.lowrank import BLOCK, Block, LowRank, differences
 from searchspaces.models.pool import Pool
-from searchspaces.weights.kernel import CODES, DIFFERENCE, NOTHING
 
 Piece = tuple[int, int, NDArray[np.int64], NDArray[np.int64], int, int]
 """The first six arguments of what is in `streams`: base and its code, experts and theirs, first element and end."""
@@ -34,6 +33,8 @@ class Deltas:
 
     def pieces(self, start: int = 0, stop: int | None = None) -> Iterator[Piece]:
         """Elements `start` to `stop` in order, each piece valid until the next; where all can be mapped, one piece."""
+        from searchspaces.weights.kernel import CODES
+
         stop = len(self.base) if stop is None else stop
         lows = [e for e in self.experts if isinstance(e, LowRank)]
         mapped = all(t.dtype in CODES for t in (self.base, *self.experts) if isinstance(t, torch.Tensor))
@@ -46,6 +47,8 @@ class Deltas:
             yield self._piece(first, end, found, held)
 
     def _piece(self, start: int, stop: int, lows: Sequence[torch.Tensor], held: list[torch.Tensor]) -> Piece:
+        from searchspaces.weights.kernel import DIFFERENCE, NOTHING
+
         low = iter(lows)
         base, base_code = _readable(self.base, start, stop, held)
         addresses = np.zeros(len(self.experts), np.int64)
@@ -60,6 +63,8 @@ class Deltas:
 
 def _readable(tensor: torch.Tensor, start: int, stop: int, held: list[torch.Tensor]) -> tuple[int, int]:
     """Address and code of a flat tensor, or of a copy of its elements `start` to `stop`, placed as if it were whole."""
+    from searchspaces.weights.kernel import CODES
+
     if tensor.dtype in CODES:
         return tensor.data_ptr(), CODES[tensor.dtype]
     held.append(tensor[start:stop].float())

@@ -33,9 +33,10 @@ class Facts(Protocol):
         """Each entry's rank by magnitude within its row (all but the last dimension are rows), as `Keep.ranks`."""
         ...
 
-    def spread(self, share: float) -> float:
+    def spread(self, share: float) -> tuple[float, float]:
         """The variance over experts (of their task vectors, biased) such that `int(share * n)` entries have as much, n
-        being the entries where it is not 0; infinity where that is none, 0 for a share of 1 or more."""
+        being the entries where it is not 0; infinity where that is none, 0 for a share of 1 or more. Of entries of just
+        that variance there may be more: which share of these it takes, in (0, 1]."""
         ...
 
     def energies(self, spread: float) -> NDArray[np.float64]:
@@ -50,7 +51,7 @@ class Facts(Protocol):
         """The same for each row (all but the last dimension are rows), `(rows, K + 1, K + 1)`."""
         ...
 
-    def key(self, k: int, seeded: bool = True) -> int:
+    def key(self, k: int | None, seeded: bool = True) -> int:
         """32 bits that are a function of the expert's name and the tensor's alone, with `seeded` of the recipe's seed
-        too."""
+        too; None for the tensor's alone."""
         ...

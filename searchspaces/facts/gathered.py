@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from safetensors import SafetensorError, safe_open
 
-from searchspaces.errors import PoolError
+from searchspaces.errors import CacheError
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +26,7 @@ class Gathered:
 
     @classmethod
     def open(cls, folder: Path) -> Gathered:
-        """Raises PoolError where the folder's files cannot be read."""
+        """Raises CacheError where the folder's files cannot be read."""
         handles: dict[str, Any] = {}
         try:
             for file in sorted(folder.glob("*.safetensors")):
@@ -37,7 +37,7 @@ class Gathered:
         return cls(folder, handles)
 
     def get(self, name: str) -> torch.Tensor | None:
-        """One tensor's statistics, float32; None where there are none. Raises PoolError where it cannot be read."""
+        """One tensor's statistics, float32; None where there are none. Raises CacheError where it cannot be read."""
         if name not in self._handles:
             return None
         try:
@@ -53,5 +53,5 @@ def statistics_of(name: str, gathered: Mapping[str, Gathered]) -> dict[str, torc
     return {expert: tensor for expert, tensor in every.items() if tensor is not None}
 
 
-def _unreadable(folder: Path, error: Exception) -> PoolError:
-    return PoolError(f"{folder}: statistics that cannot be read ({error}); remove the folder, and they are made again")
+def _unreadable(folder: Path, error: Exception) -> CacheError:
+    return CacheError(f"{folder}: statistics that cannot be read ({error}); remove the folder, and they are made again")

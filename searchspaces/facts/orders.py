@@ -10,8 +10,6 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from searchspaces.facts import streams
-
 KNOTS = 1 << 14
 """Of longer lists, so many order statistics are kept, at evenly spread ranks; shorter ones are kept whole."""
 
@@ -31,6 +29,8 @@ class Order:
     @classmethod
     def of(cls, numbers: NDArray[np.float32]) -> Order:
         """Sorts `numbers` in place. Memory: the knots'."""
+        from searchspaces.facts import streams
+
         numbers.view(np.uint32).sort()  # bits of such numbers sort as they do, and faster
         ranks = knots(len(numbers))
         values = numbers[len(numbers) - ranks]
@@ -53,6 +53,16 @@ class Order:
         if rank > self.above[j]:
             return float(self.values[j])
         return float(between(j - 1)[self.above[j] - rank])
+
+    def placed(self, rank: int, between: Between) -> tuple[float, int, int]:
+        """The number of rank 1 to n, how many are larger, and how many are equal to it."""
+        j = int(np.searchsorted(self.until, rank))
+        if rank > self.above[j]:
+            return float(self.values[j]), int(self.above[j]), int(self.until[j] - self.above[j])
+        found = between(j - 1)
+        number = found[self.above[j] - rank]
+        low, high = (int(np.searchsorted(found, number, side)) for side in ("left", "right"))
+        return float(number), int(self.until[j - 1]) + len(found) - high, high - low
 
     def sum(self, least: float, between: Between, strictly: bool = False) -> float:
         """The sum of all numbers that are at least `least`, or larger with `strictly`; float64.

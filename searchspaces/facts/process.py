@@ -14,7 +14,7 @@ import torch
 
 from searchspaces import methods
 from searchspaces.cache.once import cache, made_once
-from searchspaces.errors import PoolError
+from searchspaces.errors import CacheError, PoolError
 from searchspaces.facts.gathered import Gathered, statistics_of
 from searchspaces.given import Given
 from searchspaces.method import Processing
@@ -24,7 +24,7 @@ from searchspaces.models.difference import Processed
 from searchspaces.models.pool import Pool
 from searchspaces.option import Option, complete
 
-VERSION = 2
+VERSION = 3
 """Part of every folder's name, as is the method's own `version`: a change of how files are laid out is a new one."""
 
 
@@ -53,7 +53,7 @@ def processed(
     nothing it is the pool as it was opened. `hashes` are the models' (`pool.hashes()`); `progress` is called with each
     tensor's name as it is made. `statistics` are folders by expert (see `searchspaces.facts.gathered`), whose names
     stand for their content, for a method that needs them. Raises PoolError where it gets none, where what is made is
-    not finite, and where the disk has no room, or does not let us write.
+    not finite; CacheError where the disk has no room, or does not let us write.
     """
     pool = pool.original  # what was processed for another method is none of this one's experts
     what = processing(method, options or {})
@@ -66,7 +66,7 @@ def processed(
     if kind.gathers:
         said.append(_whose(method, pool, statistics or {}))
     home = folder() / hashlib.sha256(json.dumps(said).encode()).hexdigest()[:32]
-    specs = _plan(pool, kind.cancels)
+    specs = plan(pool, method)
     made_once(
         home,
         "the processed task vectors",
@@ -76,15 +76,15 @@ def processed(
     try:
         kept = Checkpoint.open(home, "processed experts")
     except PoolError as error:
-        raise PoolError(f"{error}; or remove {home}, and it is made again") from error
+        raise CacheError(f"{error}; or remove {home}, and it is made again") from error
     experts = {
         name: Processed(
             f"expert {name!r}, processed by {method}",
             expert.config,
             pool.base,
-            kept.renamed({t.name: f"{name}/{t.name}" for t in pool.merged}),
+            kept.renamed({t.name: f"{e}.{i}" for i, t in enumerate(pool.merged)}),
         )
-        for name, expert in pool.experts.items()
+        for e, (name, expert) in enumerate(pool.experts.items())
     }
     return replace(pool, experts=MappingProxyType(experts), processing=what, _original=pool)
 
@@ -113,13 +113,13 @@ def _make(
     gathered = {expert: Gathered.open(home) for expert, home in statistics.items()}
 
     def made() -> Iterator[tuple[str, torch.Tensor]]:
-        for name, base, experts in tensors():
+        for i, (name, base, experts) in enumerate(tensors()):
             progress(name)
             given = Given(name, base, experts, statistics_of(name, gathered))
             # a tensor without elements has nothing to rank or take apart
             done = _checked(label, given, method.process(given) if base.numel() else given.averaged())
-            for expert, tensor in zip(experts, done, strict=True):
-                yield f"{expert}/{name}", tensor.to(dtypes[f"{expert}/{name}"])
+            for e, (_, tensor) in enumerate(zip(experts, done, strict=True)):
+                yield f"{e}.{i}", tensor.to(dtypes[f"{e}.{i}"])
 
     method.survey(tensors)
     shards.write(home, specs, made())
@@ -152,12 +152,16 @@ def _whose(method: str, pool: Pool, statistics: Mapping[str, Path]) -> list[str]
     return [statistics[expert].name for expert in pool.names]
 
 
-def _plan(pool: Pool, wide: bool) -> list[shards.Spec]:
-    """The differences of all experts, in the order in which they are made."""
+def plan(pool: Pool, method: str) -> list[shards.Spec]:
+    """The differences of all experts that a method which processes task vectors keeps, in the order of their making.
+
+    That of the e-th expert's i-th tensor is called `e.i`, as a tensor's name may be as long as the format lets it.
+    """
+    wide = cast(type[Processing], methods.load(method)).cancels
     return [
-        shards.Spec(f"{name}/{info.name}", info.shape, _kept(expert.tensors[info.name].dtype, info.dtype, wide))
-        for info in pool.merged
-        for name, expert in pool.experts.items()
+        shards.Spec(f"{e}.{i}", info.shape, _kept(expert.tensors[info.name].dtype, info.dtype, wide))
+        for i, info in enumerate(pool.merged)
+        for e, expert in enumerate(pool.experts.values())
     ]
 
 

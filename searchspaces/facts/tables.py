@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from threading import RLock
 from typing import TypeVar
 
 import torch
@@ -16,6 +17,7 @@ from searchspaces.cache.once import cache, made_once
 from searchspaces.models import shards
 from searchspaces.models.checkpoint import Checkpoint
 from searchspaces.models.headers import TensorInfo, read_header
+from searchspaces.models.pool import Pool
 
 VERSION = 2
 """Part of every folder's name: a change of what tables hold, or of how it is computed, is a new one."""
@@ -27,6 +29,47 @@ R = TypeVar("R")
 
 Columns = Sequence[tuple[str, tuple[int, ...], torch.dtype]]
 """Name, shape and dtype of each array of one tensor's table."""
+
+
+class Tables:
+    """The tables of one pool, each made, or found on the disk, when it is first asked for. From several threads.
+
+    `hashes` are the models', `pool.hashes()` where they are not given; `threads` and `progress` as of `kept`.
+    """
+
+    def __init__(
+        self, pool: Pool, hashes: Mapping[str, str] | None, threads: int, progress: Callable[[str], None]
+    ) -> None:
+        self.pool = pool
+        self._hashes, self._threads, self._progress = hashes, threads, progress
+        self._lock = RLock()
+        self._opened: dict[tuple[str, int | None], Checkpoint] = {}
+
+    def of(
+        self,
+        kind: str,
+        k: int | None,
+        columns: Callable[[TensorInfo], Columns],
+        make: Callable[[int, TensorInfo], Sequence[torch.Tensor]],
+    ) -> Checkpoint:
+        """The table of a kind for expert k, or for all of them; `make` is given a tensor's place too. As `kept`."""
+        with self._lock:
+            if (kind, k) not in self._opened:
+                if self._hashes is None:
+                    self._hashes = self.pool.hashes()
+                experts = self.pool.names if k is None else (self.pool.names[k],)
+                models = [self._hashes["base"], *(self._hashes[e] for e in experts)]
+                places = {info.name: i for i, info in enumerate(self.pool.merged)}
+                self._opened[kind, k] = kept(
+                    kind,
+                    models,
+                    self.pool.merged,
+                    columns,
+                    lambda info: make(places[info.name], info),
+                    self._threads,
+                    self._progress,
+                )
+            return self._opened[kind, k]
 
 
 def kept(
@@ -43,7 +86,7 @@ def kept(
     They depend on the contents of `models` (sha256 each, in an order that matters) and on the tensors' names and
     shapes; `make` gives one tensor's arrays, in the order of `columns`, and is called for some tensors at once where
     there are threads. Names of files hold numbers, as a tensor's name may be as long as the format lets it. Raises
-    PoolError where the disk has no room, or does not let us write.
+    CacheError where the disk has no room, or does not let us write.
     """
     said = [VERSION, kind, *models, [(t.name, t.shape) for t in tensors]]
     home = cache(kind) / hashlib.sha256(json.dumps(said).encode()).hexdigest()[:32]

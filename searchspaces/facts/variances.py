@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from searchspaces.facts.bins import sort_into_bins, within
 from searchspaces.facts.deltas import Piece
 from searchspaces.facts.orders import Order
 
@@ -43,6 +42,8 @@ class Variances:
     @classmethod
     def of(cls, numbers: NDArray[np.float32], pieces: Iterable[Piece], count: int) -> Variances:
         """Of all variances, sorted in place, and the weights of `count` experts that they are of, which are read."""
+        from searchspaces.facts.bins import sort_into_bins
+
         order = Order.of(numbers)
         knots = order.values.view(np.uint32)
         squares, bins = np.zeros((len(knots), count)), np.empty(len(numbers), np.uint16)
@@ -53,10 +54,16 @@ class Variances:
         whole = len(knots) == len(numbers)
         return cls(order, squares.cumsum(axis=0), bins[:0] if whole else bins)
 
-    def at(self, share: float, look: Look) -> float:
-        """The variance that `int(share * n)` of the n entries with any have at least; infinity where that is none."""
+    def at(self, share: float, look: Look) -> tuple[float, float]:
+        """The variance that `int(share * n)` of the n entries with any have at least; infinity where that is none.
+
+        And which share of the entries of just that variance is among so many.
+        """
         rank = int(self.order.positive * share)
-        return self.order.at(rank, lambda j: look(j).numbers) if rank >= 1 else math.inf
+        if rank < 1:
+            return math.inf, 1.0
+        number, larger, equal = self.order.placed(rank, lambda j: look(j).numbers)
+        return number, (rank - larger) / equal
 
     def energies(self, least: float, look: Look) -> NDArray[np.float64]:
         """Sums of `tau_k^2` over entries whose variance is at least `least`, `(K,)`, float64."""
@@ -74,6 +81,8 @@ class Variances:
 
     def look(self, pieces: Iterable[Piece], j: int) -> Gap | None:
         """What lies between knots j and j + 1, found in the weights; None where that is not what the knots say."""
+        from searchspaces.facts.bins import within
+
         order = self.order
         numbers = np.empty(int(order.above[j + 1] - order.until[j]), np.float32)
         taus, knots = np.empty((len(numbers), self.squares.shape[1]), np.float32), order.values.view(np.uint32)

@@ -62,9 +62,11 @@ def load(name: str) -> type[Method]:
     """The class of a method, imported now; raises RecipeError for a name that is not in the table."""
     known = table()
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
+        near = difflib.get_close_matches(name.lower().replace("-", "_"), known, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise RecipeError(f"no merge method {name!r}; {hint}there are: {', '.join(sorted(known))}")
+        raise RecipeError(
+            f"no merge method {name!r}; {hint}there are: {', '.join(sorted(known))} ('mergeopt methods' tells of each)"
+        )
     module, _, attribute = known[name].partition(":")
     found: type[Method] = getattr(import_module(module), attribute)
     return found

@@ -31,6 +31,7 @@ class Fisher(OnProcessed):
     summary: ClassVar[str] = "task arithmetic on task vectors weighted by diagonal Fisher information, entry by entry"
     options: ClassVar[Mapping[str, Spec]] = {"lambda": LAMBDA, "floor": Number(1e-6, 0.0, 1.0, prepared=True)}
     gathers: ClassVar[str] = "fisher"
+    usual: ClassVar[float] = 1.0  # the published merge
 
     def __init__(self, options: Mapping[str, Option]) -> None:
         super().__init__(options)

@@ -33,6 +33,7 @@ class ModelStock(OnTaskVectors):
         "floor": Number(1e-6, 0.0, 1.0),
         "lambda": LAMBDA,
     }
+    usual: ClassVar[float] = 1.0  # the published merge
 
     def __init__(self, options: Mapping[str, Option]) -> None:
         super().__init__(options)

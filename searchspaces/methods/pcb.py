@@ -40,6 +40,7 @@ class PCB(OnProcessed):
         "ratio": Number(0.1, 0.0, 1.0, above=True, prepared=True),
     }
     version: ClassVar[int] = 2
+    usual: ClassVar[float] = 1.0  # the published merge
 
     def __init__(self, options: Mapping[str, Option]) -> None:
         super().__init__(options)
@@ -52,7 +53,7 @@ class PCB(OnProcessed):
             lambda: ([part.abs_() for part in parts] for parts in task_vectors(tensors())),
             lambda n: [int(n * OUTLIERS), max(0, int(n * (1 - OUTLIERS) - 1))],
         )
-        ends = [(least, most) for least, most in magnitudes]
+        ends = [(least.number, most.number) for least, most in magnitudes]
 
         def scores() -> Iterator[list[torch.Tensor]]:
             for parts in task_vectors(tensors()):
@@ -60,7 +61,7 @@ class PCB(OnProcessed):
                 yield [_score(part, total, *end, len(parts)) for part, end in zip(parts, ends, strict=True)]
 
         found = ranked(scores, lambda n: [min(int(n * (1 - self._ratio)), n - 1), n - 1])
-        self._bounds = [Bounds(*end, *score) for end, score in zip(ends, found, strict=True)]
+        self._bounds = [Bounds(*end, *(s.number for s in score)) for end, score in zip(ends, found, strict=True)]
 
     def process(self, given: Given) -> Iterator[torch.Tensor]:
         """`b_k a_k / sum_j b_j`, of any shape; 0 where all b are. Three times over the experts, so that one is held."""

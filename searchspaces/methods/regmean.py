@@ -37,6 +37,7 @@ class RegMean(OnProcessed):
     cancels: ClassVar[bool] = True
     version: ClassVar[int] = 2
     gathers: ClassVar[str] = "gram"
+    usual: ClassVar[float] = 1.0  # the published merge
 
     def __init__(self, options: Mapping[str, Option]) -> None:
         super().__init__(options)

@@ -21,10 +21,11 @@ class Sce(OnTaskVectors):
     3.3).
 
     `tau'_k` keeps the share `select_topk` of entries whose variance over the experts is largest (of those where it is
-    not 0), the same of every expert; `e_k` is the mean of `tau'_k^2` over the sum of all experts'; `agree_k` is 1
-    where `tau'_k` has the sign of `sum_j tau'_j`. All c = 1 is the published merge, and mergekit's. As in mergekit,
-    `e` is 1/K where those means sum to less than `floor` (0 for the paper, whatever the scale); one expert alone
-    varies nowhere, and stays whole with a `select_topk` of 1 only.
+    not 0; of entries that vary equally, draws by tensor and place say which), the same of every expert; `e_k` is the
+    mean of `tau'_k^2` over the sum of all experts'; `agree_k` is 1 where `tau'_k` has the sign of `sum_j tau'_j`. All
+    c = 1 is the published merge, and mergekit's. As in mergekit, `e` is 1/K where those means sum to less than `floor`
+    (0 for the paper, whatever the scale); one expert alone varies nowhere, and stays whole with a `select_topk` of 1
+    only.
     """
 
     summary: ClassVar[str] = "entries that vary, weighted by their energy in each tensor, without minority signs"
@@ -33,6 +34,7 @@ class Sce(OnTaskVectors):
         "floor": Number(1e-6, 0.0, 1e-3),
         "lambda": LAMBDA,
     }
+    usual: ClassVar[float] = 1.0  # the published merge
 
     def __init__(self, options: Mapping[str, Option]) -> None:
         super().__init__(options)
@@ -40,8 +42,10 @@ class Sce(OnTaskVectors):
 
     def compose(self, row: Row, facts: Facts) -> Composition:
         """Weights c: shares of energy, which they do not touch, are gains and divisors."""
-        spread = facts.spread(row.number("select_topk"))
+        spread, until = facts.spread(row.number("select_topk"))
         energies = facts.energies(spread)
+        if until < 1:  # those of just that variance as often as they are drawn
+            energies = until * energies + (1 - until) * facts.energies(float(np.nextafter(np.float32(spread), np.inf)))
         total = float(energies.sum())
         flat = total == 0.0 or total < row.number("floor")
         shares = np.full(facts.count, 1.0 / facts.count) if flat else energies / total
@@ -53,5 +57,7 @@ class Sce(OnTaskVectors):
             # where experts of hardly any energy are alone to agree, mergekit divides by `LEAST`
             gains=shares * np.minimum(1.0, shares / LEAST),
             spread=spread,
+            until=until,
+            key=facts.key(None, seeded=False) if until < 1 else 0,
             scale=row.number("lambda"),
         )

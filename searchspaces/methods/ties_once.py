@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 
+from searchspaces.algebra.draws import UNIT, draws_at, key_of
 from searchspaces.algebra.quantiles import ranked, task_vectors
 from searchspaces.given import Given
 from searchspaces.method import LAMBDA, OnProcessed, Tensors
 from searchspaces.option import Choice, Number, Option, Spec
+
+CHUNK = 1 << 20  # entries that are drawn together; none crosses a multiple of 2 ** 32
 
 
 class TiesOnce(OnProcessed):
@@ -19,10 +22,12 @@ class TiesOnce(OnProcessed):
 
     `tau'_k` keeps of `tau_k` the share `density` of largest magnitude, and of that what has the sign of the sum over
     experts of what was kept (TIES, Yadav et al., NeurIPS 2023, sections 3.1 and 3.2; the sign of a sum of 0 agrees with
-    none). Signs are elected once, whatever the coefficients. Option `scope`: magnitudes are ranked over the whole model
-    (`model`, as both papers' code does), or within each tensor (`tensor`). Option `combine`: the `sum` of what agrees,
-    as in AdaMerging++, or its `mean`, `tau'_k` being divided by the number of experts that agree at an entry: with all
-    c = 1 that is TIES as published (section 3.3), lambda being theirs. One expert alone is trimmed too.
+    none). Of entries as large as the least one that stays (in bf16 a good part of all) as many stay as make up
+    `density`: draws by expert, tensor and place say which, where the authors' code keeps them all. Signs are elected
+    once, whatever the coefficients. Option `scope`: magnitudes are ranked over the whole model (`model`, as both
+    papers' code does), or within each tensor (`tensor`). Option `combine`: the `sum` of what agrees, as in
+    AdaMerging++, or its `mean`, `tau'_k` being divided by the number of experts that agree at an entry: with all c = 1
+    that is TIES as published (section 3.3), lambda being theirs. One expert alone is trimmed too.
     """
 
     summary: ClassVar[str] = "task arithmetic on task vectors trimmed, and stripped of what disagrees in sign, once"
@@ -32,48 +37,65 @@ class TiesOnce(OnProcessed):
         "lambda": LAMBDA,
         "scope": Choice("model", ("model", "tensor"), prepared=True),
     }
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     def __init__(self, options: Mapping[str, Option]) -> None:
         super().__init__(options)
         self._density, self._scope, self._combine = float(options["density"]), options["scope"], options["combine"]
-        self._least: list[float] | None = None
+        self._bounds: list[Bound] | None = None
 
     def survey(self, tensors: Tensors) -> None:
         """The least magnitude that each expert keeps, where that is one for the whole model."""
-        self._least = thresholds(tensors, self._density) if self._scope == "model" else None
+        self._bounds = thresholds(tensors, self._density) if self._scope == "model" else None
 
     def process(self, given: Given) -> Iterator[torch.Tensor]:
         """Entries of the task vector where it is kept and agrees, or shares of them, 0 elsewhere."""
-        base, experts, least = given.base, given.experts, self._least
-        if least is None:
-            least = thresholds(lambda: iter([(given.name, base, experts)]), self._density)
+        base, experts = given.base, given.experts
+        bounds = self._bounds
+        if bounds is None:
+            bounds = thresholds(lambda: iter([(given.name, base, experts)]), self._density)
         # over the experts again and again, so that no more than one task vector is held
         elected = torch.zeros(base.shape)
-        for expert, bound in zip(experts.values(), least, strict=True):
-            elected += _trimmed(expert, base, bound)
+        for k, bound in enumerate(bounds):
+            elected += _trimmed(given, k, bound)
         elected.sign_()
         agreeing = torch.ones(base.shape)
         if self._combine == "mean":
             agreeing.zero_()
-            for expert, bound in zip(experts.values(), least, strict=True):
-                agreeing += _trimmed(expert, base, bound).sign_() == elected
+            for k, bound in enumerate(bounds):
+                agreeing += _trimmed(given, k, bound).sign_() == elected
             agreeing.clamp_(min=1.0)
-        for expert, bound in zip(experts.values(), least, strict=True):
-            delta = _trimmed(expert, base, bound)
+        for k, bound in enumerate(bounds):
+            delta = _trimmed(given, k, bound)
             yield delta.masked_fill_(delta.sign() != elected, 0.0).div_(agreeing)
 
 
-def thresholds(tensors: Tensors, density: float) -> list[float]:
-    """The magnitude of rank `ceil(density * n)` among all n entries of each expert's task vector; (K,), exact."""
+class Bound(NamedTuple):
+    """The least magnitude that stays of an expert, and the share that does of its entries of just that magnitude."""
+
+    least: float
+    until: float
+
+
+def thresholds(tensors: Tensors, density: float) -> list[Bound]:
+    """By the magnitude of rank `ceil(density * n)` among all n entries of each expert's task vector; (K,), exact."""
     magnitudes = ranked(
         lambda: ([part.abs_() for part in parts] for parts in task_vectors(tensors())),
         lambda count: [count - math.ceil(density * count)],
     )
-    return [least for (least,) in magnitudes]
+    return [Bound(found.number, 1 - found.before / found.equal) for (found,) in magnitudes]
 
 
-def _trimmed(expert: torch.Tensor, base: torch.Tensor, least: float) -> torch.Tensor:
-    """The task vector without its entries below a magnitude."""
-    delta = expert.float() - base.float()
-    return delta.masked_fill_(delta.abs() < least, 0.0)
+def _trimmed(given: Given, k: int, bound: Bound) -> torch.Tensor:
+    """The task vector of the k-th expert without what does not stay."""
+    expert, tensor = list(given.experts.items())[k]
+    delta = tensor.float() - given.base.float()
+    size = delta.abs()
+    out = size < bound.least
+    if bound.until < 1 and bound.least > 0:  # which zeros stay makes no difference
+        flat, tied = out.view(-1), (size == bound.least).view(-1)
+        key, most = key_of(expert, given.name), math.ceil(bound.until * UNIT)
+        for at in range(0, len(flat), CHUNK):
+            places = tied[at : at + CHUNK].nonzero()[:, 0] + at
+            flat[places] = draws_at(key, places, at >> 32) >= most
+    return delta.masked_fill_(out, 0.0)

@@ -18,9 +18,9 @@ class TsvM(OnProcessed):
 
     Of each expert's task matrix the `r / K` largest singular values `S_k` are kept, r being its shorter side; the
     singular vectors of all experts, side by side, are replaced by the nearest orthonormal ones, their polar factor
-    (section 4.2). All coefficients 1 are the authors' TSV-M, and lambda is their alpha (1). Option `rank`: how many
-    singular vectors an expert keeps, as a multiple of `r / K`, at most all; above 1 they are more than fit in
-    orthonormal columns, and the factor is the nearest partial isometry (the authors' lossless variant).
+    (section 4.2). All coefficients 1 are the authors' TSV-M, and lambda is their alpha (1). Option `share`: how many
+    singular vectors an expert keeps, as a multiple of its equal share `r / K`, at most all; above 1 they are more than
+    fit in orthonormal columns, and the factor is the nearest partial isometry (the authors' lossless variant).
 
     As in the authors' code (AntoAndGar/task_singular_vectors) embeddings are matrices like any other, and what is not a
     matrix is averaged, `tau'_k` being `tau_k / K` there: vectors, kernels of convolutions, a layer's experts stored as
@@ -32,13 +32,14 @@ class TsvM(OnProcessed):
     summary: ClassVar[str] = "task arithmetic on task matrices of low rank with orthogonalised singular vectors (TSV-M)"
     options: ClassVar[Mapping[str, Spec]] = {
         "lambda": LAMBDA,
-        "rank": Number(1.0, 0.0, 64.0, above=True, prepared=True),
+        "share": Number(1.0, 0.0, 64.0, above=True, prepared=True),
     }
     version: ClassVar[int] = 2
+    usual: ClassVar[float] = 1.0  # the published merge
 
     def __init__(self, options: Mapping[str, Option]) -> None:
         super().__init__(options)
-        self._rank = float(options["rank"])
+        self._share = float(options["share"])
 
     def process(self, given: Given) -> Iterator[torch.Tensor]:
         """`U'_k S_k V'_k^T`, of `(n, m)`. Beside one of them what is kept of U and V is held, twice."""
@@ -46,7 +47,7 @@ class TsvM(OnProcessed):
         if base.dim() != 2:
             yield from given.averaged()
             return
-        most = int(self._rank * min(base.shape) / len(experts))
+        most = int(self._share * min(base.shape) / len(experts))
         kept = [directions(delta, noise(base, [delta]), most) for delta in differences(base, experts)]
         counts = [len(d.sizes) for d in kept]
         lefts = torch.split(polar(torch.cat([d.left for d in kept], dim=1)), counts, dim=1)

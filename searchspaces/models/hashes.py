@@ -6,6 +6,8 @@ import contextlib
 import hashlib
 import json
 import os
+import zlib
+from collections.abc import Iterator
 from io import FileIO
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from searchspaces.models.headers import read_header
 
 CHUNK = 1 << 20  # bytes: hashed, then checked while still in cache
 KEPT = 4096  # files that the cache remembers
+LOCKS = 64  # at most as many files are read at once on a host
 _EXPONENT = {torch.bfloat16: 0x7F80, torch.float16: 0x7C00}
 
 
@@ -38,8 +41,11 @@ def content_hash(checkpoint: Checkpoint | Adapter) -> str:
         key = json.dumps([str(file.absolute()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns])
         digest = cache.get(key)
         if digest is None:
-            digest = _scan(checkpoint.label, file)
-            cache.put(key, digest)
+            with cache.alone(key):  # a host's workers start together: one reads, the others wait for what it finds
+                digest = cache.get(key)
+                if digest is None:
+                    digest = _scan(checkpoint.label, file)
+                    cache.put(key, digest)
         total.update(f"{file.name}\0{digest}\n".encode())
     return total.hexdigest()
 
@@ -106,6 +112,17 @@ class _Cache:
                 fresh = self._path.with_suffix(".new")
                 fresh.write_text(json.dumps(dict(list(table.items())[-KEPT:]), indent=0))
                 fresh.replace(self._path)
+
+    @contextlib.contextmanager
+    def alone(self, key: str) -> Iterator[None]:
+        """While no other process of this host reads the same file; at once where no lock can be had."""
+        # a lock that many files share makes their readers wait for each other, and nothing else
+        lock = self._path.with_name(f"hashes-{zlib.crc32(key.encode()) % LOCKS}.lock")
+        with contextlib.ExitStack() as held:
+            with contextlib.suppress(OSError, NotImplementedError):  # of a file system without locks
+                lock.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                held.enter_context(FileLock(lock))
+            yield
 
     def _load(self) -> dict[str, object]:
         try:

@@ -26,7 +26,7 @@ from searchspaces.models.headers import MERGEABLE, TensorInfo
 from searchspaces.models.hub import folder_of
 from searchspaces.vocabularies.vocabulary import Mode, align
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _SAME = ("model_type", "num_attention_heads", "num_key_value_heads", "hidden_act", "hidden_size")
 
 
@@ -76,8 +76,11 @@ class Pool:
         for name in experts:
             if not NAME.fullmatch(name):
                 raise PoolError(
-                    f"expert name {name!r} must be letters, digits, '.', '_' and '-', the first a letter or digit"
+                    f"expert name {name[:80]!r} must be at most 64 letters, digits, '.', '_' and '-', the first a "
+                    "letter or digit"
                 )
+            if name == "base":  # hashes, and with them caches and resumed runs, would take it for the base
+                raise PoolError("an expert is called 'base', as the base itself is; give it another name")
         first, others = _open_all(base, experts)
         for name, expert in others.items():
             _same_architecture(first, expert, name)

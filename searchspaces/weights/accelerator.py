@@ -125,7 +125,7 @@ class Accelerated:
             if isinstance(what, Packed):
                 taken = self._taken(part, dict(enumerate(experts)), np.arange(count))
                 products = composed_reference.products(grad[part.cut], base, taken, what, part.cut.start)
-                into.copy_(torch.tensor(products, dtype=into.dtype))
+                into.copy_(products)
             else:
                 self._multiply(into, grad[part.cut], base, experts, part)
                 into[:-2] *= 1.0 if what is None else what.scale
@@ -133,6 +133,12 @@ class Accelerated:
         for part, found_there in zip(parts, sums.cpu().double().numpy(), strict=True):
             out[rows[part.number]] += found_there
         return out
+
+    def fits(self) -> bool:
+        if self._ready or self._wanted == "stream":
+            return True
+        there = self._limit.room(self._device)
+        return there is None or self.bytes <= there
 
     def describe(self) -> str:
         """Brings the pool to the device first, if that is not done yet. Raises PoolError as `write` does."""

@@ -6,6 +6,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from searchspaces.algebra import draws
 from searchspaces.cache.compiled import kept_on_disk
 from searchspaces.weights import election, kernel, sparse
 from searchspaces.weights import packed as packed_numbers
@@ -23,9 +24,9 @@ from searchspaces.weights.kernel import (
     rounded,
 )
 from searchspaces.weights.packed import EQUAL, LARGEST, NONE, SHARED, Packed, fours
-from searchspaces.weights.sparse import STRIDE, ZEROS, keep, line, scaled
+from searchspaces.weights.sparse import STRIDE, ZEROS, begin, keep, line, scaled
 
-_compiled = kept_on_disk(kernel, sparse, election, packed_numbers)
+_compiled = kept_on_disk(kernel, sparse, election, packed_numbers, draws)
 
 
 def merge(
@@ -84,8 +85,8 @@ def products(
     out[: packed.count] *= packed.gains
 
 
-ORIGIN, TOTAL, GATE, PARTS, SLOPE, ROWS = 4, 5, 6, 7, 8, 9
-"""Scratch rows behind those that `kept` knows: from the last on kept task vectors, and behind these raw ones."""
+ORIGIN, TOTAL, GATE, PARTS, SLOPE, ROWS = 5, 6, 7, 8, 9, 10
+"""Scratch rows behind those that `sparse` knows: from the last on kept task vectors, and behind these raw ones."""
 
 PART = 512  # elements of a merge at a time: the rows of eight experts stay in the first level of cache
 
@@ -112,6 +113,8 @@ def _take_all(home, raws, addresses, codes, origin, at, n, experts, vote, total,
     Returns the first of the rows; with `adds`, only the sum is needed.
     """
     count = len(addresses)
+    if vote.draws:
+        begin(home, at, n)
     if raws:
         fill(total, n, np.float32(0))
         for k in range(count):

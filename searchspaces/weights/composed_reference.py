@@ -9,24 +9,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from searchspaces.algebra.draws import UNIT, draws
 from searchspaces.weights.packed import (
     BAND,
     DRAW,
     EQUAL,
-    FIRST,
     LARGEST,
     RANKS,
-    SECOND,
     SHARED,
-    THIRD,
     TIED,
-    UNIT,
     WEIGHTED,
     Packed,
 )
 from searchspaces.weights.reference import CHUNK
 
-WORD = 0xFFFFFFFF
+LARGE = 1 << 22
+"""Elements at a time on an accelerator: a kernel takes longer than its start, and some dozens of such rows fit."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,16 +49,17 @@ class _Chunk:
 
 def merge(
     out: torch.Tensor, base: torch.Tensor, experts: Sequence[Source | None], packed: Packed, start: int = 0
-) -> bool:
+) -> torch.Tensor:
     """Write a merged part of a tensor to `out`, whose first element is at place `start`; says whether it is finite.
 
     `out`, `base` and experts are 1-D of equal length, of any floating dtype and device; experts are all K in their
     order, None for one that leaves the tensor as it is. Sums are fp32 in the order of the experts, on out's device, and
-    rounded to out's dtype once. Experts that are not in `packed.active` are not read.
+    rounded to out's dtype once. Experts that are not in `packed.active` are not read. The answer is bool `()`, on out's
+    device, and nobody waits for it here.
     """
     if packed.lines is not None:
         return _merge_lines(out, base, experts, packed, start)
-    finite = True
+    finite = torch.ones((), dtype=torch.bool, device=out.device)
     for chunk in _chunks(out, base, experts, packed, packed.active.tolist(), packed.merging, start):
         total = chunk.total
         if packed.vote.consensus in (WEIGHTED, EQUAL, LARGEST):
@@ -68,25 +67,25 @@ def merge(
         if chunk.gate is not None:
             total = torch.where(chunk.gate, total, 0.0)
         out[chunk.cut] = (chunk.base * float(packed.vote.base) + total).to(out.dtype)
-        finite = finite and bool(torch.isfinite(out[chunk.cut]).all())
+        finite &= torch.isfinite(out[chunk.cut]).all()
     return finite
 
 
 def products(
     grad: torch.Tensor, base: torch.Tensor, experts: Sequence[Source | None], packed: Packed, start: int = 0
-) -> list[float]:
+) -> torch.Tensor:
     """`<grad, u_k>` of a composition for each k, then `<grad, base>` and `<grad, grad>`; arguments as for `merge`.
 
-    Products are fp32, their sums float64. Raises ValueError where u_k depends on the weights, or these are by row or
-    column.
+    Products are fp32, their sums float64 (fp32 on mps), `(K + 2,)` on grad's device. Raises ValueError where u_k
+    depends on the weights, or these are by row or column.
     """
     packed.check_linear()
     precise = torch.float32 if grad.device.type == "mps" else torch.float64
-    out = [0.0] * (len(experts) + 2)
+    out = torch.zeros(len(experts) + 2, dtype=precise, device=grad.device)
     for chunk in _chunks(grad, base, experts, packed, range(packed.count), packed.measuring, start):
         slope = grad[chunk.cut].float()
-        out[-2] += float((slope * chunk.base).sum(dtype=precise))
-        out[-1] += float((slope * slope).sum(dtype=precise))
+        out[-2] += (slope * chunk.base).sum(dtype=precise)
+        out[-1] += (slope * slope).sum(dtype=precise)
         rows = chunk.rows
         if packed.vote.consensus in (EQUAL, LARGEST):
             rows, parts = _agreeing(chunk, packed)
@@ -94,40 +93,9 @@ def products(
         if chunk.gate is not None:
             slope = torch.where(chunk.gate, slope, 0.0)
         for k, row in enumerate(rows):
-            out[k] += float((slope * row).sum(dtype=precise))
-    return [*(part * gain for part, gain in zip(out, packed.gains.tolist(), strict=False)), *out[-2:]]
-
-
-def draws(key: int, start: int, stop: int, device: torch.device | None = None) -> torch.Tensor:
-    """The whole numbers in [0, UNIT) that a key draws for places `start` to `stop`, float32, as the kernels'.
-
-    An entry stays where its draw is below p times UNIT. A hash of place and key: each key is another
-    permutation of the places' words, and the same whatever else is drawn.
-    """
-    place = torch.arange(start, stop, device=device)
-    high, last = start >> 32, (stop - 1) >> 32
-    if high != last and stop > start:
-        edge = last << 32
-        return torch.cat([draws(key, start, edge, device), draws(key, edge, stop, device)])
-    first = _mixed((key & WORD) ^ _mixed((high + 0x9E3779B9) & WORD))
-    second = _mixed((first + 0x85EBCA6B) & WORD)
-    x = (place & WORD) ^ first
-    x = _times(x ^ (x >> 17), FIRST)
-    x = _times(x ^ (x >> 11) ^ second, SECOND)
-    x = _times(x ^ (x >> 15), THIRD)
-    return ((x ^ (x >> 14)) >> 8).to(torch.float32)
-
-
-def _times(x: torch.Tensor, by: int) -> torch.Tensor:
-    """The lower 32 bits of a product. Less 2 ** 32, a multiplier has the same, and 64 bits do not overflow."""
-    return (x * (by - (1 << 32) if by >> 31 else by)) & WORD
-
-
-def _mixed(x: int) -> int:
-    x = ((x ^ (x >> 17)) * FIRST) & WORD
-    x = ((x ^ (x >> 11)) * SECOND) & WORD
-    x = ((x ^ (x >> 15)) * THIRD) & WORD
-    return x ^ (x >> 14)
+            out[k] += (slope * row).sum(dtype=precise)
+    out[:-2] *= torch.from_numpy(packed.gains).to(out.device, precise)
+    return out
 
 
 def _chunks(
@@ -140,11 +108,12 @@ def _chunks(
     start: int,
 ) -> Iterator[_Chunk]:
     """Of the experts `which`, whose `packed.EXPERT` are `numbers`, on the device of `like`."""
-    for at in range(0, len(like), CHUNK):
-        cut = slice(at, min(at + CHUNK, len(like)))
+    step = CHUNK if like.device.type == "cpu" else LARGE
+    for at in range(0, len(like), step):
+        cut = slice(at, min(at + step, len(like)))
         wide = base[cut].to(like.device, torch.float32)
         raws = [_difference(experts[k], cut, wide) for k in which]
-        gate = _gate(raws, packed) if packed.gated else None
+        gate = _gate(raws, packed, start + at) if packed.gated else None
         rows = [_kept(raw, n, packed.ranks(k), start + at) for raw, n, k in zip(raws, numbers, which, strict=False)]
         yield _Chunk(cut, numbers, wide, rows, _sum(rows, wide), gate)
 
@@ -163,7 +132,7 @@ def _sum(rows: Sequence[torch.Tensor], like: torch.Tensor) -> torch.Tensor:
     return total
 
 
-def _gate(raws: Sequence[torch.Tensor], packed: Packed) -> torch.Tensor:
+def _gate(raws: Sequence[torch.Tensor], packed: Packed, place: int) -> torch.Tensor:
     """Where entries count; elsewhere they are nobody's."""
     total, vote = _sum(raws, raws[0]), packed.vote
     gate = torch.ones_like(total, dtype=torch.bool)
@@ -175,7 +144,11 @@ def _gate(raws: Sequence[torch.Tensor], packed: Packed) -> torch.Tensor:
         inverse = float(np.float32(1.0 / len(raws)))
         mean = total * inverse
         squares = _sum([(raw - mean) * (raw - mean) for raw in raws], total)
-        gate &= (squares * inverse < float(vote.spread)).logical_not_()
+        variance, spread = squares * inverse, float(vote.spread)
+        gate &= (variance < spread).logical_not_()
+        if vote.until < UNIT:
+            drawn = draws(vote.key, place, place + len(total), total.device)
+            gate &= ((variance == spread) & (drawn >= vote.until)).logical_not_()
     return gate
 
 
@@ -235,18 +208,19 @@ def _divided(value: torch.Tensor, parts: torch.Tensor, packed: Packed) -> torch.
 
 def _merge_lines(
     out: torch.Tensor, base: torch.Tensor, experts: Sequence[Source | None], packed: Packed, start: int
-) -> bool:
+) -> torch.Tensor:
     assert packed.lines is not None
-    run, bases, weights = packed.lines
-    finite = True
-    for at in range(0, len(out), CHUNK):
-        cut = slice(at, min(at + CHUNK, len(out)))
+    run = packed.lines.run
+    bases, weights = (torch.from_numpy(a).to(out.device) for a in (packed.lines.base, packed.lines.weights))
+    finite, step = torch.ones((), dtype=torch.bool, device=out.device), CHUNK if out.device.type == "cpu" else LARGE
+    for at in range(0, len(out), step):
+        cut = slice(at, min(at + step, len(out)))
         place = torch.arange(start + cut.start, start + cut.stop, device=out.device)
         line = place // run % len(bases)
         wide = base[cut].to(out.device, torch.float32)
-        total = wide * torch.from_numpy(bases).to(out.device)[line]
+        total = wide * bases[line]
         for k, by in zip(packed.active.tolist(), weights, strict=True):
-            total += _difference(experts[k], cut, wide) * torch.from_numpy(by).to(out.device)[line]
+            total += _difference(experts[k], cut, wide) * by[line]
         out[cut] = total.to(out.dtype)
-        finite = finite and bool(torch.isfinite(out[cut]).all())
+        finite &= torch.isfinite(out[cut]).all()
     return finite

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from searchspaces.algebra.draws import UNIT
 from searchspaces.weights.packed import LARGEST, SHARED
-from searchspaces.weights.sparse import SPARE, line
+from searchspaces.weights.sparse import SPARE, cut, line, seed_of, words_of
 
 # Rows are fp32 of n elements. As in `kept`, each loop writes one or two arrays and reads few, so that it vectorises.
 
@@ -39,9 +40,23 @@ def _count_four(vote, a, b, c, d, n, p, q, r, s, parts):  # type: ignore[no-unty
 
 
 @njit(nogil=True)
-def _turn(sums, n, total):  # type: ignore[no-untyped-def]
+def _close_four(a, b, c, d, n, w, x, y, z, scale, sums, total):  # type: ignore[no-untyped-def]
+    # the last experts' part of `sums`, and their sign
     for i in range(n):
-        total[i] = sums[i] if total[i] >= 0 else -sums[i]
+        sign = np.float32(1) if total[i] >= 0 else np.float32(-1)
+        e, f, g, h = _positive(sign * a[i]), _positive(sign * b[i]), _positive(sign * c[i]), _positive(sign * d[i])
+        total[i] = sign * ((((sums[i] + w * e) + x * f) + y * g) + z * h) * scale
+
+
+@njit(nogil=True, error_model="numpy")
+def _close_four_divided(a, b, c, d, n, w, x, y, z, p, q, r, s, scale, sums, parts, total):  # type: ignore[no-untyped-def]
+    for i in range(n):
+        sign = np.float32(1) if total[i] >= 0 else np.float32(-1)
+        j, k, t, m = sign * a[i], sign * b[i], sign * c[i], sign * d[i]
+        e, f, g, h = _positive(j), _positive(k), _positive(t), _positive(m)
+        value = sign * ((((sums[i] + w * e) + x * f) + y * g) + z * h)
+        part = (((parts[i] + _counted(j, p)) + _counted(k, q)) + _counted(t, r)) + _counted(m, s)
+        total[i] = value / (part if part != 0 else np.float32(1)) * scale
 
 
 @njit(nogil=True)
@@ -164,6 +179,7 @@ def open_gate(home, raws, count, n, vote, total, gate):  # type: ignore[no-untyp
     """Write 1 to `gate` where entries count, 0 where they are nobody's.
 
     The `count` raw task vectors are the scratch rows from `raws`, `total` is their sum; `vote` is a `packed.Vote`.
+    Where it draws, `sparse.begin` has been called for these places.
     """
     sums, fours = line(home, SPARE, n), count - count % 4
     fill(gate, n, np.float32(1))
@@ -183,7 +199,11 @@ def open_gate(home, raws, count, n, vote, total, gate):  # type: ignore[no-untyp
             _add_squares_of_four(a, b, c, d, total, n, inverse, sums)
         for k in range(raws + fours, raws + count):
             _add_squares(line(home, k, n), total, n, inverse, sums)
-        _reach(sums, n, inverse, vote.spread, gate)
+        if vote.until < UNIT:
+            words, until = words_of(home, n), np.int32(vote.until)
+            cut(sums, words, n, inverse, seed_of(vote.key), vote.spread, vote.beyond, until, gate)
+        else:
+            _reach(sums, n, inverse, vote.spread, gate)
 
 
 @njit(nogil=True, inline="always")
@@ -198,23 +218,29 @@ def combine(home, rows, experts, count, n, vote, total):  # type: ignore[no-unty
         fill(parts, n, np.float32(0))
     if vote.consensus == LARGEST:
         _combine_largest(home, rows, experts, count, n, vote, total, parts)
+        if vote.divided or vote.scale != 1:
+            divide(total, parts, n, vote.divided, vote.scale)
     else:
         _combine_agreeing(home, rows, experts, count, n, vote, total, parts)
-    if vote.divided or vote.scale != 1:
-        divide(total, parts, n, vote.divided, vote.scale)
 
 
 @njit(nogil=True, inline="always")
 def _combine_agreeing(home, rows, experts, count, n, vote, total, parts):  # type: ignore[no-untyped-def]
-    sums = line(home, SPARE + 1, n)
+    sums, last = line(home, SPARE + 1, n), (count - 1) // 4 * 4
     fill(sums, n, np.float32(0))
-    for k in range(0, count, 4):
+    for k in range(0, last + 1, 4):
         row, p, q, r, s = rows + k, experts[k], experts[k + 1], experts[k + 2], experts[k + 3]
         a, b, c, d = line(home, row, n), line(home, row + 1, n), line(home, row + 2, n), line(home, row + 3, n)
-        _elect_four(total, a, b, c, d, n, p.weight, q.weight, r.weight, s.weight, sums)
-        if vote.divided:
-            _count_four(total, a, b, c, d, n, p.divisor, q.divisor, r.divisor, s.divisor, parts)
-    _turn(sums, n, total)
+        w, x, y, z = p.weight, q.weight, r.weight, s.weight
+        e, f, g, h = p.divisor, q.divisor, r.divisor, s.divisor
+        if k < last:
+            _elect_four(total, a, b, c, d, n, w, x, y, z, sums)
+            if vote.divided:
+                _count_four(total, a, b, c, d, n, e, f, g, h, parts)
+        elif vote.divided:
+            _close_four_divided(a, b, c, d, n, w, x, y, z, e, f, g, h, vote.scale, sums, parts, total)
+        else:
+            _close_four(a, b, c, d, n, w, x, y, z, vote.scale, sums, total)
 
 
 @njit(nogil=True, inline="always")

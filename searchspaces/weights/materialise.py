@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from searchspaces.errors import NonFinite, PoolError, RecipeError
+from searchspaces.errors import NonFinite, PoolError
 from searchspaces.facts.process import processed, processing
+from searchspaces.method import check_linear
 from searchspaces.models.layout import Place
 from searchspaces.models.loading import copied_targets, input_device, load_base, targets
 from searchspaces.models.loading import load_model as load_model
@@ -28,7 +29,9 @@ from searchspaces.weights.spread import Where
 T = TypeVar("T")
 R = TypeVar("R")
 
-MAPPED = 8  # pools of processed task vectors that stay open; their pages are the system's
+KEPT = (
+    8  # pools of processed task vectors that stay open: mapped ones cost nothing, and others go where a device is full
+)
 
 
 class Resident:
@@ -73,8 +76,6 @@ class Resident:
         self._pools = pools or (lambda recipe: processed(pool, recipe.method, recipe.options, recipe.models or None))
         self._kept = copied_targets(pool, self.model)
         self._expert = False  # the weights are an expert's
-        # on an accelerator there is room for one pool, mapped ones cost nothing
-        self._most = MAPPED if all(room.device.type == "cpu" for room in self._rooms.values()) else 1
         self._merging: dict[str, Merging] = {}  # by what was done to the task vectors, the last used last
 
     @torch.no_grad()
@@ -101,6 +102,7 @@ class Resident:
         PoolError where the model has no place for a head.
         """
         expert = self._pool.opened[name]
+        self._restore()
         for tensor, room in self._rooms.items():
             room.copy_(expert.tensor(tensor).reshape(-1))
         self._place()
@@ -115,6 +117,18 @@ class Resident:
             if found is not None and found.shape == out.shape and (heads or tensor not in own):
                 out.write(expert.tensor(tensor))
         self._expert = True
+
+    @torch.no_grad()
+    def write_base(self) -> None:
+        """Make the model the base, bit for bit in the model's dtype, whatever a method makes of its coefficients."""
+        self._restore()
+        for tensor, room in self._rooms.items():
+            room.copy_(self._pool.base.tensor(tensor).reshape(-1))
+        self._place()
+
+    def has_heads(self, name: str) -> bool:
+        """Whether the model has a place for each head of an expert's own, so that `write_expert` can bring them."""
+        return self._pool.heads.get(name, {}).keys() <= self._kept.keys()
 
     @contextmanager
     def tracking(self) -> Iterator[None]:
@@ -142,8 +156,7 @@ class Resident:
         """
         merging = self._of(recipe)
         compositions = merging.compositions(recipe)
-        if not compositions.method.linear:
-            raise RecipeError(f"method {recipe.method} is not linear in its coefficients, and has no gradient here")
+        check_linear(recipe.method, compositions.method)
         found = merging.by_group(compositions, merging.products(compositions)[:, :-1])
         return self._ordered(recipe, compositions.pull(found[:, -1], found[:, :-1]))
 
@@ -176,13 +189,14 @@ class Resident:
         return {str(device): merger.describe() for device, merger in self._of(recipe).mergers.items()}
 
     def _of(self, recipe: Recipe) -> Merging:
-        """What merges a recipe: made at the first of its kind."""
+        """What merges a recipe: made at the first of its kind. Those that it leaves no room for on a device go."""
         what = processing(recipe.method, recipe.options)
         found = self._merging.pop(what, None)
         if found is None:
-            while len(self._merging) >= self._most:
-                self._merging.pop(next(iter(self._merging)))
             found = Merging(self._pools(recipe), self._places, self._rooms, self._merger, self._map, self._count)
+            while self._merging and (len(self._merging) >= KEPT or not found.fits()):
+                self._merging.pop(next(iter(self._merging)))
+                torch.cuda.empty_cache()  # or what they held would count as taken; of no CUDA, nothing
         self._merging[what] = found
         return found
 

@@ -47,6 +47,10 @@ class Merger(Protocol):
         """What `gradient.products` says, of tensors that live here."""
         ...
 
+    def fits(self) -> bool:
+        """Whether what is to be held here has room, now."""
+        ...
+
     def describe(self) -> str:
         """Where base and experts are read from, for people."""
         ...
@@ -69,6 +73,9 @@ class Mapped:
 
     def products(self, slopes: Sequence[Slope], compositions: Compositions | None) -> NDArray[np.float64]:
         return products(slopes, compositions, self._map)
+
+    def fits(self) -> bool:
+        return True  # pages belong to nobody
 
     def describe(self) -> str:
         return "mapped from its files, shared by the workers of a host"

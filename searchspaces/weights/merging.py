@@ -53,6 +53,10 @@ class Merging:
             self._last = recipe, Compositions.of(self.pool, recipe, self._facts, self._map)
         return self._last[1]
 
+    def fits(self) -> bool:
+        """Whether what is to be held on devices has room there, now."""
+        return all(merger.fits() for merger in self.mergers.values())
+
     def products(self, compositions: Compositions | None) -> NDArray[np.float64]:
         """`gradient.products` of all tensors that are trained; raises NonFinite, naming the tensor."""
         homes = [slope.parameter.parts[0].view.device for slope in self.slopes]

@@ -11,14 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from searchspaces.algebra.draws import UNIT
 from searchspaces.composition import Composition, Keep
-
-UNIT = 1 << 24
-"""Draws are whole numbers below it, which fp32 holds exactly; shares of entries are compared with them times it."""
-
-FIRST, SECOND, THIRD = 0xED5AD4BB, 0xAC4C1B51, 0x31848BAB
-"""Multipliers of the hash that draws: Wellons' triple32, with a second word of the key after its first round. With two
-rounds, entries that are a power of two apart were visibly dependent."""
 
 BAND, DRAW, RANKS, TIED = 1, 2, 4, 8
 """What decides whether an entry stays, as bits of a kind; 0: all stay."""
@@ -33,7 +27,9 @@ EXPERT = np.dtype(
         ("key", np.int64),
         ("ranks", np.int64),  # the address of uint8 elements
         ("least", np.float32),
+        ("beyond", np.float32),  # the next number above `least`
         ("most", np.float32),
+        ("short", np.float32),  # the next number below `most`
         ("until", np.float32),  # of entries equal to `least`, those drawn below it stay; times UNIT
         ("after", np.float32),  # of entries equal to `most`, those drawn at it or above; times UNIT
         ("share", np.float32),  # p, or p of rank 0, times UNIT
@@ -58,6 +54,10 @@ class Vote(NamedTuple):
     threshold: np.float32
     least: int
     base: np.float32
+    draws: bool  # whether any entry of any expert is drawn, or the gate's are
+    key: int  # of the draws that decide for entries whose variance is `spread`
+    beyond: np.float32  # the next number above `spread`
+    until: int  # of entries of that variance, those drawn below it stay; times UNIT
 
 
 class Lines(NamedTuple):
@@ -125,9 +125,12 @@ class Packed:
             merging["weight"][:count] = weights
         elif weights.ndim == 1:
             merging["gain"][:count] = [_gain(k, w * constant) for k, w in zip(keeps, weights.tolist(), strict=True)]
+        spread, until = _upward(c.spread), _whole(c.until)
+        draws = bool((measuring["kind"] & (DRAW | RANKS | TIED)).any()) or (c.spread > 0 and until < UNIT)
         vote = Vote(
-            consensus, c.divisors is not None and voted, np.float32(c.scale if voted else 1.0), _upward(c.spread),
+            consensus, c.divisors is not None and voted, np.float32(c.scale if voted else 1.0), spread,
             np.float32(c.threshold), c.least, np.float32(c.base if weights.ndim == 1 else 1.0),
+            draws, c.key & 0xFFFFFFFF, _above(spread), until,
         )  # fmt: skip
         lines = _lines(c, weights[:, active], shape) if weights.ndim == 2 else None
         return cls(c, count, active.astype(np.int64), _padded(merging[active]), measuring, vote, gains, lines)
@@ -187,8 +190,8 @@ def _experts(keeps: Sequence[Keep], by: float, divisors: NDArray[np.float32] | N
         divides = keep.ranks is not None and keep.rescale
         divisor = 0.0 if divisors is None else divisors[k]
         out[k] = (
-            kind, keep.key & 0xFFFFFFFF, ranks, least, most, _whole(keep.until), _whole(keep.after), share, step,
-            _gain(keep, by), divides, 1.0, divisor,
+            kind, keep.key & 0xFFFFFFFF, ranks, least, _above(least), most, -_above(-most), _whole(keep.until),
+            _whole(keep.after), share, step, _gain(keep, by), divides, 1.0, divisor,
         )  # fmt: skip
     return out
 
@@ -223,6 +226,11 @@ def _upward(number: float) -> np.float32:
     """The least float32 that is not below a number, so that comparing with either is the same."""
     found = np.float32(number)
     return found if float(found) >= number else np.nextafter(found, np.float32(np.inf))
+
+
+def _above(number: np.float32) -> np.float32:
+    with np.errstate(over="ignore"):  # above the largest is infinity
+        return np.float32(np.nextafter(number, np.float32(np.inf)))
 
 
 def _lines(c: Composition, weights: NDArray[np.float32], shape: tuple[int, ...]) -> Lines:

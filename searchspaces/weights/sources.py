@@ -14,7 +14,7 @@ from searchspaces.adapters.lowrank import Block, LowRank, differences, inner_pro
 from searchspaces.composition import Composition
 from searchspaces.models.difference import Difference
 from searchspaces.models.pool import Pool
-from searchspaces.weights import composed, composed_reference, kernel, reference
+from searchspaces.weights import composed_reference, reference
 from searchspaces.weights.packed import Packed
 
 Taken: TypeAlias = composed_reference.Source | None
@@ -77,6 +77,8 @@ class Sources:
         return self._by_reference(out, base_scale, full, blocks)
 
     def _compose(self, out: torch.Tensor, packed: Packed, start: int, stop: int) -> bool:
+        from searchspaces.weights import composed, kernel
+
         finite = True
         fast = self.fast and _readable(out)
         addresses, codes = self._all()
@@ -92,7 +94,7 @@ class Sources:
             else:
                 cut = slice(first, last)
                 experts = self.taken({i: e[cut] for i, e in enumerate(self.full)}, lows)
-                finite &= composed_reference.merge(out[cut], self.base[cut], experts, packed, first)
+                finite &= bool(composed_reference.merge(out[cut], self.base[cut], experts, packed, first))
         return finite
 
     def taken(self, full: Mapping[int, torch.Tensor], lows: Mapping[int, torch.Tensor]) -> list[Taken]:
@@ -106,6 +108,8 @@ class Sources:
 
     def _all(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Addresses and codes of all K experts; those of low rank are nothing yet."""
+        from searchspaces.weights import kernel
+
         addresses = np.zeros(self.count, dtype=np.int64)
         codes = np.full(self.count, kernel.NOTHING, dtype=np.int64)
         addresses[self.full_of], codes[self.full_of] = self.addresses, self.codes
@@ -138,6 +142,8 @@ class Sources:
         self, out: torch.Tensor, base_scale: float, scales: NDArray[np.float32], blocks: Iterable[Block], count: int
     ) -> bool:
         """`count` differences in every block."""
+        from searchspaces.weights import kernel
+
         active = scales != 0
         addresses, codes = _with_differences(self.addresses[active], self.codes[active], count)
         weights = np.append(scales[active], np.ones(count, dtype=np.float32))
@@ -168,6 +174,8 @@ class Sources:
         return out
 
     def _composed_products(self, grad: torch.Tensor, packed: Packed, start: int, stop: int) -> NDArray[np.float64]:
+        from searchspaces.weights import composed, kernel
+
         out, part = np.zeros(self.count + 2), np.empty(self.count + 2)
         addresses, codes = self._all()
         for first, last, lows in self._blocks(np.arange(self.count), start, stop, grad.device):
@@ -182,11 +190,13 @@ class Sources:
             else:
                 cut = slice(first, last)
                 experts = self.taken({i: e[cut] for i, e in enumerate(self.full)}, lows)
-                part[:] = composed_reference.products(grad[cut], self.base[cut], experts, packed, first)
+                part[:] = composed_reference.products(grad[cut], self.base[cut], experts, packed, first).cpu().numpy()
             out += part
         return out
 
     def _plain_products(self, grad: torch.Tensor, start: int, stop: int) -> NDArray[np.float64]:
+        from searchspaces.weights import kernel
+
         part = np.empty(len(self.full) + 2)
         if self.fast and _readable(grad):
             kernel.products(
@@ -226,6 +236,8 @@ class Sources:
 
 def _code(dtype: torch.dtype, apart: bool) -> int:
     """An expert's dtype in the kernel's words; -1 where it has none."""
+    from searchspaces.weights import kernel
+
     plain = kernel.CODES.get(dtype, -1)
     return plain + kernel.DIFFERENCE if apart and plain >= 0 else plain
 
@@ -234,6 +246,8 @@ def _with_differences(
     addresses: NDArray[np.int64], codes: NDArray[np.int64], count: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Experts for the kernel, and behind them room for differences, whose addresses change from block to block."""
+    from searchspaces.weights import kernel
+
     more = np.full(count, kernel.DIFFERENCE, dtype=np.int64)
     return np.append(addresses, np.zeros(count, dtype=np.int64)), np.append(codes, more)
 
@@ -245,4 +259,6 @@ def _place(addresses: NDArray[np.int64], found: Sequence[torch.Tensor], start: i
 
 
 def _readable(tensor: torch.Tensor) -> bool:
+    from searchspaces.weights import kernel
+
     return tensor.dtype in kernel.CODES and tensor.device.type == "cpu"
