@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -134,7 +134,7 @@ class Classification:
         classes = labels.class_list(self.name, asked.classes, config, self._labels, rows)
         self._classes = len(classes)
         self._truth = labels.numbers(self._items, asked.label or "", self._labels, classes)
-        self._size = size = asked.batch_size or setting.batch_size
+        self._size = size = setting.size(asked.batch_size)
         batches = self._text(setting, tokenizer, size) if tokenizer is not None else self._image(setting, size)
         self._batches = Batches(batches, pad_id)
         self._outputs = None
@@ -220,7 +220,7 @@ class Classification:
         return 1
 
     @torch.inference_mode()
-    def teach(self, model: Any, file: Path, hidden: bool) -> None:
+    def teach(self, model: Any, file: Path, hidden: bool, room: Callable[[int], None] = lambda needed: None) -> None:
         """Keep the logits of `model`, and its hidden states, on all items; raises `NonFinite`, `DataError`."""
         model.eval()
         layers = tuple(self._options.hidden_layers) if hidden else ()
@@ -232,7 +232,7 @@ class Classification:
             return {name: zip(batch.rows.tolist(), values, strict=True) for name, values in found.items()}
 
         counts, whose = self._counts(), f"evaluator {self.name!r}: the outputs of its teacher {self.teacher!r}"
-        teacher.write(file, whose, self._batches, counts, dict.fromkeys(counts, np.dtype("<f4")), step)
+        teacher.write(file, whose, self._batches, counts, dict.fromkeys(counts, np.dtype("<f4")), step, room)
 
     def learn(self, file: Path) -> None:
         """Take the teacher's outputs from a file that `teach` wrote; raises `DataError` where it is of other items."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
@@ -82,6 +82,11 @@ class Setting:
     device: torch.device
     heads: Mapping[str, Head] = field(default_factory=dict)  # by expert
     batch_size: int = 32
+    shrink: int = 1  # every batch is to be this many times smaller: memory was short
+
+    def size(self, asked: int | None) -> int:
+        """Items that go through the model together, where the user asked for so many."""
+        return max(1, (asked or self.batch_size) // self.shrink)
 
 
 class Evaluator(Protocol):
@@ -109,7 +114,7 @@ class Evaluator(Protocol):
     def __init__(self, name: str, options: BaseModel | Mapping[str, Any], root: Path) -> None: ...
 
     def prepare(self, setting: Setting) -> None:
-        """Tokenise, collate and move what does not depend on the weights. Once per worker."""
+        """Tokenise, collate and move what does not depend on the weights. Once per worker and `shrink`."""
         ...
 
     def score(self, model: Any, items: Indices) -> Scores:
@@ -144,11 +149,12 @@ class Differentiable(Evaluator, Protocol):
     teacher: str | None  # the expert that `kl` and `hidden` follow; None where it has none
     learns: bool  # a metric needs the teacher, whatever the loss
 
-    def teach(self, model: Any, file: Path, hidden: bool) -> None:
+    def teach(self, model: Any, file: Path, hidden: bool, room: Callable[[int], None] = lambda needed: None) -> None:
         """Write the outputs of `model`, which now is the teacher, on the items of both splits to a safetensors file.
 
-        After `prepare`; with `hidden`, hidden states too. Raises `NonFinite` where they are not finite, and `DataError`
-        where the disk has no room.
+        After `prepare`; with `hidden`, hidden states too. `room` is called with the bytes that they will take, before
+        any is written: whoever keeps the file makes room for it. Raises `NonFinite` where they are not finite, and
+        `DataError` where the disk has no room.
         """
         ...
 

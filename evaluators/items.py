@@ -101,7 +101,9 @@ def _jsonl(source: str, path: Path) -> list[Row]:
                 continue
             try:
                 rows.append(_object(source, json.loads(line), len(rows)))
-            except (json.JSONDecodeError, RecursionError) as error:
+            except DataError:
+                raise
+            except (ValueError, RecursionError) as error:  # of JSON, and of numbers of thousands of digits
                 raise DataError(
                     f"{source}: line {number} is not JSON ({error}); expected one object per line"
                 ) from error
@@ -111,7 +113,9 @@ def _jsonl(source: str, path: Path) -> list[Row]:
 def _json(source: str, path: Path) -> list[Row]:
     try:
         found = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (json.JSONDecodeError, RecursionError) as error:
+    except UnicodeDecodeError:
+        raise
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{source}: not JSON ({error}); for one object per line use the extension .jsonl") from error
     if not isinstance(found, list):
         raise DataError(f"{source}: expected a list of objects, got {type(found).__name__}")

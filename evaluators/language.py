@@ -90,7 +90,7 @@ class Language:
         self._tokens[list(lengths)] = np.array(list(lengths.values())) - 1
         # token_type_ids mean nothing to a causal model, and most refuse them
         plain = {row: {key: fields[key] for key in ("input_ids", "attention_mask")} for row, fields in encoded.items()}
-        self._size = self._options.batch_size or setting.batch_size
+        self._size = setting.size(self._options.batch_size)
         chunks = by_length(self.splits, lengths, self._size)
         pad_id = texts.pad_token(tokenizer)
         batches = [Batch(rows, pad(rows, plain, pad_id, setting.device)) for rows in chunks]
@@ -233,7 +233,7 @@ class Language:
         return read[:, :-1][kept], head, [output.hidden_states[layer] for layer in layers]
 
     @torch.inference_mode()
-    def teach(self, model: Any, file: Path, hidden: bool) -> None:
+    def teach(self, model: Any, file: Path, hidden: bool, room: Callable[[int], None] = lambda needed: None) -> None:
         """Keep the logits of `model` (float16, below their maximum), and its hidden states, on all texts."""
         model.eval()
         layers = tuple(self._options.hidden_layers) if hidden else ()
@@ -253,7 +253,7 @@ class Language:
 
         counts, whose = self._counts(), f"evaluator {self.name!r}: the outputs of its teacher {self.teacher!r}"
         dtypes = {name: np.dtype("<f2" if name == "logits" else "<f4") for name in counts}
-        teacher.write(file, whose, self._batches, counts, dtypes, step)
+        teacher.write(file, whose, self._batches, counts, dtypes, step, room)
 
     def learn(self, file: Path) -> None:
         """Take the teacher's outputs from a file that `teach` wrote; raises `DataError` where it is of other items."""

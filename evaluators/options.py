@@ -48,12 +48,12 @@ def parse(model: type[Model], name: str, options: Model | Mapping[str, Any]) -> 
     try:
         return model.model_validate(options)
     except ValidationError as error:
-        lines = [_explain(model, dict(problem)) for problem in error.errors(include_url=False)]
+        lines = [_explain(model, dict(problem), options) for problem in error.errors(include_url=False)]
         raise OptionError(f"evaluator {name!r}: " + "; ".join(dict.fromkeys(lines))) from None
 
 
-def _explain(model: type[BaseModel], problem: Mapping[str, Any]) -> str:
-    where = ".".join(str(part) for part in problem["loc"])
+def _explain(model: type[BaseModel], problem: Mapping[str, Any], options: object) -> str:
+    where = ".".join(_keys(problem["loc"], options))
     if problem["type"] == "extra_forbidden":
         *above, key = map(str, problem["loc"])
         known = _inside(model, above).model_fields
@@ -63,6 +63,21 @@ def _explain(model: type[BaseModel], problem: Mapping[str, Any]) -> str:
     if problem["type"] == "missing":
         return f"option {where!r} is missing; add it"
     return f"option {where!r}: {problem['msg'][:1].lower()}{problem['msg'][1:]}, got {problem['input']!r}"
+
+
+def _keys(place: Sequence[int | str], options: Any) -> list[str]:
+    """The parts of a place that are keys of the options, or one that is missing there.
+
+    The others are pydantic's names for the types that a value may have.
+    """
+    found = []
+    for part in place:
+        try:
+            options = options[part]
+        except (KeyError, IndexError, TypeError):
+            continue
+        found.append(str(part))
+    return found or [str(part) for part in place]
 
 
 def _inside(model: type[BaseModel], parts: Sequence[str]) -> type[BaseModel]:

@@ -33,12 +33,17 @@ Pieces = Iterable[tuple[int, Tensor]]
 class Notes:
     """A safetensors file that is filled piece by piece, so that it may be larger than memory.
 
-    `counts`: how many rows each item has in a table, by row number; `tables`: columns and dtype. Raises `DataError`
-    where the disk has no room.
+    `counts`: how many rows each item has in a table, by row number; `tables`: columns and dtype; `room` is asked to
+    make room for so many bytes. Raises `DataError` where the disk has none even so.
     """
 
     def __init__(
-        self, file: Path, batches: Batches, counts: Mapping[str, Indices], tables: Mapping[str, tuple[int, np.dtype]]
+        self,
+        file: Path,
+        batches: Batches,
+        counts: Mapping[str, Indices],
+        tables: Mapping[str, tuple[int, np.dtype]],
+        room: Callable[[int], None],
     ) -> None:
         self._file, self._partial = file, file.with_name(f".{file.name}.{os.getpid()}")
         for left in file.parent.glob(f".{file.name}.*"):  # of processes that were killed: whoever writes has the lock
@@ -55,6 +60,7 @@ class Notes:
             offset += size
         text = json.dumps(header).encode()
         text += b" " * (-len(text) % 8)
+        room(offset)
         free = shutil.disk_usage(file.parent).free
         if free < 1.05 * offset:
             raise DataError(
@@ -98,10 +104,12 @@ def write(
     counts: Mapping[str, Indices],
     dtypes: Mapping[str, np.dtype],
     step: Callable[[Batch], Mapping[str, Pieces]],
+    room: Callable[[int], None],
 ) -> None:
     """Keep what `step` gives for each batch, by table; `whose` outputs they are is for errors.
 
-    Raises `NonFinite` where they are not finite, `DataError` where the disk has no room.
+    `room` is called with the bytes that they take, before they are written: the place to make room for them. Raises
+    `NonFinite` where they are not finite, `DataError` where the disk has no room.
     """
     notes: Notes | None = None
     try:
@@ -109,7 +117,7 @@ def write(
             found = {name: iter(pieces) for name, pieces in step(batch).items()}
             first = {name: next(pieces) for name, pieces in found.items()}
             if notes is None:
-                notes = Notes(file, batches, counts, {n: (v.shape[1], dtypes[n]) for n, (_, v) in first.items()})
+                notes = Notes(file, batches, counts, {n: (v.shape[1], dtypes[n]) for n, (_, v) in first.items()}, room)
             for name, pieces in found.items():
                 for row, values in chain([first[name]], pieces):
                     if not torch.isfinite(values).all():

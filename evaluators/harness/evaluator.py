@@ -133,7 +133,7 @@ class Harness:
         check_causal(self.name, setting.model, what)
         if self._options.backend == "vllm":
             refuse(self.name, setting.model)  # before prompts are made, which may take minutes
-        size = self._options.batch_size or setting.batch_size
+        size = setting.size(self._options.batch_size)
         with process.quiet():
             lm = self._language_model(setting, size)
         asked = self._options

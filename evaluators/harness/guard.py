@@ -13,6 +13,8 @@ from evaluators.errors import DataError
 
 LIMIT = 1_000_000
 """Bytes of one task file."""
+MAX_DEPTH = 100
+"""Of values inside values in it."""
 
 
 @dataclass(frozen=True)
@@ -63,16 +65,21 @@ def _tags(path: Path) -> list[str]:
     """The places where a tag names a function; refuses what a reader of YAML could be made to choke on."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
-    from ruamel.yaml.events import AliasEvent
+    from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent
 
     try:
         if path.stat().st_size > LIMIT:
             raise DataError(f"{path}: expected a task file of at most {LIMIT} bytes, got {path.stat().st_size}")
-        found = []
+        found, depth = [], 0
         for event in YAML(typ="safe", pure=True).parse(path.read_text(encoding="utf-8")):
             line = event.start_mark.line + 1
             if isinstance(event, AliasEvent):
                 raise DataError(f"{path}, line {line}: aliases are refused; write the value out")
+            depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+            if depth > MAX_DEPTH:
+                raise DataError(
+                    f"{path}, line {line}: values inside values over {MAX_DEPTH} deep; expected a task file"
+                )
             tag = str(getattr(event, "tag", None) or "")
             if tag and not tag.startswith(("tag:yaml.org,2002:", "!!")) and tag != "!":
                 found.append(f"{path.name}, line {line}: {tag} {getattr(event, 'value', '')}".rstrip())
