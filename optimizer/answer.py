@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluators.evaluator import Measure
+from optimizer.wording import shown
 
 FailureKind = Literal["nonfinite", "oom", "timeout", "infrastructure", "error"]
 
@@ -21,8 +22,26 @@ class Failure:
     kind: FailureKind
     reason: str
 
+    def __post_init__(self) -> None:
+        # whatever an evaluator or a library raised: it goes into ledgers, terminals, logs and pages
+        object.__setattr__(self, "reason", shown(self.reason))
+
     def __str__(self) -> str:
         return f"{self.kind}: {self.reason}"
+
+    @property
+    def passing(self) -> bool:
+        """True where it may have been the machine: with more time, memory or luck the candidate may have scores."""
+        return self.kind in ("infrastructure", "timeout", "oom")
+
+
+@dataclass(frozen=True)
+class Try:
+    """One attempt at a question that gave no answer; another followed."""
+
+    worker: str
+    kind: FailureKind
+    reason: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +51,8 @@ class Answer:
     `measures` and `per_item` are keyed by qualified metric name (`spam.accuracy`); per-item values are float32 `(n,)`.
     Where a gradient was wanted, `measures` holds the training loss of each task (`spam.training_loss`, no standard
     error) and `gradient` the derivatives, float64 `(1, dim)` or `(T, dim)`. `part` is that of the question.
+    `attempts` is how often it was tried, and `tries` what became of all attempts but the last. `of` is the number of
+    the question of the same recipe whose answer this is a copy of: no worker was asked.
     """
 
     number: int
@@ -44,6 +65,8 @@ class Answer:
     attempts: int = 1
     gradient: NDArray[np.float64] | None = None
     part: tuple[int, int] = (0, 1)
+    tries: Sequence[Try] = ()
+    of: int | None = None
 
     def agrees(self, other: Answer) -> bool:
         """True when both say the same of the same question; timings and workers may differ."""

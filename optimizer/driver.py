@@ -19,6 +19,10 @@ FOREIGN = -1
 """`Question.number` of a question that somebody else asked: its outcome is a warm start, no answer of ours."""
 
 
+REFERENCE = "reference: "
+"""What the stage of a question begins with that is about a model as it is; `base`, or the expert's name, follows."""
+
+
 class DriverError(ValueError):
     """An option, a domain or an answer that a driver refuses: what was expected, what arrived, what to do."""
 
@@ -142,6 +146,16 @@ class Question:
     stage: str = ""
     part: tuple[int, int] = (0, 1)
 
+    @property
+    def model(self) -> str | None:
+        """Of a reference, which no driver asks for: the base or expert that is scored as it is, instead of a point."""
+        return self.stage.removeprefix(REFERENCE) if self.number < FOREIGN else None
+
+    @property
+    def is_candidate(self) -> bool:
+        """Whether it may cost one of the evaluations that a run has."""
+        return self.wants == "scores" and self.items.split == "calibration" and self.model is None
+
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
@@ -182,6 +196,11 @@ class Driver(Protocol):
     def tell(self, outcomes: Sequence[Outcome]) -> None:
         """Learn from any subset of outcomes, in any order; `FOREIGN` ones may be used as a warm start or ignored."""
         ...
+
+
+def reference(place: int, model: str, split: Split) -> Question:
+    """What is asked about a model as it is, the place-th reference of a run: it has no point, and a number below 0."""
+    return Question(FOREIGN - 1 - place, np.zeros(0), items=Items(split), stage=REFERENCE + model)
 
 
 def checked_losses(

@@ -7,6 +7,7 @@ OptimizerError
 ├── ScoreMismatch     an exported checkpoint that does not score what it should   exit code 1
 ├── TooManyFailures   most of the last candidates failed                          exit code 1
 ├── WorkerError       the workers cannot start                                    exit code 1
+├── ClusterError      a cluster that cannot be reached, or does not do it     exit code 69
 ├── RunLocked         another process is driving this run                         exit code 73
 ├── DiskFull          no room left for the ledger or an export                    exit code 74
 └── LedgerBusy        the ledger stayed locked                                    exit code 75
@@ -47,6 +48,12 @@ class WorkerError(OptimizerError):
     """The workers cannot start."""
 
     exit_code = 1
+
+
+class ClusterError(OptimizerError):
+    """A cluster that cannot be reached, may not be trusted with a job, or does not do what is asked."""
+
+    exit_code = 69
 
 
 class RunLocked(OptimizerError):

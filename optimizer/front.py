@@ -108,6 +108,12 @@ class Front:
         """All candidates, the least mean of box units first; of equals the earliest added first."""
         return self._ranked(np.ones(self._m))
 
+    def mean(self, losses: Array) -> float:
+        """Mean of losses `(m,)` in box units, of whatever model. Raises ValueError before the first candidate."""
+        if self._box is None:
+            raise ValueError("no candidate has been scored yet, and there is no box to measure in")
+        return float(self._scaled(np.asarray(losses, dtype=np.float64)).mean())
+
     def best(self) -> Array | None:
         """Losses `(m,)` of the candidate of least mean in box units; None before the first candidate."""
         order = self.by_mean()

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import json
-import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import psutil
 from numpy.typing import NDArray
 
 from evaluators.evaluator import Measure
-from optimizer.answer import Failure
-from optimizer.driver import ANCHOR, Point
+from optimizer.answer import Failure, Try
+from optimizer.driven import driver
+from optimizer.driver import ANCHOR, REFERENCE, Point
 from optimizer.errors import JobError
+from optimizer.folders import LEDGER
+from optimizer.foreign import Meta, measured, numbers, readable, texts
 from optimizer.front import Front
 from optimizer.ledger import Ledger
 from optimizer.objectives import Objective, losses
+
+NAMES_SHOWN = 12
 
 if TYPE_CHECKING:
     from searchspaces import CoefficientSpace, Recipe
@@ -28,7 +31,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """One candidate: what it is, and what it scored on calibration and (where reported) on held-out items."""
+    """One candidate: what it is, and what it scored on calibration and (where reported) on held-out items.
+
+    A reference, a model of the pool that was scored as it is, has a number below 0, no point, and its model's content
+    hash for a recipe. `of` is the candidate of the same recipe whose answer this is: it was not scored again.
+    """
 
     number: int
     stage: str
@@ -40,11 +47,20 @@ class Candidate:
     seconds: float = 0.0
     attempts: int = 1
     worker: str = ""
+    tries: Sequence[Try] = ()  # the attempts before the last
+    of: int | None = None
 
     @property
     def label(self) -> str:
-        """The anchor's name for an anchor, else the number."""
+        """The anchor's name for an anchor, `base` or `expert NAME` for a reference, else the number."""
+        if self.is_reference:
+            name = self.stage.removeprefix(REFERENCE)
+            return name if name == "base" else f"expert {name}"
         return self.stage.removeprefix(ANCHOR) if self.is_anchor else str(self.number)
+
+    @property
+    def is_reference(self) -> bool:
+        return self.number < 0
 
     @property
     def is_anchor(self) -> bool:
@@ -52,63 +68,57 @@ class Candidate:
 
 
 class Results:
-    """A run as it stands now. `curve` holds (answers so far, hypervolume, epsilon) after each answer that counted."""
+    """A run as it stands now.
+
+    `candidates` holds all that was answered, `scored` those that a worker was asked for, `front` each recipe once.
+    `references` are models of the pool as they are, by label: those that no anchor is. `curve` holds (candidates so
+    far, hypervolume, epsilon) after each of `scored`.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
-        ledger = Ledger.open(self.folder / "ledger.db", readonly=True)
+        ledger = Ledger.open(self.folder / LEDGER, readonly=True)
         try:
-            self._read(ledger)
+            with readable(self.folder), ledger.snapshot():
+                self._read(ledger)
         finally:
             ledger.close()
 
     def _read(self, ledger: Ledger) -> None:
-        self.name: str = ledger.meta("name")
-        self.evaluations: int = ledger.meta("evaluations")
-        self.objectives = tuple(Objective(name, goal) for name, goal in ledger.meta("objectives"))
-        self.goals: dict[str, str] = ledger.meta("metrics")
-        self.space: dict[str, Any] = ledger.meta("space")
+        said = Meta.of(ledger)
+        self.name, self.evaluations = said.name, said.evaluations
+        self.objectives = tuple(Objective(name, goal) for name, goal in said.objectives)
+        self.goals, self.space = said.metrics, said.space
         self.times = ledger.times()
-        self.steps: int = ledger.meta("steps")
-        self.done: bool = ledger.meta("done")
+        numbers([at for _, at in self.times])
+        self.steps, self.done, self.reached, self.spent = said.steps, said.done, said.reached, said.spent
+        self.parent, self.references_asked = said.parent, len(said.references)
         self.gradients = len(ledger.times("train"))
-        heldout = {a.number: a for a in ledger.answers("heldout")}
-        self.heldout_answered = len(heldout)
-        recipes = ledger.recipes()
-        questions = {q.number: q for q in ledger.questions()}
-        self.asked = len(questions)
+        self.heldout_answered = len(ledger.answers("heldout"))
+        self.asked = len(ledger.questions())
         self.heldout_asked = len(ledger.questions("heldout"))
         self.candidates: dict[int, Candidate] = {}
         self.front = Front(len(self.objectives))
         self.curve: list[tuple[int, float, float]] = []
-        for count, a in enumerate(ledger.answers(), 1):
-            q = questions[a.number]
-            unseen = heldout[a.number].measures if a.number in heldout else {}
-            self.candidates[a.number] = Candidate(
-                a.number,
-                q.stage,
-                recipes[a.number],
-                q.point,
-                a.measures,
-                unseen,
-                a.failure,
-                a.seconds,
-                a.attempts,
-                a.worker,
-            )
-            if a.failure is None:
-                self.front.add(a.number, losses(self.objectives, a.measures)[0], anchor=q.stage.startswith(ANCHOR))
-            self.curve.append((count, self.front.hypervolume, self.front.epsilon))
+        recipes: set[str] = set()
+        for c in _candidates(ledger):
+            self.candidates[c.number] = c
+            if c.failure is None and c.recipe not in recipes:
+                recipes.add(c.recipe)
+                self.front.add(c.number, self._losses(c), anchor=c.is_anchor)
+            if c.of is None:
+                self.curve.append((len(self.curve) + 1, self.front.hypervolume, self.front.epsilon))
+        self.scored = [c for c in self.candidates.values() if c.of is None]
+        self.references = {c.label: c for c in _candidates(ledger, references=True)}
+
+    def _losses(self, c: Candidate) -> NDArray[np.float64]:
+        return losses(self.objectives, c.measures)[0]
 
     @property
     def driven_by(self) -> str | None:
-        """Which process of this host drives the run now, if one does."""
-        try:
-            who = json.loads((self.folder / "driver.json").read_text())
-        except (OSError, ValueError):
-            return None
-        alive = who.get("host") == socket.gethostname() and psutil.pid_exists(int(who.get("pid", 0)))
-        return f"process {who['pid']} since {who['since']}" if alive else None
+        """Which process drives the run now, if one does."""
+        who = driver(self.folder)
+        return None if who is None else str(who)
 
     @cached_property
     def on_front(self) -> list[Candidate]:
@@ -120,26 +130,66 @@ class Results:
     @cached_property
     def provenance(self) -> dict[str, list[str]]:
         """Where items are from, in sentences, by evaluator: of those that chose them for the user."""
-        splits = json.loads((self.folder / "splits.json").read_text())
-        return {name: rows["provenance"] for name, rows in splits.items() if "provenance" in rows}
+        with readable(self.folder):
+            splits = json.loads((self.folder / "splits.json").read_text())
+            found = {name: list(rows["provenance"]) for name, rows in splits.items() if "provenance" in rows}
+            texts([line for lines in found.values() for line in lines])
+        return found
 
     @cached_property
     def _space(self) -> CoefficientSpace:
         from searchspaces import CoefficientSpace
 
-        return CoefficientSpace(**self.space)
+        with readable(self.folder):
+            return CoefficientSpace(**self.space)
 
     @property
     def failures(self) -> list[Candidate]:
-        return [c for c in self.candidates.values() if c.failure is not None]
+        return [c for c in self.scored if c.failure is not None]
+
+    @property
+    def repeated(self) -> int:
+        """Candidates whose recipe had been scored before."""
+        return len(self.candidates) - len(self.scored)
+
+    @property
+    def compared(self) -> list[Candidate]:
+        """The references that were scored, the best mean first; none before a candidate was."""
+        if not self.front.numbers:
+            return []
+        found = [c for c in self.references.values() if c.failure is None]
+        return sorted(found, key=lambda c: self.front.mean(self._losses(c)))
+
+    @property
+    def unbeaten(self) -> Candidate | None:
+        """The reference, else the anchor, whose mean on calibration items no other merge of this run is better than."""
+        order = self.front.by_mean()
+        if not order:
+            return None
+        best = self.candidates[order[0]]
+        for other in self.compared[:1]:
+            if self.front.mean(self._losses(other)) <= self.front.mean(self._losses(best)):
+                return other
+        return best if best.is_anchor else None
+
+    @property
+    def verdict(self) -> str | None:
+        """A sentence on that, where there is one."""
+        found = self.unbeaten
+        if found is None:
+            return None
+        what = f"the anchor {found.label}"
+        if found.is_reference:
+            what = "the base" if found.label == "base" else found.label
+        return f"No merge has a better mean than {what}."
 
     def pick(self, text: str) -> Candidate:
-        """A candidate by number, by recipe hash (eight characters or more), by anchor, or `best`, `best:METRIC`.
+        """A candidate by number, recipe hash (eight characters or more), anchor, `expert NAME`, `best`, `best:METRIC`.
 
         `best` has the least mean of the objectives, each in units of the anchors' range. Raises JobError for none.
         """
-        scored = [c for c in self.candidates.values() if c.failure is None]
-        if not scored:
+        scored = [c for c in self.scored if c.failure is None]
+        if not scored and text not in self.references:
             raise JobError(f"{self.folder}: no candidate has been scored yet; run or resume the search first")
         if text == "best":
             return self.candidates[self.front.by_mean()[0]]
@@ -149,11 +199,14 @@ class Results:
             found = [c for c in self.candidates.values() if c.number == int(text)]
         else:
             found = [c for c in self.candidates.values() if len(text) >= 8 and c.recipe.startswith(text)]
-            found = found[:1] or [c for c in self.candidates.values() if c.is_anchor and text in c.label.split(", ")]
+            named = _plain_name(text)
+            found = found[:1] or [c for c in self.candidates.values() if named in _names(c)]
+            found = found or [c for c in self.references.values() if named in _names(c)]
         if not found:
+            there = [c.label for c in (*self.candidates.values(), *self.references.values()) if _names(c)]
             raise JobError(
-                f"no candidate {text!r} in {self.folder}; give a candidate's number, "
-                "a recipe hash, an anchor such as 'uniform', 'best', or 'best:METRIC'"
+                f"no candidate {text!r} in {self.folder}; give a candidate's number, a recipe hash, 'best', "
+                f"'best:METRIC', or one of: {', '.join(there[:NAMES_SHOWN])}{', ...' * (len(there) > NAMES_SHOWN)}"
             )
         return found[0]
 
@@ -165,7 +218,8 @@ class Results:
 
     def recipe(self, candidate: Candidate) -> Recipe:
         """What a candidate is: method, options and coefficients."""
-        return self._space.decode(candidate.point)
+        with readable(self.folder):
+            return self._space.decode(candidate.point)
 
     def coefficients(self, candidate: Candidate) -> tuple[list[str], list[str], NDArray[np.float64]]:
         """Groups, experts, and the coefficients `(groups, experts)` of a candidate."""
@@ -175,3 +229,41 @@ class Results:
     def settings(self, candidate: Candidate) -> dict[str, str]:
         """What else was searched of a candidate, its method and its options, by coordinate."""
         return self._space.told(candidate.point)
+
+    def searched(self, candidate: Candidate) -> dict[str, object]:
+        """The method, where it is searched, and by the job's names the options of it that are: of several, the mean."""
+        recipe, space = self.recipe(candidate), self._space
+        found: dict[str, object] = {"method": recipe.method} if len(space.methods) > 1 else {}
+        for name, option, owners in space.searched:
+            if recipe.method in owners:
+                value = recipe.options[option]
+                found[name] = float(value.mean()) if isinstance(value, np.ndarray) else value
+        return found
+
+
+def _plain_name(label: str) -> str:
+    """An expert as it is has two labels: `expert: NAME` as an anchor, `expert NAME` as a reference. Both mean it."""
+    return label.replace("expert: ", "expert ", 1) if label.startswith("expert: ") else label
+
+
+def _names(c: Candidate) -> list[str]:
+    """By which names an anchor or a reference may be asked for."""
+    if c.is_reference:
+        return [_plain_name(c.label)]
+    return [_plain_name(label) for label in c.label.split(", ")] if c.is_anchor else []
+
+
+def _candidates(ledger: Ledger, references: bool = False) -> Iterator[Candidate]:
+    """All that was answered on calibration items, in the order told, with the held-out scores of each recipe."""
+    questions = {q.number: q for q in ledger.questions(references=references)}
+    heldout = {a.number: a.measures for a in ledger.answers("heldout", references)}
+    recipes, tries = ledger.recipes(), ledger.tries()
+    for a in ledger.answers(references=references):
+        q = questions[a.number]
+        unseen = measured(heldout.get(a.number if a.of is None else a.of, {}))
+        numbers([a.number, a.seconds, a.attempts])
+        texts([q.stage, recipes[a.number], a.worker])
+        yield Candidate(
+            *(a.number, q.stage, recipes[a.number], q.point, measured(a.measures), unseen, a.failure),
+            *(a.seconds, a.attempts, a.worker, tries.get(a.number, ()), a.of),
+        )

@@ -4,29 +4,33 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
-import socket
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
-
-from optimizer.assemble import build_driver, build_executor, most_steps
-from optimizer.errors import RunError, RunLocked
+from optimizer import logs, room
+from optimizer.assemble import build_driver, build_executor, limits, most_anchors, most_steps
+from optimizer.attempt import Attempt
+from optimizer.budget import Meter
+from optimizer.changes import changed_content, differences, identity
+from optimizer.driven import driving
+from optimizer.errors import RunError
+from optimizer.folders import LEDGER, SPOOL, found
+from optimizer.foreign import readable
 from optimizer.job import Hashes, Job
 from optimizer.ledger import Ledger
 from optimizer.results import Candidate, Results
+from optimizer.spool import Spool
 
 if TYPE_CHECKING:
+    from optimizer.answer import Answer
     from optimizer.problem import Problem
     from optimizer.search import Search
     from searchspaces import CoefficientSpace
     from searchspaces.adapters.concatenate import OneAdapter
-
-SPARE_BYTES = 50_000_000  # a run does not start on a disk with less room than this
 
 
 class Run:
@@ -43,7 +47,7 @@ class Run:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder).absolute()
-        if not (self.folder / "ledger.db").is_file():
+        if not found(self.folder / LEDGER):
             raise RunError(f"no run at {folder}; 'mergeopt run job.yaml' makes one under runs/")
         self.job = Job.load(self.folder / "job.yaml")
 
@@ -54,11 +58,17 @@ class Run:
         runs: str | Path = "runs",
         allow_code: bool = False,
         progress: Callable[[str], None] = lambda what: None,
+        parent: Run | None = None,
     ) -> Run:
         """Check everything, hash models and data, and make the run's folder in one step.
 
-        Raises RunError where the folder exists; PoolError, EvaluatorError or JobError where an input does not fit.
+        `parent` is the run that it was forked of. Raises RunError where the folder exists, DiskFull where its disk has
+        less than 1.2 times what it may need, CacheError where the cache cannot be written; PoolError, EvaluatorError or
+        JobError where an input does not fit.
         """
+        from optimizer.caching import check_writable
+        from searchspaces.models.shards import sync_folder
+
         folder = Path(runs).absolute() / job.name
         if folder.exists():
             raise RunError(
@@ -70,17 +80,19 @@ class Run:
             problem.unchanged(job.hashes)
         job = job.model_copy(update={"hashes": hashes})
         space = problem.space(hashes.models)
+        check_writable(job, problem.pool, space)
         build_driver(job, space, problem)  # its options are checked before anything is written,
         build_executor(job, allow_code)  # and those of the executor
         folder.parent.mkdir(parents=True, exist_ok=True)
-        if shutil.disk_usage(folder.parent).free < SPARE_BYTES:
-            raise RunError(f"less than {SPARE_BYTES // 10**6} MB free at {folder.parent}; free some room first")
-        partial = folder.parent / f".{job.name}.{os.getpid()}"
+        room.check(folder.parent, room.needed(job, problem, len(space.domain.names), job.budget.evaluations))
+        partial = folder.parent / f".{job.name}.{os.getpid()}-{secrets.token_hex(4)}"  # a killed one's may be there
         partial.mkdir()
         try:
-            _write_run(partial, job, problem, space)
+            _write_run(partial, job, problem, space, parent)
             partial.rename(folder)
+            sync_folder(folder.parent)
         except BaseException:
+            Ledger.remove(partial / LEDGER)
             shutil.rmtree(partial, ignore_errors=True)
             raise
         return cls(folder)
@@ -92,60 +104,100 @@ class Run:
         evaluations: int | None = None,
         allow_code: bool = False,
         heldout: bool = True,
+        retry_failed: bool = False,
     ) -> Search:
         """Run, or resume, to the budget (or to `evaluations`); the front is then scored on held-out items.
 
-        Without `heldout` that waits for another call.
+        Without `heldout` that waits for another call. Of `evaluations` and an edit of the budget in job.yaml, what came
+        last is the budget from then on. With `retry_failed` what failed for want of a worker, time or memory is asked
+        again first.
 
         Raises RunLocked where another process drives this run, RunError where models or data have changed.
         """
         from optimizer.search import Search
 
-        with self._lock():
+        def told(search: Search, answer: Answer) -> None:
+            logs.answered(answer)
+            on_answer(search, answer)
+
+        with driving(self.folder):
             self._same_job()
             problem = _with_room(self.job, self.open_problem(allow_code))
             space = problem.space(self._hashes().models)
-            ledger = Ledger.open(self.folder / "ledger.db")
-            if evaluations is not None:
-                ledger.set_meta("evaluations", evaluations)
-            executor = build_executor(self.job, allow_code)
-            search = Search(
-                build_driver(self.job, space, problem),
-                executor,
-                ledger,
-                problem.objectives,
-                ledger.meta("evaluations"),
-                lambda point: space.decode(point).hash,
-                on_answer,
-                problem.training.names if problem.training else (),
-                most_steps(self.job),
-            )
-            try:
-                on_start(search)
-                search.run(heldout)
-            finally:
-                executor.close()
-                ledger.close()
+            with closing(Ledger.open(self.folder / LEDGER)) as ledger:
+                self._set_budget(ledger, evaluations)
+                left = max(0, ledger.meta("evaluations") - len(ledger.times()))
+                room.check(self.folder, room.needed(self.job, problem, len(space.domain.names), left))
+                attempt = Attempt(self.folder / "attempt.json")
+                with closing(build_executor(self.job, allow_code, attempt)) as executor:
+                    search = Search(
+                        # all anchors of a run from before they were bounded
+                        build_driver(self.job, space, problem, ledger.meta("anchors", None)),
+                        executor,
+                        ledger,
+                        problem.objectives,
+                        ledger.meta("evaluations"),
+                        lambda point: space.decode(point).hash,
+                        told,
+                        problem.training.names if problem.training else (),
+                        most_steps(self.job),
+                        {name: self._hashes().models[name] for name in ledger.meta("references", [])},
+                        Meter(limits(self.job), ledger.meta("spent", {})),
+                        Spool(self.folder / SPOOL),
+                        attempt,
+                    )
+                    on_start(search)
+                    search.run(heldout, retry_failed)
             return search
+
+    def _set_budget(self, ledger: Ledger, evaluations: int | None) -> None:
+        """Keep how many candidates are wanted: so many, or what job.yaml says where that was edited since."""
+        said = self.job.budget.evaluations
+        if said != ledger.meta("said_evaluations", None):
+            if evaluations is None and ledger.meta("said_evaluations", None) is not None:
+                evaluations = said
+            ledger.set_meta("said_evaluations", said)
+        if evaluations is not None:
+            ledger.set_meta("evaluations", evaluations)
 
     def _same_job(self) -> None:
         """Raises RunError where job.yaml no longer says what the run was made with; budget and executor may change."""
-        ledger = Ledger.open(self.folder / "ledger.db", readonly=True)
-        made, now = ledger.meta("job"), _identity(self.job)
-        ledger.close()
-        for key in made:
-            if made[key] != now[key]:
-                raise RunError(
-                    f"{self.folder}/job.yaml: {key} is not what the run was made with; restore it, or start another run"
-                )
+        if found := self.edited():
+            raise RunError(
+                f"{self.folder}/job.yaml is not what the run was made with; {'; '.join(found)}; restore it, or go on "
+                f"in a child run: mergeopt resume {self.folder.name} --fork NAME"
+            )
+
+    def edited(self) -> list[str]:
+        """What job.yaml says otherwise than the job that the run was made with, one line a key."""
+        ledger = Ledger.open(self.folder / LEDGER, readonly=True)
+        try:
+            with readable(self.folder):
+                return list(differences(ledger.meta("job"), identity(self.job)))
+        finally:
+            ledger.close()
+
+    def fork(self, name: str, allow_code: bool = False, progress: Callable[[str], None] = lambda what: None) -> Run:
+        """A run of its own beside this one, of job.yaml, models and data as they are now.
+
+        It knows its parent and what has changed, and begins without answers: the parent's are of other inputs.
+        """
+        child = Job.parse(
+            {**self.job.model_dump(mode="json"), "name": name, "hashes": None}, Path(self.job.root or ".")
+        )
+        return Run.create(child, self.folder.parent, allow_code, progress, self)
 
     def open_problem(self, allow_code: bool = False) -> Problem:
         """The job's models and items, checked to be those that the run was made with."""
         problem = _open(self.job, allow_code)
         problem.unchanged(self._hashes())
-        kept = json.loads((self.folder / "splits.json").read_text())
-        for rows in kept.values():
-            rows.pop("provenance", None)  # words, which say the same of the same rows
+        path = self.folder / "splits.json"
+        try:
+            kept = json.loads(path.read_text())
+            for rows in kept.values():
+                rows.pop("provenance", None)  # words, which say the same of the same rows
+        except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
+            raise RunError(f"{path} cannot be read: {error}; restore it from a copy of the run's folder") from error
         if problem.splits() != kept:
             raise RunError(
                 f"{self.folder}: the items no longer split as splits.json says; restore the data or start another run"
@@ -185,13 +237,19 @@ class Run:
         return (own if out is None else Path(out)).absolute()
 
     def discard(self) -> bool:
-        """Remove the folder of a run that has no answer yet; says whether it did."""
-        ledger = Ledger.open(self.folder / "ledger.db", readonly=True)
-        empty = not ledger.answers()
-        ledger.close()
-        if empty:
-            shutil.rmtree(self.folder)
-        return empty
+        """Remove the folder of a run that has asked nothing yet; says whether it did.
+
+        Raises RunLocked where a process drives it, or writes to its ledger.
+        """
+        with driving(self.folder):
+            with closing(Ledger.open(self.folder / LEDGER)) as ledger:
+                started = ledger.started or (self.folder / SPOOL).exists()
+            if not started:
+                Ledger.remove(self.folder / LEDGER)
+                gone = self.folder.with_name(f".{self.folder.name}.{os.getpid()}")
+                self.folder.rename(gone)  # at once: who waits for the lock finds no half of a run
+                shutil.rmtree(gone)
+        return not started
 
     def report(self, path: str | Path | None = None) -> Path:
         """Write the standalone report, by default to `report.html` in the run's folder."""
@@ -203,36 +261,6 @@ class Run:
         if self.job.hashes is None:
             raise RunError(f"{self.folder}/job.yaml has lost its content hashes; restore it from a copy")
         return self.job.hashes
-
-    @contextmanager
-    def _lock(self) -> Iterator[None]:
-        """One driver a run; a second is refused, naming the first."""
-        owner = self.folder / "driver.json"
-        try:
-            with FileLock(self.folder / "driver.lock", timeout=0):
-                since = time.strftime("%Y-%m-%d %H:%M:%S")
-                owner.write_text(json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": since}))
-                yield
-                owner.unlink(missing_ok=True)
-        except Timeout as error:
-            who = _owner(owner)
-            raise RunLocked(
-                f"{self.folder} is being driven by process {who['pid']} on {who['host']} since {who['since']}; "
-                "'mergeopt status' shows how it stands"
-            ) from error
-
-
-def _owner(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text()))
-    except (OSError, ValueError):  # the other process is just writing it
-        return {"host": "?", "pid": "?", "since": "?"}
-
-
-def _identity(job: Job) -> dict[str, Any]:
-    """What a run's answers depend on, as JSON values: all of the job but budget, executor, name and place."""
-    found = job.model_dump(mode="json", exclude={"budget", "executor", "name", "root", "hashes"})
-    return dict(json.loads(json.dumps(found)))
 
 
 def _open(job: Job, allow_code: bool) -> Problem:
@@ -249,19 +277,34 @@ def _with_room(job: Job, problem: Problem) -> Problem:
     return problem
 
 
-def _write_run(folder: Path, job: Job, problem: Problem, space: CoefficientSpace) -> None:
-    (folder / "job.yaml").write_text(job.yaml())
+def _write_run(folder: Path, job: Job, problem: Problem, space: CoefficientSpace, parent: Run | None) -> None:
+    from optimizer.references import references
+    from searchspaces.models.shards import write_text
+
+    write_text(folder / "job.yaml", job.yaml())
+    if Job.load(folder / "job.yaml").yaml() != job.yaml():  # before there is a run that nothing can read
+        raise RunError("the job is not what is read back once it is written; give its values as plain YAML has them")
     said = {name: {"provenance": lines} for name, lines in problem.provenance.items()}
     splits = {name: {**rows, **said.get(name, {})} for name, rows in problem.splits().items()}
-    (folder / "splits.json").write_text(json.dumps(splits))
+    write_text(folder / "splits.json", json.dumps(splits))
     meta: Mapping[str, Any] = {
         "name": job.name,
         "evaluations": job.budget.evaluations,
+        "said_evaluations": job.budget.evaluations,  # by job.yaml, so that an edit of it is seen
         "objectives": [[o.name, o.goal] for o in problem.objectives],
         "metrics": {name: metric.goal for name, metric in problem.metrics.items()},
         "space": space.describe(),
-        "job": _identity(job),
+        "job": identity(job),
         "steps": most_steps(job),
+        "references": references(problem, space),
+        "anchors": most_anchors(job),  # whatever the budget is later: a resume asks the same
         "done": False,  # whether the driver has nothing left to ask
+        "parent": None if parent is None else {"name": parent.folder.name, "changed": _changed(parent, job)},
     }
-    Ledger.create(folder / "ledger.db", meta).close()
+    Ledger.create(folder / LEDGER, meta, job.ledger).close()
+
+
+def _changed(parent: Run, job: Job) -> list[str]:
+    """What a child run has otherwise than its parent."""
+    content = changed_content(parent._hashes(), job.hashes) if job.hashes is not None else ()
+    return [*parent.edited(), *content]

@@ -4,33 +4,45 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from optimizer import beside
 from optimizer.answer import Answer, training_loss
-from optimizer.driver import ANCHOR, Driver, Items, Outcome, Point, Question
-from optimizer.errors import RunError, TooManyFailures
+from optimizer.attempt import Attempt
+from optimizer.budget import Limits, Meter
+from optimizer.driver import ANCHOR, FOREIGN, Driver, Outcome, Point, Question
+from optimizer.errors import LedgerBusy, RunError, RunLocked, TooManyFailures
 from optimizer.executor import Executor
 from optimizer.front import Front
+from optimizer.known import AGAIN, Known
 from optimizer.ledger import SEEN, Ask, Ledger
 from optimizer.objectives import Objective, losses
+from optimizer.spool import Spool
 
 DRAIN_SECONDS = 30.0
 FAILURE_WINDOW = 20
+METER_SECONDS = 10.0  # at most so much of what was spent is forgotten in a kill
 UNSEEN_WORST = 1e6  # loss told of a failure before anything has succeeded
 
 
 class Search:
     """One run of a driver against an executor, recorded in a ledger.
 
-    `evaluations` bounds the candidates scored on calibration items; gradients are not counted, drivers bound those.
-    `recipe_of` names the recipe (its hash) that a point decodes to; `on_answer` is called after each committed answer.
-    `tasks` are the evaluators whose losses gradients are taken of, `steps` how many the driver asks at most, to show
-    how far it is. `front` holds the calibration losses of all that did not fail; `answered` and `gradients` count
-    answers, `failed` the candidates without scores. `ended` says whether the driver has nothing left to ask.
+    `evaluations` bounds the candidates scored on calibration items; gradients are not counted, drivers bound those, nor
+    are candidates whose recipe has been scored before: the driver is told that answer again. `references` are models of
+    the pool (`base`, or an expert's name -> content hash) that are scored as they are before all else; no driver hears
+    of them, and they are not counted either. `recipe_of` names the recipe (its hash) that a point decodes to;
+    `on_answer` is called after each committed answer. `tasks` are the evaluators whose losses gradients are taken of,
+    `steps` how many the driver asks at most, to show how far it is. `front` holds the calibration losses of all that
+    did not fail, each recipe once; `answered` and `gradients` count answers of workers, `repeated` those that were
+    known, `failed` the candidates without scores. `ended` says whether the driver has nothing left to ask, or nothing
+    new. `phase` is `starting` until workers are ready, `calibration`, then `heldout`. `meter` counts what is spent, and
+    `reached` says which of its limits ended the search. Answers that a locked ledger could not take go to `spool`.
+    `attempt` says at which question a driver was that was killed.
     """
 
     def __init__(
@@ -44,22 +56,31 @@ class Search:
         on_answer: Callable[[Search, Answer], None] = lambda search, answer: None,
         tasks: Sequence[str] = (),
         steps: int = 0,
+        references: Mapping[str, str] | None = None,
+        meter: Meter | None = None,
+        spool: Spool | None = None,
+        attempt: Attempt | None = None,
     ) -> None:
         self.objectives = tuple(objectives)
         self.evaluations = evaluations
         self.front = Front(len(self.objectives))
+        self.references = dict(references or {})
         self.answered = 0
+        self.repeated = 0
         self.failed = 0
         self.gradients = 0
         self.steps = steps
         self.gradient_failure: str | None = None  # of the last gradient, if it failed
-        self.phase = "calibration"
+        self.phase = "starting"
+        self.reached: str | None = None
+        self._meter = meter or Meter(Limits(), {})
+        self._metered = time.monotonic()
+        self._spool, self._attempt = spool, attempt
         self._driver, self._executor, self._ledger = driver, executor, ledger
         self._recipe_of, self._on_answer, self._tasks = recipe_of, on_answer, tuple(tasks)
-        self._questions: dict[int, Question] = {}
-        self._asked = 0  # candidates
+        self._known = Known()
         self._in_flight: dict[tuple[int, str], Question] = {}
-        self._waiting: deque[Question] = deque()  # for a worker, to be scored on held-out items
+        self._waiting: deque[Question] = deque()  # for a worker: references, then what is scored on held-out items
         self._recent: deque[bool] = deque(maxlen=FAILURE_WINDOW)
         self._worst: NDArray[np.float64] | None = None
         self._best: NDArray[np.float64] | None = None
@@ -72,11 +93,11 @@ class Search:
 
     @property
     def ended(self) -> bool:
-        return self._driver.done
+        return self._driver.done or self._known.exhausted
 
     @property
     def waiting(self) -> int:
-        """Questions in flight, and those that wait to be scored on held-out items."""
+        """Questions in flight, and references or held-out scores that wait for a worker."""
         return len(self._in_flight) + len(self._waiting)
 
     def stop(self) -> None:
@@ -84,60 +105,100 @@ class Search:
         if self._stop_at is None:
             self._stop_at = time.monotonic() + DRAIN_SECONDS
 
-    def run(self, heldout: bool = True) -> None:
+    def run(self, heldout: bool = True, retry_failed: bool = False) -> None:
         """Run to the budget, or until `stop`; what was answered before is replayed, what was in flight is asked again.
 
-        With `heldout` the front and the anchors are then scored on held-out items.
+        With `heldout` the front, the anchors and the references are then scored on held-out items. With `retry_failed`
+        what had failed for a reason that may not come again is asked again first, each an evaluation.
 
-        Raises TooManyFailures when more than half of the last 20 candidates failed.
+        Raises TooManyFailures when more than half of the last 20 candidates failed; LedgerBusy where the ledger stays
+        locked, RunLocked where another process took it over: after what was in flight has been kept in the spool.
         """
+        try:
+            self._run(heldout, retry_failed)
+        except (LedgerBusy, RunLocked):
+            self._keep_in_flight()
+            raise
+
+    def _run(self, heldout: bool, retry_failed: bool) -> None:
+        if self._spool is not None:
+            self._ledger.answered(self._spool.fitting(self._ledger.unanswered(), [o.name for o in self.objectives]))
+            self._spool.clear()
+        if retry_failed:
+            self._ledger.forget_failures()
         self.replay()
+        if self._attempt is not None:
+            self._absorb(self._attempt.after_kill(self._ledger, self._ledger.unanswered()))
         self._executor.start()
-        self._submit(self._ledger.pending())
+        self.phase = "calibration"
+        self._meter.tick(self._executor.slots)
+        pending = self._ledger.pending()
+        self._waiting.extend(beside.unscored_references(self._ledger, self.references, "calibration"))
+        if retry_failed:
+            self._waiting.extend(beside.failed_before(self._ledger, self._known))
+        self._submit(pending)
         self._loop(self._ask)
+        self._save_meter()
         if not self.stopped:
-            self._ledger.set_meta("done", self._driver.done)
+            self._ledger.set_meta("done", self.ended)
+            self._ledger.set_meta("reached", self.reached)
         if heldout and not self.stopped:
             self.phase = "heldout"
-            waiting = self._waiting
-            waiting.extend(self._unscored())
-            self._loop(lambda room: [waiting.popleft() for _ in range(min(room, len(waiting)))])
+            self._waiting.extend(beside.unscored(self._ledger, self._known, self.reported()))
+            self._waiting.extend(beside.unscored_references(self._ledger, self.references, "heldout"))
+            self._loop(self._next_waiting)
+            self._save_meter()
 
     def replay(self) -> None:
         """Bring the driver and the front to where the ledger is."""
+        recipes = self._ledger.recipes()
         for event in self._ledger.history():
             if isinstance(event, Ask):
-                self._driver.replay(event.requested, event.questions)
-                self._remember(event.questions)
+                if event.requested:  # else a user asked
+                    self._driver.replay(event.requested, event.questions)
+                self._known.asked(event.questions, [recipes.get(q.number, "") for q in event.questions])
             else:
                 self._learn(event.answer)
         self._recent.clear()
 
     def reported(self) -> list[int]:
         """Candidates that are scored on held-out items: the front and the anchors, those that did not fail."""
-        anchors = {n for n, q in self._questions.items() if q.stage.startswith(ANCHOR)}
+        anchors = {n for n, q in self._known.questions.items() if q.stage.startswith(ANCHOR)}
         return sorted({*self.front.nondominated, *(anchors & set(self.front.numbers))})
 
     def _loop(self, more: Callable[[int], Sequence[Question]]) -> None:
         """Keep the workers busy with `more(room)` until that is empty and nothing in flight, or the drain is over."""
         while True:
-            room = self._executor.slots - len(self._in_flight)
-            if room > 0 and not self.stopped:
-                self._submit(more(room))
-            if not self._in_flight or (self._stop_at is not None and time.monotonic() > self._stop_at):
+            told = True
+            while told and not self.stopped and (room := self._executor.slots - len(self._in_flight)) > 0:
+                told = self._submit(more(room))  # all asks before the next tell, as in a resume: the order is the same
+            late = self._stop_at is not None and time.monotonic() > self._stop_at
+            if late or not self._in_flight:
                 return
             self._absorb(self._executor.collect(timeout=0.5))
+            self._meter.tick(self._executor.slots)
+            if time.monotonic() - self._metered > METER_SECONDS:
+                self._save_meter()
+
+    def _next_waiting(self, room: int) -> Sequence[Question]:
+        return [self._waiting.popleft() for _ in range(min(room, len(self._waiting)))]
 
     def _ask(self, room: int) -> Sequence[Question]:
-        room = min(room, self.evaluations - self._asked)
-        if room <= 0 or self._driver.done:
+        if self._waiting:
+            return self._next_waiting(room)
+        room = min(room, self.evaluations - self.answered - sum(q.is_candidate for q in self._in_flight.values()))
+        if room <= 0 or self.ended:
+            return ()
+        self.reached = self._meter.reached
+        if self.reached is not None:
             return ()
         questions = self._driver.ask(room)
         if not questions and not self._in_flight and not self._driver.done:
             raise RunError("the driver waits for answers though nothing is in flight; this is a defect of the driver")
         if questions:
-            self._ledger.asked(room, questions, [self._recipe(q) for q in questions])
-            self._remember(questions)
+            recipes = [self._recipe(q) for q in questions]
+            self._ledger.asked(room, questions, recipes)
+            self._known.asked(questions, recipes)
         return questions
 
     def _recipe(self, question: Question) -> str:
@@ -150,58 +211,78 @@ class Search:
                 f"{error}; this is a defect of the driver"
             ) from error
 
-    def _remember(self, questions: Sequence[Question]) -> None:
-        self._questions.update((q.number, q) for q in questions)
-        self._asked += sum(q.wants == "scores" for q in questions)
-
-    def _unscored(self) -> Sequence[Question]:
-        """Questions on held-out items: those that were in flight at a crash, then the reported ones not asked yet."""
-        asked = {q.number for q in self._ledger.questions("heldout")}
-        new = [replace(self._questions[n], items=Items("heldout")) for n in self.reported() if n not in asked]
-        waiting = self._ledger.pending("heldout")
-        if new:
-            self._ledger.asked(0, new, [self._recipe_of(q.point) for q in new])
-        return [*waiting, *new]
-
-    def _submit(self, questions: Iterable[Question]) -> None:
+    def _submit(self, questions: Iterable[Question]) -> bool:
+        """Give questions to the executor, but for those that are known; says whether some are."""
         for question in questions:
             self._in_flight[question.number, question.items.split] = question
-            self._executor.submit(question)
+            if self._known.needs_worker(question):
+                self._executor.submit(question)
+        told = self._known.ready()
+        self._absorb(told)
+        return bool(told)
 
     def _absorb(self, answers: Sequence[Answer]) -> None:
         if not answers:
             return
-        for answer in self._ledger.answered(answers):
+        try:
+            new = self._ledger.answered(answers)
+        except (LedgerBusy, RunLocked):
+            self._keep(answers)
+            raise
+        for answer in new:
             self._in_flight.pop((answer.number, answer.split), None)
-            if answer.split in SEEN:
+            if answer.split in SEEN and answer.number >= 0:
                 self._learn(answer)
                 self._watch(answer)
             self._on_answer(self, answer)
+        self._absorb(self._known.ready())
 
     def _learn(self, answer: Answer) -> None:
         """Tell the driver and the front of one answer; the same in a search and in its replay."""
-        question = self._questions[answer.number]
+        question = self._known.questions[answer.number]
+        new = self._known.learn(answer)
         if question.wants != "scores":
             self._learn_gradient(question, answer)
             return
-        self.answered += 1
+        self.answered += answer.of is None
+        self.repeated += answer.of is not None
         if answer.failure is None:
             loss, stderr = losses(self.objectives, answer.measures)
             self._worst = loss if self._worst is None else np.maximum(self._worst, loss)
             self._best = loss if self._best is None else np.minimum(self._best, loss)
-            self.front.add(answer.number, loss, anchor=question.stage.startswith(ANCHOR))
-            self._driver.tell([Outcome(question, loss, stderr)])
-        else:
-            self.failed += 1
+            if new:
+                self.front.add(answer.number, loss, anchor=question.stage.startswith(ANCHOR))
+            theirs = question.number < AGAIN
+            self._driver.tell([Outcome(question if theirs else replace(question, number=FOREIGN), loss, stderr)])
+            return
+        self.failed += answer.of is None
+        if question.number < AGAIN:
             penalty = self._penalty()
             self._driver.tell([Outcome(question, penalty, np.full(len(penalty), np.nan), failure=str(answer.failure))])
 
     def _learn_gradient(self, question: Question, answer: Answer) -> None:
-        self.gradients += 1
+        self.gradients += answer.of is None
         self.gradient_failure = failure = None if answer.failure is None else str(answer.failure)
         names = [training_loss(task) for task in self._tasks]
         found = np.array([answer.measures[n].value for n in names if n in answer.measures], dtype=np.float64)
         self._driver.tell([Outcome(question, found, np.full(len(found), np.nan), answer.gradient, failure)])
+
+    def _save_meter(self) -> None:
+        self._ledger.set_meta("spent", self._meter.spent)
+        self._metered = time.monotonic()
+
+    def _keep(self, answers: Sequence[Answer]) -> None:
+        """Into the spool: these have been answered, and the ledger cannot say so."""
+        if self._spool is not None:
+            self._spool.put(answers)
+            for answer in answers:
+                self._in_flight.pop((answer.number, answer.split), None)
+
+    def _keep_in_flight(self) -> None:
+        """What workers are still at is waited for, at most 30 s, and kept too."""
+        end = time.monotonic() + DRAIN_SECONDS
+        while self._spool is not None and self._executor.busy and time.monotonic() < end:
+            self._keep(self._executor.collect(timeout=0.5))
 
     def _penalty(self) -> NDArray[np.float64]:
         """A finite loss worse than all seen, so that a driver ranks failures last without breaking on infinity."""
@@ -210,6 +291,8 @@ class Search:
         return self._worst + np.maximum(self._worst - self._best, 1e-3)
 
     def _watch(self, answer: Answer) -> None:
+        if answer.of is not None:
+            return
         self._recent.append(answer.failure is not None)
         if sum(self._recent) > FAILURE_WINDOW // 2:
             raise TooManyFailures(

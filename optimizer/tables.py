@@ -1,12 +1,15 @@
-"""How does a ledger lie in SQLite? Its tables in this version, and how those of the version before become them."""
+"""Which tables has a ledger? Those of this version, and how those of earlier versions become them."""
 
 from __future__ import annotations
 
 import json
-import sqlite3
+from typing import TYPE_CHECKING
 
-VERSION = 3
-BEFORE = 2  # read as it is, and brought to this version where it is written to
+if TYPE_CHECKING:
+    from optimizer.store import Store
+
+VERSION = 4
+READ = (2, 3, 4)  # versions that are read as they are, and brought to this one where they are written to
 MEASURES = """
 CREATE TABLE measures (
     number INTEGER NOT NULL, split TEXT NOT NULL, metric TEXT NOT NULL,
@@ -15,10 +18,25 @@ CREATE TABLE measures (
     PRIMARY KEY (number, split, metric)
 ) WITHOUT ROWID;
 """
+TRIES = """(                                        -- attempts at a question that gave no answer
+    number INTEGER NOT NULL, split TEXT NOT NULL,
+    attempt INTEGER NOT NULL,                       -- 1, 2, ...
+    worker TEXT NOT NULL, kind TEXT NOT NULL, reason TEXT NOT NULL, at REAL NOT NULL,
+    PRIMARY KEY (number, split, attempt)
+) WITHOUT ROWID;
+"""
+COPIES = """(                                       -- answers that no worker was asked for
+    number INTEGER NOT NULL, split TEXT NOT NULL,
+    of INTEGER NOT NULL,                            -- the question of the same recipe whose answer it is
+    PRIMARY KEY (number, split)
+);
+"""
 SCHEMA = f"""{MEASURES}
+CREATE TABLE tries {TRIES}
+CREATE TABLE copies {COPIES}
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE questions (
-    number INTEGER NOT NULL, split TEXT NOT NULL,   -- a question, and the items it is answered on
+    number INTEGER NOT NULL, split TEXT NOT NULL,   -- a question, and the items it is answered on; below 0: a reference
     event INTEGER NOT NULL,                         -- place in the order of asks and tells
     requested INTEGER NOT NULL,                     -- the n of the driver's ask(n); 0 where no driver asked
     point BLOB NOT NULL,                            -- (dim,) little-endian float64
@@ -46,10 +64,23 @@ CREATE TABLE item_values (
 """
 
 
-def upgrade(connection: sqlite3.Connection) -> None:
-    """From version 2, where every standard error was a number; within the caller's transaction."""
-    connection.execute("ALTER TABLE measures RENAME TO measures_before")
-    connection.execute(MEASURES)
-    connection.execute("INSERT INTO measures SELECT number, split, metric, value, stderr, count FROM measures_before")
-    connection.execute("DROP TABLE measures_before")
-    connection.execute("UPDATE meta SET value = ? WHERE key = 'version'", (json.dumps(VERSION),))
+def upgrade(store: Store, version: int) -> None:
+    """From version 2, whose standard errors were all numbers, or 3, which had neither tries nor copies.
+
+    Within the caller's transaction.
+    """
+    if version == 2:
+        store.execute("ALTER TABLE measures RENAME TO measures_before")
+        store.execute(MEASURES)
+        columns = "number, split, metric, value, stderr, count"
+        store.execute(f"INSERT INTO measures SELECT {columns} FROM measures_before")
+        store.execute("DROP TABLE measures_before")
+    store.execute(f"CREATE TABLE tries {TRIES}")
+    store.execute(f"CREATE TABLE copies {COPIES}")
+    store.execute("UPDATE meta SET value = ? WHERE key = 'version'", (json.dumps(VERSION),))
+
+
+def stand_in(store: Store) -> None:
+    """What a ledger of an earlier version lacks, as empty tables of this connection alone: its file stays as it is."""
+    store.execute(f"CREATE TEMP TABLE tries {TRIES}")
+    store.execute(f"CREATE TEMP TABLE copies {COPIES}")
