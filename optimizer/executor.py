@@ -5,16 +5,24 @@ from __future__ import annotations
 import importlib
 import time
 from collections import deque
-from typing import Any, Protocol
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any, Protocol
 
 from optimizer.answer import Answer
 from optimizer.driver import Question
 
+if TYPE_CHECKING:
+    from optimizer.attempt import Attempt
+
 
 class AnswersQuestions(Protocol):
-    """What an executor needs of a worker. `answer` never raises for a candidate's own failure: it reports it."""
+    """What an executor needs of a worker. `answer` never raises for a candidate's own failure: it reports it.
 
-    def answer(self, question: Question) -> Answer: ...
+    What it raises with an `exit_code` is no candidate's failure but the end of the run: its inputs have changed.
+    With `halved` items go through the model in batches of half the size.
+    """
+
+    def answer(self, question: Question, halved: bool = False) -> Answer: ...
 
 
 class Executor(Protocol):
@@ -23,6 +31,11 @@ class Executor(Protocol):
     @property
     def slots(self) -> int:
         """How many questions can run at once."""
+        ...
+
+    @property
+    def busy(self) -> bool:
+        """Whether a worker is at a question now; one that merely waits for its turn can wait for another day."""
         ...
 
     def start(self) -> None:
@@ -49,12 +62,16 @@ def make_worker(target: str, spec: str, name: str) -> AnswersQuestions:
 
 
 class Inline:
-    """One worker in this process: questions run one after another, inside `collect`."""
+    """One worker in this process: questions run one after another, inside `collect`.
+
+    A question that kills its worker kills this process: `attempt` says at which one it is.
+    """
 
     slots = 1
+    busy = False  # whenever somebody can ask
 
-    def __init__(self, target: str, spec: str) -> None:
-        self._target, self._spec = target, spec
+    def __init__(self, target: str, spec: str, attempt: Attempt | None = None) -> None:
+        self._target, self._spec, self._attempt = target, spec, attempt
         self._worker: AnswersQuestions | None = None
         self._queue: deque[Question] = deque()
 
@@ -68,7 +85,9 @@ class Inline:
         if self._worker is None or not self._queue:
             time.sleep(min(timeout, 0.01))
             return []
-        return [self._worker.answer(self._queue.popleft())]
+        question = self._queue.popleft()
+        with nullcontext() if self._attempt is None else self._attempt.at(question):
+            return [self._worker.answer(question)]
 
     def close(self) -> None:
         self._queue.clear()

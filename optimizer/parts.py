@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -45,6 +46,10 @@ class Parts:
         """As many as the inner executor's: a question that is cut keeps several of them busy by itself."""
         return self._inner.slots
 
+    @property
+    def busy(self) -> bool:
+        return self._inner.busy
+
     def start(self) -> None:
         self._inner.start()
 
@@ -86,8 +91,7 @@ def _sum(answers: Sequence[Answer]) -> Answer:
         assert answer.gradient is not None  # a part without one has failed
         gradient = answer.gradient if gradient is None else gradient + answer.gradient
         for name, m in answer.measures.items():
-            before = measures.get(name, Measure(0.0, 0.0, 0))
-            measures[name] = Measure(before.value + m.value, 0.0, before.count + m.count)
+            measures[name] = _added(measures[name], m) if name in measures else m
     return replace(
         answers[0],
         measures=measures,
@@ -95,5 +99,12 @@ def _sum(answers: Sequence[Answer]) -> Answer:
         seconds=sum(a.seconds for a in answers),
         worker=", ".join(dict.fromkeys(a.worker for a in answers)),
         attempts=max(a.attempts for a in answers),
+        tries=[t for a in answers for t in a.tries],
         part=(0, 1),
     )
+
+
+def _added(a: Measure, b: Measure) -> Measure:
+    """The measure of two shares of a task's minibatch, whose items are not the same: their errors add in squares."""
+    stderr = None if a.stderr is None or b.stderr is None else math.hypot(a.stderr, b.stderr)
+    return Measure(a.value + b.value, stderr, a.count + b.count)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 
 from evaluators.errors import NonFinite as NonFiniteScores
-from evaluators.evaluator import Measure, Scores, Setting
-from optimizer.answer import Answer, Failure, training_loss
+from evaluators.evaluator import Evaluator, Measure, Scores, Setting
+from optimizer.answer import Answer, Failure, Try, training_loss
 from optimizer.driver import Question
 from optimizer.gathering import gathered, heads_of, merged_pool
 from optimizer.job import Job
@@ -25,7 +25,9 @@ from optimizer.problem import Problem
 from optimizer.teachers import teach
 from optimizer.training import Training
 from searchspaces import Recipe, Resident
+from searchspaces.errors import CacheError
 from searchspaces.errors import NonFinite as NonFiniteWeights
+from searchspaces.models.stamps import Stamps
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +49,7 @@ class Worker:
         entry = self.job.executor
         torch.set_num_threads(entry.threads)
         self.problem = Problem.open(self.job, data["allow_code"])
+        self._stamps = Stamps(self.problem.pool)
         if self.job.hashes is not None:
             self.problem.unchanged(self.job.hashes)  # this host's copies may be others than the driver's
         hashes = self.problem.pool.hashes()
@@ -59,44 +62,92 @@ class Worker:
             *(pool, entry.device, dtype, entry.threads, entry.pool, device_limit(self.job, pool)),
             pools=partial(merged_pool, self.problem),
         )
+        self._hashes, self._shrink = hashes, 0
+        self._prepare(1)
+        first = self.space.decode(self.space.domain.start)
+        for device, source in self.resident.reads(first).items():  # a pool that is to live there is brought there now
+            log.info("worker %s: base and experts for %s are %s", name, device, source)
+
+    def _prepare(self, shrink: int) -> None:
+        """Evaluators over the resident model, in batches so many times smaller than the job's."""
+        if shrink == self._shrink:
+            return
+        self._shrink = 0  # where this fails, the next question prepares them anew
         setting = Setting(
             self.resident.model,
             Path(self.problem.pool.base.folder),
             self.resident.device,
             heads_of(self.problem.pool),
+            shrink=shrink,
         )
         for evaluator in self.problem.evaluators:
             evaluator.prepare(setting)
-        teach(self.problem, hashes, lambda: self.resident)
-        first = self.space.decode(self.space.domain.start)
-        for device, source in self.resident.reads(first).items():  # a pool that is to live there is brought there now
-            log.info("worker %s: base and experts for %s are %s", name, device, source)
+        self.taught = teach(self.problem, self._hashes, lambda: self.resident)
+        self._shrink = shrink
 
-    def answer(self, question: Question) -> Answer:
-        """Materialise the point, and score it or differentiate; a candidate's own failure is part of the answer."""
+    def answer(self, question: Question, halved: bool = False) -> Answer:
+        """Make the model what is asked about, and score it or differentiate; a failure is part of the answer.
+
+        Where memory runs out, it is tried once more with batches of half the size (`halved`: with these at once).
+        Raises PoolError where a file of the models was cut short or changed since it was opened, CacheError where what
+        a method needs cannot be kept on this host.
+        """
+        self._stamps.check()
+        first = self._answer(question, 2 if halved else 1)
+        if halved or first.failure is None or first.failure.kind != "oom":
+            return first
+        log.warning("candidate %d: %s; trying again with half the batch", question.number, first.failure)
+        second = self._answer(question, 2)
+        return replace(second, attempts=2, tries=[Try(self.name, first.failure.kind, first.failure.reason)])
+
+    def _answer(self, question: Question, shrink: int) -> Answer:
         start = time.perf_counter()
         found = Found()
         failure = None
         try:
-            recipe = self.space.decode(question.point)
-            self.resident.write(recipe)
-            if question.wants == "scores":
-                found.scores = self._score(question)
+            self._prepare(shrink)
+            if question.model is not None:
+                found.scores = self._score_model(question.model, question)
             else:
-                self._differentiate(question, recipe, found)
+                self._answer_point(question, found)
         except (NonFiniteWeights, NonFiniteScores) as error:
             failure = Failure("nonfinite", str(error))
-        except (MemoryError, torch.OutOfMemoryError) as error:
-            failure = Failure("oom", str(error).splitlines()[0] if str(error) else "out of memory")
+        except CacheError:
+            raise  # this host's fault, which would fail whatever is asked next: the run ends, and can be resumed
         except Exception as error:
             # an evaluator is somebody else's code: whatever it raises fails this candidate, not the run
-            failure = Failure("error", f"{type(error).__name__}: {error}")
+            if _out_of_memory(error):
+                failure = Failure("oom", str(error).splitlines()[0] if str(error) else "out of memory")
+            else:
+                failure = Failure("error", f"{type(error).__name__}: {error}")
         return pack(question, found, failure, time.perf_counter() - start, self.name)
 
-    def _score(self, question: Question) -> dict[str, Scores]:
-        return {
-            e.name: e.score(self.resident.model, self.problem.rows(e, question.items)) for e in self.problem.evaluators
-        }
+    def _answer_point(self, question: Question, found: Found) -> None:
+        recipe = self.space.decode(question.point)
+        self.resident.write(recipe)
+        if question.wants == "scores":
+            found.scores = {e.name: self._score(e, question) for e in self.problem.evaluators}
+        else:
+            self._differentiate(question, recipe, found)
+
+    def _score_model(self, name: str, question: Question) -> dict[str, Scores]:
+        """Scores of the base or an expert as it is.
+
+        Evaluators that bring a head of their own do so here too; for the others an expert has its own, where the model
+        has a place for it.
+        """
+        found: dict[str, Scores] = {}
+        written: bool | None = None  # with its own heads?
+        for evaluator in self.problem.evaluators:
+            own = name != "base" and not hasattr(evaluator, "head_use") and self.resident.has_heads(name)
+            if written != own:
+                self.resident.write_base() if name == "base" else self.resident.write_expert(name, own)
+                written = own
+            found[evaluator.name] = self._score(evaluator, question)
+        return found
+
+    def _score(self, evaluator: Evaluator, question: Question) -> Scores:
+        return evaluator.score(self.resident.model, self.problem.rows(evaluator, question.items))
 
     def _differentiate(self, question: Question, recipe: Recipe, found: Found) -> None:
         """The derivatives that a question, or this part of it, wants."""
@@ -139,6 +190,13 @@ class Worker:
 
     def _pulled(self, question: Question, recipe: Recipe) -> NDArray[np.float64]:
         return self.space.pull(question.point, self.resident.gradient(recipe))
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Python's, an accelerator's, or that of torch's CPU allocator, which has no class of its own."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
 @dataclass

@@ -1,0 +1,67 @@
+"""How is Ray reached? A cluster by its address, or one of our own, on this host's loopback alone."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import ceil
+
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # GPU-less workers see what the machine has
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+import ray
+from ray._private import ray_constants
+
+from optimizer.errors import WorkerError
+
+LOCAL = "local"  # the address of a Ray of our own
+
+
+def connect(address: str, cpus: float = 1.0) -> None:
+    """Connect this process to the Ray at `address`; `local` starts one of `cpus` CPUs, which ends with this process.
+
+    That one listens on loopback alone: whoever reaches Ray's ports runs commands as its user. Raises WorkerError where
+    none answers.
+    """
+    term = signal.getsignal(signal.SIGTERM)
+    try:
+        if address == LOCAL:
+            with _on_loopback():
+                _init(address, include_dashboard=False, num_cpus=max(1, ceil(cpus)))
+        else:
+            _init(address)
+    except ConnectionError as error:
+        raise WorkerError(
+            f"no Ray cluster answers at {address!r} (executor.address): {str(error).splitlines()[0]}"
+        ) from error
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, term)  # Ray takes it, and would end us without a drain
+
+
+def _init(address: str, **options: object) -> None:
+    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """What is started in here takes 127.0.0.1 for its own address, and listens there.
+
+    Ray has this for laptops whose firewall asks about every port; elsewhere it takes the host's address and listens on
+    all there are. Its processes have it of the variable, this one of a constant that was read when ray was imported.
+    Both are put back: a cluster that is joined later has to know this host by its address.
+    """
+    name = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
+    before, constant = os.environ.get(name), ray_constants.ENABLE_RAY_CLUSTER
+    os.environ[name], ray_constants.ENABLE_RAY_CLUSTER = "0", False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = constant
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before

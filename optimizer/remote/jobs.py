@@ -1,0 +1,221 @@
+"""How do orders reach a cluster, and answers come back? Through Ray's job API alone: one port, one token."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import secrets
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+import requests
+from ray.exceptions import AuthenticationError
+from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
+
+from optimizer.errors import ClusterError
+from optimizer.remote import wire
+from optimizer.remote.address import TOKEN_FILE, Endpoint
+from optimizer.remote.wire import Order
+
+ENTRY = "exec python -m optimizer.remote.orders"
+LOG = "job-driver-{}.log"  # Ray's name of what an order prints
+STOP_SECONDS = 60  # that Ray waits between SIGTERM and -9: a drain takes at most 30 s, and then workers are ended
+POLL_SECONDS = 0.5
+T = TypeVar("T")
+START_SECONDS = 180.0  # for Ray to start an order
+MISSING = re.compile(r"No module named '?optimizer|python: (command )?not found")
+
+
+@dataclass(frozen=True)
+class Sent:
+    """An order that the cluster was given. `id` is Ray's submission id."""
+
+    id: str
+    verb: str
+    name: str
+    runs: str
+    status: str  # Ray's: PENDING, RUNNING, SUCCEEDED, FAILED, STOPPED
+    began: int  # milliseconds since the epoch
+    message: str = ""
+    node: str = ""  # that its process is on
+
+    @property
+    def over(self) -> bool:
+        return bool(JobStatus(self.status).is_terminal())
+
+
+class Cluster:
+    """A Ray cluster, spoken to from outside: nothing is connected, and nothing of this process runs there.
+
+    Raises ClusterError where it is not reached, or does not let us in.
+    """
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        for name in ("ray", "ray.dashboard.modules.dashboard_sdk"):  # which say what they upload
+            logging.getLogger(name).setLevel(logging.ERROR)
+        self._client: Any = self._call(lambda: _Client(endpoint.url, headers=dict(endpoint.headers)))
+
+    @property
+    def url(self) -> str:
+        return self._endpoint.url
+
+    def send(self, order: Order) -> str:
+        """Give the cluster an order; Ray's id of it. What travels is the order, and nothing of the environment."""
+        found = f"{order.name if order.verb in ('run', 'resume') else order.verb}-{secrets.token_hex(4)}"
+        with tempfile.TemporaryDirectory() as folder:
+            order.write(Path(folder))
+            self._call(
+                lambda: self._client.submit_job(
+                    entrypoint=ENTRY,
+                    submission_id=found,
+                    runtime_env={"working_dir": folder, "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)}},
+                    metadata={"mergeopt": order.verb, "name": order.name, "runs": order.runs},
+                )
+            )
+        return found
+
+    def sent(self) -> list[Sent]:
+        """All orders that the cluster remembers, the latest first."""
+        found: list[JobDetails] = self._call(self._client.list_jobs)
+        ours = [_sent(job) for job in found if (job.metadata or {}).get("mergeopt") and job.submission_id]
+        return sorted(ours, key=lambda s: -s.began)
+
+    def find(self, run: str) -> Sent:
+        """The order that drives, or drove, a run last: by the run's name, or by an order's id."""
+        drivers = [s for s in self.sent() if s.verb in ("run", "resume")]
+        for one in drivers:
+            if run in (one.id, one.name):
+                return one
+        known = ", ".join(dict.fromkeys(s.name for s in drivers)) or "none"
+        raise ClusterError(f"the cluster at {self._endpoint.url} knows no run {run!r}; it knows: {known}")
+
+    def state(self, order: str) -> Sent:
+        return _sent(self._call(lambda: self._client.get_job_info(order)))
+
+    def log(self, order: str) -> str:
+        """What the cluster's side printed so far."""
+        return str(self._call(lambda: self._client.get_job_logs(order)))
+
+    def stop(self, order: str) -> bool:
+        """SIGTERM to the order's process; False where it was over already."""
+        return bool(self._call(lambda: self._client.stop_job(order)))
+
+    def answer(self, order: str, seconds: float | None = START_SECONDS) -> dict[str, Any]:
+        """Wait for an order's answer. Raises ClusterError with what it says where that is a refusal, or no answer."""
+        end = None if seconds is None else time.monotonic() + seconds
+        while True:
+            over = self.state(order)
+            tail = self._tail(over) if over.node else ""
+            found = wire.answered(tail)
+            if found is not None:
+                if "error" in found:
+                    raise refused(found)
+                return found
+            if over.over:
+                raise ClusterError(explained(self.log(order) or over.message, over))
+            if end is not None and time.monotonic() > end:
+                raise ClusterError(
+                    f"the cluster at {self._endpoint.url} has not answered within {seconds:.0f} s: its order {order} "
+                    f"is {over.status}; 'ray job logs {order}' there says more"
+                )
+            time.sleep(POLL_SECONDS)
+
+    def receive(self, order: str, into: IO[bytes]) -> int:
+        """The file that an order sends, once its answer is there; its size in bytes."""
+        self.answer(order, None)
+        from_there = self.state(order)
+        size: int = self._call(lambda: wire.decode(self._lines(from_there, -1), into))
+        self.stop(order)  # which takes the file out of the cluster's logs
+        return size
+
+    def _tail(self, order: Sent) -> str:
+        """The last lines of an order's log, however long it is."""
+        return b"\n".join(self._call(lambda: list(self._lines(order, 20)))).decode(errors="replace")
+
+    def _lines(self, order: Sent, last: int) -> Iterator[bytes]:
+        """Lines of an order's log as bytes, not all of it in memory; `last` -1: all."""
+        asked: dict[str, str | int] = {"node_id": order.node, "filename": LOG.format(order.id), "lines": last}
+        with requests.get(
+            f"{self._endpoint.url}/api/v0/logs/file",
+            params={**asked, "timeout": 86400},
+            headers=self._endpoint.headers,
+            stream=True,
+            timeout=60,
+            **_private(),
+        ) as found:
+            if found.status_code == 500 and last > 0:
+                return  # Ray's way to say that there is no log yet
+            found.raise_for_status()
+            yield from found.iter_lines(chunk_size=1 << 20)
+
+    def _call(self, ask: Callable[[], T]) -> T:
+        """What Ray's client says, its complaints in our words."""
+        url = self._endpoint.url
+        try:
+            return ask()
+        except AuthenticationError:
+            there = "the token for it is not the cluster's" if self._endpoint.token else "it asks for a token"
+            raise ClusterError(f"{url}: {there}; name the file of the cluster's token in {TOKEN_FILE}") from None
+        except (ConnectionError, requests.ConnectionError, requests.Timeout) as error:
+            raise ClusterError(
+                f"no cluster answers at {url}; is it running, and is this the port of its job API (8265 unless it was "
+                f"given another)? {str(error).splitlines()[0][:200]}"
+            ) from error
+        except (RuntimeError, requests.RequestException) as error:
+            raise ClusterError(f"{url} answers, but not as a Ray cluster does: {_first_line(error)}") from error
+
+
+class _Client(JobSubmissionClient):  # type: ignore[misc]  # Ray's has no types
+    """Ray's, which shows the token to nobody but the cluster that was named."""
+
+    def _do_request(self, method: str, endpoint: str, **said: Any) -> requests.Response:
+        return super()._do_request(method, endpoint, **said, **_private())
+
+
+def _private() -> dict[str, Any]:
+    """For each request: no proxy reads what is sent in the clear (one of https reads nothing), none is redirected."""
+    return {"proxies": {"http": None, "all": None}, "allow_redirects": False}
+
+
+def refused(answer: dict[str, Any]) -> ClusterError:
+    """An answer that is a refusal, with the exit code that it would have had here."""
+    error = ClusterError(f"on the cluster: {answer['error']}")
+    code = answer.get("exit_code")
+    error.exit_code = code if isinstance(code, int) and 0 < code < 126 else error.exit_code
+    return error
+
+
+def explained(log: str, order: Sent) -> str:
+    """Why an order ended without an answer."""
+    if MISSING.search(log):
+        return (
+            f"the cluster's python has no mergeopt; install mergeopt {wire.version()} on all its machines, for the "
+            "python that its PATH finds first"
+        )
+    lines = [line for line in log.splitlines() if line.strip()]
+    last = " ".join(lines[-2:])[-600:]
+    return f"the order {order.id} ended as {order.status} without an answer; the last that it said: {last}"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]
+
+
+def _sent(job: JobDetails) -> Sent:
+    said = job.metadata or {}
+    return Sent(
+        job.submission_id or "",
+        *(said.get("mergeopt", ""), said.get("name", ""), said.get("runs", "")),
+        str(JobStatus(job.status).value),
+        job.start_time or 0,
+        job.message or "",
+        job.driver_node_id or "",
+    )
