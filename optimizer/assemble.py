@@ -7,18 +7,23 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from optimizer import descent
+from optimizer.budget import Limits
 from optimizer.errors import JobError
 from optimizer.job import Job
 
 if TYPE_CHECKING:
+    from optimizer.attempt import Attempt
     from optimizer.driver import Driver
     from optimizer.executor import Executor
     from optimizer.problem import Problem
     from searchspaces import CoefficientSpace
 
 
-def build_driver(job: Job, space: CoefficientSpace, problem: Problem) -> Driver:
-    """The job's driver: wrapped for several objectives if it knows only one, anchors first unless switched off."""
+def build_driver(job: Job, space: CoefficientSpace, problem: Problem, anchors: int | None = None) -> Driver:
+    """The job's driver: wrapped for several objectives if it knows only one, anchors first unless switched off.
+
+    `anchors`: at most so many, of a run whose ledger says `most_anchors` of its first budget; None: all.
+    """
     from optimizer import drivers
     from optimizer.drivers.anchors import Anchored
     from optimizer.drivers.scalarised import Scalarised
@@ -28,11 +33,6 @@ def build_driver(job: Job, space: CoefficientSpace, problem: Problem) -> Driver:
     if isinstance(options, descent.Options) and options.start == "best" and not job.driver.anchors:
         raise JobError(
             "driver.start: best is the best anchor, and driver.anchors is false; set it true, or start: space"
-        )
-    if entry.loss and not space.linear:
-        raise JobError(
-            f"driver {job.driver.name!r} asks for gradients, and the method {space.method!r} with these options is not "
-            "linear in its coefficients: it has none; see docs/methods.md for those that are"
         )
     inner: Driver
     if entry.objectives == "one" and objectives > 1:
@@ -49,7 +49,12 @@ def build_driver(job: Job, space: CoefficientSpace, problem: Problem) -> Driver:
         inner = kind(space.domain, objectives, job.seed, options)
     if isinstance(inner, descent.Descent) and problem.training is not None:
         inner.check_tasks(len(problem.training.tasks))
-    return Anchored(space.domain, space.anchors(), inner, job.seed) if job.driver.anchors else inner
+    return Anchored(space.domain, space.anchors(anchors), inner, job.seed) if job.driver.anchors else inner
+
+
+def most_anchors(job: Job) -> int:
+    """How many anchors a run of this budget asks at most: half of it is for the search."""
+    return max(1, job.budget.evaluations // 2)
 
 
 def driver_options(job: Job) -> Any:
@@ -75,8 +80,14 @@ def most_steps(job: Job) -> int:
     return options.steps if isinstance(options, descent.Options) else 0
 
 
-def build_executor(job: Job, allow_code: bool) -> Executor:
-    """The job's executor, its workers not started."""
+def limits(job: Job) -> Limits:
+    """What the job's run may spend beside evaluations."""
+    b = job.budget
+    return Limits(b.hours, b.gpu_hours, b.money, b.price_per_hour or 0.0, job.gpus)
+
+
+def build_executor(job: Job, allow_code: bool, attempt: Attempt | None = None) -> Executor:
+    """The job's executor, its workers not started; one that works in this process says in `attempt` at what."""
     from optimizer.parts import Parts
     from optimizer.training import PARTS
     from optimizer.worker import Worker, specification
@@ -88,9 +99,13 @@ def build_executor(job: Job, allow_code: bool) -> Executor:
             raise JobError("executor.timeout needs kind: ray, where a worker can be stopped; remove it, or use ray")
         from optimizer.executor import Inline
 
-        made = Inline(Worker.TARGET, spec)
+        made = Inline(Worker.TARGET, spec, attempt)
     else:
         from optimizer.cluster import RayExecutor
 
-        made = RayExecutor(Worker.TARGET, spec, entry.workers, entry.cpus, entry.gpus, entry.timeout, entry.address)
+        made = RayExecutor(
+            *(Worker.TARGET, spec, entry.workers, entry.cpus, entry.gpus, entry.timeout, entry.address),
+            memory=int(entry.memory * 1e9),
+            patience=entry.patience,
+        )
     return Parts(made, job.driver.gradients.parts or PARTS)

@@ -33,9 +33,13 @@ def check_job(job: Job, allow_code: bool = False) -> dict[str, Any]:
     Times are seconds for one candidate on this machine; memory is the private bytes that one worker holds.
     Raises what a run would raise; JobError where the starting point itself cannot be scored.
     """
-    from optimizer.assemble import build_driver, driver_options
+    from optimizer.assemble import build_driver, driver_options, limits, most_anchors
+    from optimizer.postgres import Postgres
+    from optimizer.references import references
     from optimizer.worker import Worker, specification
+    from searchspaces.cache.compiled import compiling
 
+    server = Postgres.usable(job.ledger) if job.ledger else None  # before minutes are spent
     paper = on_paper(job)
     if paper["refusal"]:
         raise JobError(f"the job does not fit here: {paper['refusal']}")
@@ -45,7 +49,9 @@ def check_job(job: Job, allow_code: bool = False) -> dict[str, Any]:
     ready = time.perf_counter() - started
     domain, pool = worker.space.domain, worker.problem.pool
     build_driver(job, worker.space, worker.problem)
-    anchors = len(worker.space.anchors()) if job.driver.anchors else 0
+    every = len(worker.space.anchors()) if job.driver.anchors else 0
+    anchors = min(every, most_anchors(job))
+    compared = references(worker.problem, worker.space)
     worker.answer(Question(0, domain.start))  # the first one maps pages and warms caches
     seconds = _seconds(worker, "calibration")
     heldout = _seconds(worker, "heldout")
@@ -57,8 +63,12 @@ def check_job(job: Job, allow_code: bool = False) -> dict[str, Any]:
         gradient, steps = _gradient(worker, options), options.steps
         side_by_side = min(workers, job.driver.gradients.parts or PARTS)
         evaluations = min(evaluations, anchors + 1 + math.ceil(steps / options.every))
+    scored = evaluations + len(compared)
+    search_seconds = ready + scored * seconds / workers + steps * (gradient or 0.0) / side_by_side
+    spends = limits(job).spent(search_seconds / 3600, workers)
     return {
         "name": job.name,
+        "ledger": server,
         "experts": list(pool.names),
         "adapters": {n: {"ranks": list(a.ranks), "bytes": a.bytes} for n, a in pool.adapters.items()},
         "parameters": pool.parameters,
@@ -71,6 +81,8 @@ def check_job(job: Job, allow_code: bool = False) -> dict[str, Any]:
         "provenance": [line for lines in worker.problem.provenance.values() for line in lines],
         "evaluations": evaluations,
         "anchors": min(anchors, evaluations),
+        "references": compared,
+        "anchors_in_all": every,
         "workers": workers,
         "worker_start_seconds": ready,
         "candidate_seconds": seconds,
@@ -84,9 +96,13 @@ def check_job(job: Job, allow_code: bool = False) -> dict[str, Any]:
         "available_bytes": psutil.virtual_memory().available,
         "gradient_seconds": gradient,
         "gradients": steps,
-        "search_seconds": ready + evaluations * seconds / workers + steps * (gradient or 0.0) / side_by_side,
-        "heldout_seconds_at_most": evaluations * heldout / workers,
-        "warnings": _warnings(job, anchors),
+        "search_seconds": search_seconds,
+        "heldout_seconds_at_most": scored * heldout / workers,
+        "spends": spends,
+        "reached": limits(job).over(spends),
+        "taught_bytes": sum(file.stat().st_size for file in worker.taught.values()),
+        "kernels_seconds": compiling.seconds,
+        "warnings": [*paper["warnings"], *_warnings(job, anchors, every)],
     }
 
 
@@ -111,20 +127,37 @@ def print_check(found: dict[str, Any]) -> None:
         "one candidate": f"{once:.3g} s, and {unseen:.3g} s on held-out items (measured on one)",
         "search": f"{found['evaluations']} candidates ({found['anchors']} of them anchors){steps}: "
         f"about {duration(found['search_seconds'])}{' at most' if steps else ''}",
+        **({"references": _references(found["references"])} if found["references"] else {}),
+        "kernels": f"compiled just now, in {duration(kernels)}, and kept: later starts do without"
+        if (kernels := found["kernels_seconds"])
+        else "compiled before, and read from the disk",
         "held-out": f"at most {duration(found['heldout_seconds_at_most'])}, if every candidate were on the front",
     }
+    if found["ledger"]:
+        rows["ledger"] = found["ledger"]
+    if said := _spends(found["spends"]):
+        rows["spends"] = said
+    if found["taught_bytes"]:
+        rows["teachers"] = f"the experts' outputs on items take {gb(found['taught_bytes'])} of the cache"
     for name, adapter in found["adapters"].items():
         ranks = ", ".join(map(str, adapter["ranks"]))
         rows[f"adapter {name}"] = f"rank {ranks}, {gb(adapter['bytes'])}; merged without being made whole"
     if found["gradient_seconds"] is not None:
         rows["one gradient"] = f"{found['gradient_seconds']:.3g} s (measured on one, in one process)"
-    _print(rows, found["warnings"])
+    short = [f"the budget ends the search before that: {found['reached']}"] if found["reached"] else []
+    _print(rows, [*found["warnings"], *short])
+
+
+def _references(names: list[str]) -> str:
+    """What is scored beside the budget, for people."""
+    return f"{', '.join(names)}: scored once as they are, beside the budget, as no anchor is exactly that model"
 
 
 def print_paper(found: dict[str, Any]) -> None:
     """What `on_paper` found, as a table."""
     rows = {"models": f"base and {len(found['experts'])} experts of {_millions(found['parameters'])} parameters"}
-    _print({**rows, **rows_of(found)}, [f"does not fit here: {found['refusal']}"] if found["refusal"] else [])
+    refused = [f"does not fit here: {found['refusal']}"] if found["refusal"] else []
+    _print({**rows, **rows_of(found)}, [*refused, *found["warnings"]])
 
 
 def _print(rows: dict[str, str], warnings: list[str]) -> None:
@@ -135,6 +168,13 @@ def _print(rows: dict[str, str], warnings: list[str]) -> None:
     console.print(table)
     for warning in warnings:
         console.print(f"warning: {escape(warning)}", style="yellow", highlight=False)
+
+
+def _spends(spends: dict[str, float]) -> str:
+    """What the search comes to beside its time, where the job says what that is."""
+    said = [f"{spends['gpu_hours']:.3g} GPU hours"] if spends["gpu_hours"] else []
+    said += [f"{spends['money']:.3g} at budget.price_per_hour"] if spends["money"] else []
+    return ", ".join([*said, "held-out scores come on top"]) if said else ""
 
 
 def _further(domain: Domain) -> list[str]:
@@ -198,16 +238,18 @@ def _seconds(worker: Any, split: str) -> float:
     return float(answer.seconds)
 
 
-def _warnings(job: Job, anchors: int) -> list[str]:
+def _warnings(job: Job, anchors: int, every: int) -> list[str]:
     found = []
     if all(name.endswith(".entropy") for name in job.objectives):
         found.append(
             "every objective is an entropy, which a merge that is sure and wrong lowers too; choose by accuracy or "
             "cross_entropy, or without labels by kl from each expert (`teacher`)"
         )
-    if job.budget.evaluations <= anchors:
+    if anchors < every:
+        methods = f" of {len(job.space.methods)} methods" if len(job.space.methods) > 1 else ""
         found.append(
-            f"the {anchors} anchors alone use up the budget of {job.budget.evaluations}; give it more to search"
+            f"the {every} anchors{methods} would take more than half of the budget of {job.budget.evaluations}: the "
+            f"{anchors} best known of them are asked; all are with budget.evaluations: {2 * every}"
         )
     if job.executor.kind == "ray" and job.executor.address == "local":
         wanted, cores = job.executor.workers * job.executor.threads, psutil.cpu_count() or 1

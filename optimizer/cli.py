@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import errno
 import json
-import signal
 import sys
+from collections.abc import Callable
+from contextlib import suppress
+from functools import wraps
 from pathlib import Path
-from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from optimizer import cli_runs, logs
+from optimizer.catalogue import app as catalogue
+from optimizer.cli_runs import Address
+from optimizer.errors import DiskFull, LedgerBusy, OptimizerError, RunLocked
+from optimizer.folders import run_folder
+
 if TYPE_CHECKING:
+    from optimizer.doctor import Finding
     from optimizer.run import Run
-    from optimizer.search import Search
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -28,7 +35,49 @@ RunName = Annotated[str, typer.Argument(help="A run: its name under --runs, or i
 Runs = Annotated[Path, typer.Option(help="Where runs are kept.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 AllowCode = Annotated[bool, typer.Option("--allow-code", help="Let evaluators run Python files that the job names.")]
+MetricsPort = Annotated[
+    int | None,
+    typer.Option(min=0, max=65535, help="Serve metrics for Prometheus on this port of 127.0.0.1.", show_default=False),
+]
+LogJson = Annotated[bool, typer.Option("--log-json", help="Log to stderr, one JSON object a line and candidate.")]
 DEFAULT_RUNS = Path("runs")
+
+
+def _as_json(command: Callable[..., None]) -> Callable[..., None]:
+    """With --log-json all that a command says on stderr is lines of JSON, a refusal that ends it too."""
+
+    @wraps(command)
+    def told(*given: Any, **options: Any) -> None:
+        if not options.get("log_json"):
+            command(*given, **options)
+            return
+        with logs.to(as_json=True):
+            try:
+                command(*given, **options)
+            except ValueError as error:
+                if not hasattr(error, "exit_code"):
+                    raise
+                logs.program.error("%s", error)
+                raise SystemExit(error.exit_code) from None
+
+    return told
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from optimizer.remote.wire import version
+
+        typer.echo(f"mergeopt {version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Say which version this is.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """What may stand before a command."""
 
 
 @app.command()
@@ -70,48 +119,80 @@ def check(
 
 
 @app.command()
+@_as_json
 def run(
     job: JobFile,
     name: Annotated[str | None, typer.Option(help="Name the run otherwise than the job does.")] = None,
     runs: Runs = DEFAULT_RUNS,
     allow_code: AllowCode = False,
+    metrics_port: MetricsPort = None,
+    log_json: LogJson = False,
 ) -> None:
     """Start a search, and stay with it until its front is scored on held-out items."""
+    from optimizer.driving import drive
     from optimizer.job import Job
     from optimizer.run import Run
 
     loaded = Job.load(job)
     if name is not None:
         loaded = Job.parse({**loaded.model_dump(mode="json"), "name": name}, Path(loaded.root or "."))
-    made = Run.create(loaded, runs, allow_code, lambda what: typer.echo(f"reading {what}", err=True))
+    made = Run.create(loaded, runs, allow_code, lambda what: logs.say("reading %s", what))
     typer.echo(f"run {made.folder}")
     try:
-        _drive(made, None, allow_code)
+        drive(made, None, allow_code, metrics_port, log_json)
+    except (RunLocked, LedgerBusy, DiskFull):
+        raise  # it can go on as it is, or does
     except ValueError:
-        made.discard()  # what could not even start can be mended and run again under its name
+        with suppress(OptimizerError, OSError):  # a run that stays is the lesser evil: the reason is to be heard
+            made.discard()  # what could not even start can be mended and run again under its name
         raise
 
 
 @app.command()
+@_as_json
 def resume(
     name: RunName,
     runs: Runs = DEFAULT_RUNS,
     evaluations: Annotated[
         int | None, typer.Option(min=1, help="A new budget, in candidates.", show_default=False)
     ] = None,
+    fork: Annotated[
+        str | None,
+        typer.Option(help="Inputs have changed: start a child run of this name with them.", show_default=False),
+    ] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="First ask again what failed for want of a worker, time or memory.")
+    ] = False,
     allow_code: AllowCode = False,
+    address: Address = None,
+    metrics_port: MetricsPort = None,
+    log_json: LogJson = False,
 ) -> None:
     """Go on where a run was stopped or killed; nothing that was answered is asked again."""
-    _drive(_find(name, runs), evaluations, allow_code)
+    from optimizer.driving import drive
+
+    if address is not None:
+        local = {"--fork": fork, "--metrics-port": metrics_port, "--log-json": log_json or None}
+        _only_here(**local, **{"--retry-failed": retry_failed or None})
+        cli_runs.remote_resume(name, address, evaluations, allow_code)
+        return
+    found = _find(name, runs)
+    if fork is not None:
+        found = found.fork(fork, allow_code, lambda what: logs.say("reading %s", what))
+        typer.echo(f"run {found.folder}")
+    drive(found, evaluations, allow_code, metrics_port, log_json, retry_failed)
 
 
 @app.command()
-def status(name: RunName, runs: Runs = DEFAULT_RUNS, json_out: AsJson = False) -> None:
+def status(name: RunName, runs: Runs = DEFAULT_RUNS, json_out: AsJson = False, address: Address = None) -> None:
     """How far a run is, and what it has found."""
     from optimizer import show
 
-    results = _find(name, runs).results()
-    typer.echo(json.dumps(show.status(results))) if json_out else show.print_status(results)
+    if address is not None:
+        cli_runs.remote_status(name, address, json_out)
+        return
+    found = show.status(_find(name, runs).results())
+    typer.echo(json.dumps(found)) if json_out else show.print_status(found)
 
 
 @app.command()
@@ -121,7 +202,7 @@ def front(
     json_out: AsJson = False,
     everything: Annotated[bool, typer.Option("--all", help="Every candidate of the front and every anchor.")] = False,
 ) -> None:
-    """The non-dominated candidates and the anchors, on calibration and on held-out items."""
+    """The non-dominated candidates, the anchors, and models as they are, on calibration and on held-out items."""
     from optimizer import show
 
     results = _find(name, runs).results()
@@ -132,7 +213,7 @@ def front(
 def show_candidate(
     name: RunName,
     candidate: Annotated[
-        str, typer.Argument(help="A number, a recipe hash, an anchor's name, best, or best:METRIC.")
+        str, typer.Argument(help="A number, a recipe hash, an anchor's name, 'expert NAME', best, or best:METRIC.")
     ] = "best",
     runs: Runs = DEFAULT_RUNS,
     json_out: AsJson = False,
@@ -160,6 +241,8 @@ def export(
     ] = None,
 ) -> None:
     """Write a candidate as a Hugging Face checkpoint, load it again and check that it scores the same."""
+    from optimizer.wording import printable
+
     if lora is not None:
         where, written = _find(name, runs).export_adapter(candidate, out, _rank(lora), allow_code)
         typer.echo(f"exported {where}\n{written.describe()}; its scores are in {where / 'README.md'}")
@@ -170,8 +253,9 @@ def export(
     typer.echo(f"exported {folder}\nits scores on reload are those of the ledger")
     if not (folder / "mergekit.yaml").is_file():
         typer.echo(f"mergekit cannot express it; the reason is in {folder / 'README.md'}")
-    if candidate == "best" and chosen.is_anchor:
-        typer.echo(f"it is the anchor {chosen.label}: no merge has a better mean")
+    verdict = made.results().verdict
+    if candidate == "best" and verdict:
+        typer.echo(printable(f"it is the anchor {chosen.label}. {verdict}" if chosen.is_anchor else verdict))
 
 
 @app.command()
@@ -196,17 +280,49 @@ def cache(
     """What is kept on this host so that it is computed once, and how large it may grow."""
     from searchspaces.cache import limit
 
-    if clear:
-        limit.clear()
+    gone = limit.clear() if clear else {}
     found = limit.sizes()
     if json_out:
-        typer.echo(json.dumps({"folder": str(limit.root()), "limit": limit.limit(), "bytes": found}))
+        removed = {"removed": gone} if clear else {}
+        typer.echo(json.dumps({"folder": str(limit.root()), "limit": limit.limit(), "bytes": found, **removed}))
         return
+    if clear:
+        typer.echo(f"removed {sum(gone.values()) / 1e9:.2f} GB:" if gone else "removed nothing")
+        for kind, size in gone.items():
+            typer.echo(f"  {kind:<14}{size / 1e9:8.2f} GB")
     typer.echo(
         f"{limit.root()}: {sum(found.values()) / 1e9:.2f} GB of at most {limit.limit() / 1e9:.2f} ({limit.LIMIT})"
+        + ("; processes that are under way use it, and it stays until they end" if clear and found else "")
     )
     for kind, size in found.items():
         typer.echo(f"  {kind:<14}{size / 1e9:8.2f} GB")
+
+
+@app.command()
+def doctor(
+    name: Annotated[str | None, typer.Argument(help="A run: its name or folder.", show_default=False)] = None,
+    address: Annotated[
+        str | None, typer.Option(help="A cluster: http://HOST:8265, HOST:6379, or auto.", show_default=False)
+    ] = None,
+    runs: Runs = DEFAULT_RUNS,
+    json_out: AsJson = False,
+    allow_code: AllowCode = False,
+) -> None:
+    """What is wrong here, with a run or a cluster, and how to mend it; exit code 1 where something is."""
+    from optimizer.doctor import installation, ray_cluster
+    from optimizer.doctor.finding import print_findings
+    from optimizer.doctor.run_folder import examine
+
+    found: list[Finding] = []
+    if name is not None:
+        found += examine(run_folder(name, runs), allow_code)
+    if address is not None:
+        found += ray_cluster.examine(address)
+    if name is None and address is None:
+        found += [*installation.examine(runs), ray_cluster.own_token()]
+    typer.echo(json.dumps([vars(f) for f in found])) if json_out else print_findings(found)
+    if any(f.state == "wrong" for f in found):
+        raise SystemExit(1)
 
 
 @app.command()
@@ -218,18 +334,24 @@ def demo(
     from optimizer.demo import prepare
 
     job = prepare(out, evaluations, typer.echo)
+    from optimizer.driving import drive
     from optimizer.run import Run
 
     made = Run.create(job, out / "runs")
-    _drive(made, None, False)
+    drive(made, None, False)
     folder = made.export("best")
     typer.echo(f"exported {folder}: reloaded, it scores what the ledger says")
+
+
+app.add_typer(catalogue)
+cli_runs.register(app)  # last: --help lists in this order
 
 
 def main() -> None:
     """The command `mergeopt`: runs the app, and turns refusals into one message and an exit code."""
     try:
-        app()
+        with logs.to():
+            app()
     except ValueError as error:
         if not hasattr(error, "exit_code"):
             raise
@@ -241,73 +363,27 @@ def main() -> None:
 
 
 def _refuse(text: str, code: int) -> NoReturn:
-    """One message, and the exit code."""
-    typer.secho(f"error: {_printable(text)}", err=True, fg=typer.colors.RED if sys.stderr.isatty() else None)
+    """One message, and the exit code. Names from models and data, and addresses, may be part of the message."""
+    from optimizer.wording import printable, redacted
+
+    typer.secho(f"error: {redacted(printable(text))}", err=True, fg=typer.colors.RED if sys.stderr.isatty() else None)
     raise SystemExit(code) from None
+
+
+def _only_here(**given: object) -> None:
+    """Refuse options that mean nothing on a cluster, where they were given: none is dropped silently."""
+    from optimizer.errors import JobError
+
+    if found := [option for option, value in given.items() if value is not None]:
+        raise JobError(
+            f"{', '.join(found)}: for a run of this host, not with --address; leave it out, or do it on the cluster"
+        )
 
 
 def _find(name: str, runs: Path) -> Run:
     from optimizer.run import Run
 
-    folder = Path(name)
-    return Run(folder if (folder / "ledger.db").is_file() else runs / name)
-
-
-def _drive(made: Run, evaluations: int | None, allow_code: bool) -> None:
-    """Search with progress, then print the front and write the report. Ctrl-C drains and exits 130."""
-    from rich.console import Console
-
-    from optimizer import show
-    from optimizer.progress import SearchProgress
-
-    with SearchProgress(Console()) as progress, _Interruptible() as interruptible:
-
-        def start(search: Search) -> None:
-            progress.on_start(search)
-            interruptible.search = search
-
-        search = made.search(progress.on_answer, start, evaluations, allow_code)
-    results = made.results()
-    show.print_front(results)
-    if search.ended and search.gradient_failure is not None:
-        typer.echo(f"the walk ended early, its last gradients failed: {search.gradient_failure}", err=True)
-    elif search.ended and search.answered < search.evaluations:
-        taken = f" after {search.gradients} of {search.steps} steps" if search.steps else ""
-        typer.echo(f"the driver has nothing left to ask{taken}: more evaluations change nothing")
-    typer.echo(f"report {made.report()}")
-    if search.ended and search.gradient_failure is not None:
-        raise SystemExit(1)
-    if search.stopped:
-        typer.echo(
-            f"stopped at {search.answered} of {search.evaluations} candidates; 'mergeopt resume {made.folder}' goes on"
-        )
-        raise SystemExit(130)
-
-
-class _Interruptible:
-    """First Ctrl-C or SIGTERM: ask nothing more and drain. Second, or before the search has begun: stop now."""
-
-    def __init__(self) -> None:
-        self.search: Search | None = None
-
-    def __enter__(self) -> _Interruptible:
-        self._before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        if isinstance(error, KeyboardInterrupt):
-            typer.echo("stopped at once; what was answered is kept, resume goes on", err=True)
-            raise SystemExit(130) from None
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.search is None or self.search.stopped:
-            raise KeyboardInterrupt
-        typer.echo("stopping: waiting for what is in flight (again: stop at once)", err=True)
-        self.search.stop()
+    return Run(run_folder(name, runs))
 
 
 def _rank(text: str) -> int | None:
@@ -321,6 +397,5 @@ def _rank(text: str) -> int | None:
     return int(text)
 
 
-def _printable(text: str) -> str:
-    """Without control characters: names from models and data may end up in an error."""
-    return "".join(c if c.isprintable() or c == "\n" else "�" for c in text)
+if __name__ == "__main__":
+    main()

@@ -113,6 +113,8 @@ def _opened(run: Run, candidate: Candidate, target: Path, allow_code: bool) -> I
         raise ExportError(f"candidate {candidate.number} failed ({candidate.failure}); choose one that was scored")
     if target.exists():
         raise ExportError(f"{target} exists already; remove it, or name another folder with --out")
+    if candidate.is_reference:
+        raise ExportError(f"{candidate.label} is a model of the pool as it is, and no merge; copy its own folder")
     problem = run.open_problem(allow_code)
     hashes = run.job.hashes.models if run.job.hashes else {}
     recipe = problem.space(hashes).decode(candidate.point)

@@ -27,7 +27,7 @@ from optimizer.teachers import reader
 from searchspaces import Pool, Recipe, Resident, methods, processed
 from searchspaces.cache import limit
 from searchspaces.cache.once import cache, made_once
-from searchspaces.errors import PoolError
+from searchspaces.errors import CacheFull
 from searchspaces.facts.inputs import readings
 from searchspaces.models.loading import targets
 
@@ -90,7 +90,7 @@ def gathered(
     They are made by whichever process of a host comes first, by a model and evaluators of their own that are gone
     afterwards. `hashes` are the models' content hashes; a folder's name is a hash of all that its content depends on.
     What a killed process had summed up is taken up again, with the same result to the bit. Raises JobError as `owners`,
-    PoolError where the disk has no room, and `NonFinite` where a model's states are not finite.
+    CacheError where the disk has no room or does not let us write, `NonFinite` where a model's states are not finite.
     """
     own = owners(method, problem.pool.names, problem.evaluators)
     if not own:
@@ -175,7 +175,7 @@ class Station:
         limit.make_room(needed, home.parent)
         free = shutil.disk_usage(home).free
         if free < needed:
-            raise PoolError(
+            raise CacheFull(
                 f"{home.parent}: {free / 1e9:.2f} GB free, the statistics of expert {expert!r} need "
                 f"{needed / 1e9:.2f} GB; free some, or set XDG_CACHE_HOME to another disk"
             )

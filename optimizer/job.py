@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
+from collections.abc import Iterator, Mapping
+from math import ceil, isfinite
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -16,12 +20,14 @@ from pydantic import (
 )
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
-from ruamel.yaml.events import AliasEvent
+from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent
 
 from optimizer.errors import JobError
 from optimizer.job_space import Name, Space, Strict
+from optimizer.wording import server_url, shown
 
 MAX_BYTES = 1_000_000
+MAX_DEPTH = 50  # of values inside values
 
 
 class Models(Strict):
@@ -85,13 +91,30 @@ class DriverEntry(BaseModel):
 
 
 class Budget(Strict):
-    """How much may be spent."""
+    """How much may be spent: the first that is reached ends the search.
+
+    `hours` are those in which the run is driven; `gpu_hours` count every GPU that workers are given, busy or not;
+    `price_per_hour` is that of everything together, in the currency of `money`.
+    """
 
     evaluations: int = Field(200, ge=1, le=1_000_000)
+    hours: float | None = Field(None, gt=0, le=100_000)
+    gpu_hours: float | None = Field(None, gt=0, le=100_000_000)
+    money: float | None = Field(None, gt=0)
+    price_per_hour: float | None = Field(None, gt=0)
+
+    @model_validator(mode="after")
+    def _money_has_a_price(self) -> Budget:
+        if self.money is not None and self.price_per_hour is None:
+            raise ValueError("money needs to know what an hour costs; add budget.price_per_hour")
+        return self
 
 
 class ExecutorEntry(Strict):
     """Where candidates are scored. `threads` is each worker's; `timeout` is for one candidate, in seconds.
+
+    `cpus`, `gpus` and `memory` (GB) are set aside for each worker, all on one machine; `patience`, in seconds, is how
+    long to wait for a machine that can hold one, on a cluster that grows.
 
     `device` is one device, `auto`, or module -> device for a model that lies on several; `pool` says whether base and
     experts are copied to an accelerator or streamed there, auto by the memory that is free.
@@ -101,10 +124,12 @@ class ExecutorEntry(Strict):
     workers: int = Field(2, ge=1, le=4096)
     cpus: float = Field(1.0, gt=0)
     gpus: float = Field(0.0, ge=0)
+    memory: float = Field(0.0, ge=0, le=1e6)
     threads: int = Field(1, ge=1)
     device: str | Annotated[dict[str, int | str], Field(min_length=1)] = "cpu"
     pool: Literal["auto", "device", "stream"] = "auto"
     timeout: float | None = Field(None, gt=0)
+    patience: float = Field(600.0, gt=0)
     address: str = "local"
 
     @property
@@ -127,6 +152,11 @@ class ExecutorEntry(Strict):
                     "device: beside accelerators, accelerate keeps what is on the cpu to be fetched at each forward "
                     "pass, where no merge reaches it; put all modules on accelerators, or all on the cpu"
                 )
+        if self.gpus > 1 and self.gpus % 1:
+            raise ValueError(
+                f"gpus: a worker has a share of one accelerator, or whole ones, and {self.gpus:g} is neither; "
+                f"set gpus: {ceil(self.gpus)}"
+            )
         many = len(self.accelerators)
         if self.kind == "ray" and many > 1 and self.gpus < many:
             raise ValueError(
@@ -149,7 +179,10 @@ class Hashes(Strict):
 
 
 class Job(Strict):
-    """One search. Relative paths start from `root`, which is the job file's own folder unless it says otherwise."""
+    """One search. Relative paths start from `root`, which is the job file's own folder unless it says otherwise.
+
+    `ledger`: the URL of a PostgreSQL database that keeps the run's record; by default it is a file in the run's folder.
+    """
 
     name: Name = "run"
     models: Models
@@ -159,9 +192,24 @@ class Job(Strict):
     driver: DriverEntry = Field(default_factory=lambda: DriverEntry())
     budget: Budget = Field(default_factory=lambda: Budget())
     executor: ExecutorEntry = Field(default_factory=lambda: ExecutorEntry())
+    ledger: Annotated[str, AfterValidator(server_url)] | None = None
     seed: int = Field(0, ge=0)
     root: str | None = None
     hashes: Hashes | None = None
+
+    @property
+    def gpus(self) -> float:
+        """GPUs that each worker is given."""
+        return self.executor.gpus if self.executor.kind == "ray" else float(len(self.executor.accelerators))
+
+    @model_validator(mode="after")
+    def _gpus_can_be_counted(self) -> Job:
+        if self.budget.gpu_hours is not None and not self.gpus:
+            raise ValueError(
+                "budget.gpu_hours: no GPU is set aside for the workers, so none can be counted; set executor.gpus, or "
+                "use budget.hours"
+            )
+        return self
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Job:
@@ -185,10 +233,16 @@ class Job(Strict):
             raise JobError(
                 f"{source}: expected a mapping of keys such as models, space and evaluators, got {_kind(data)}"
             )
+        start = data.get("root", ".")
+        if not isinstance(start, str):
+            raise JobError(f"{source}: root: expected the folder where relative paths start, got {_kind(start)}")
         try:
-            return cls.model_validate({**data, "root": str(root / str(data.get("root", ".")))})
+            made = cls.model_validate({**data, "root": str(root / start)})
         except ValidationError as error:
             raise JobError(_explain(source, error)) from error
+        for key, value in _not_finite(data):  # among the options of evaluators and drivers, which are any values
+            raise JobError(f"{source}: {key}: expected a finite number, got {value}; leave it out for no limit")
+        return made
 
     def path(self, text: str) -> Path:
         """A path of the job file, absolute."""
@@ -213,21 +267,65 @@ def read_yaml(path: Path) -> Any:
         if len(text) > MAX_BYTES:
             raise JobError(f"{path}: {len(text)} bytes; a job file has at most {MAX_BYTES}")
         decoded = text.decode()
+        depth = 0
         for event in YAML(typ="safe", pure=True).parse(decoded):
             if isinstance(event, AliasEvent):
                 raise JobError(f"{path}: YAML aliases (*{event.anchor}) are refused; write the values out")
+            depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+            if depth > MAX_DEPTH:
+                raise JobError(f"{path}: values inside values over {MAX_DEPTH} deep; a job has a handful of levels")
         return YAML(typ="safe", pure=True).load(decoded)
     except YAMLError as error:
         where = getattr(error, "problem_mark", None)
         line = f", line {where.line + 1}" if where else ""
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise JobError(f"{path}{line}: not valid YAML: {problem}") from error
+    except JobError:
+        raise
     except (OSError, UnicodeDecodeError) as error:
         raise JobError(f"{path}: cannot be read: {error}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:  # how a tag's constructor says what is no value
+        raise JobError(f"{path}: a value is none of its kind: {shown(str(error), 200)}; write it plainly") from error
+
+
+def _not_finite(data: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """Infinite and NaN values by key: JSON, which ledgers, workers and clusters are told a job in, has none."""
+    inner: list[tuple[str, Any]] = [("", data)]
+    while inner:
+        key, value = inner.pop()
+        if isinstance(value, float) and not isfinite(value):
+            yield key[1:], value
+        elif isinstance(value, Mapping):
+            inner += [(f"{key}.{name}", one) for name, one in value.items()]
+        elif isinstance(value, list | tuple | set | frozenset):
+            inner += [(f"{key}.{i}", one) for i, one in enumerate(value)]
 
 
 def _kind(value: Any) -> str:
-    return "nothing" if value is None else f"{type(value).__name__} {value!r}"[:80]
+    return "nothing" if value is None else shown(f"{type(value).__name__} {value!r}", 80)
+
+
+_PLAIN = {
+    "dict_type": "a mapping of names to values",
+    "model_type": "a mapping of keys to values",
+    "list_type": "a list",
+    "string_type": "text",
+    "bool_parsing": "true or false",
+    "bool_type": "true or false",
+}
+"""Pydantic's kinds of errors that say Python's names for what YAML calls otherwise."""
+
+
+def _near(place: tuple[int | str, ...]) -> str:
+    """A key that is like an unknown one, as part of a message; `place` leads to that from the job."""
+    known: Any = Job
+    for part in place[:-1]:
+        found = known.model_fields.get(part) if isinstance(part, str) else None
+        known = found.annotation if found is not None else None
+        if not (isinstance(known, type) and issubclass(known, BaseModel)):
+            return ""
+    near = difflib.get_close_matches(str(place[-1]), known.model_fields, n=1)
+    return f"did you mean {near[0]!r}? else " if near else ""
 
 
 def _explain(source: str, error: ValidationError) -> str:
@@ -237,11 +335,13 @@ def _explain(source: str, error: ValidationError) -> str:
         # the names of an option's forms are pydantic's way, and no keys of the job
         where = ".".join(str(p) for p in e["loc"] if str(p)[:1] != "(") or "job"
         if e["type"] == "extra_forbidden":
-            lines.append(f"{where}: unknown key; remove it, or see docs/job.md for the keys there are")
+            lines.append(f"{where}: unknown key; {_near(e['loc'])}remove it, or see docs/job.md for the keys there are")
         elif e["type"] == "missing":
             lines.append(f"{where}: required, and missing")
         elif e["type"] == "string_pattern_mismatch":
             lines.append(f"{where}: expected letters, digits, '.', '_' or '-' (at most 64), got {_kind(e['input'])}")
+        elif e["type"] in _PLAIN:
+            lines.append(f"{where}: expected {_PLAIN[e['type']]}, got {_kind(e['input'])}")
         else:
             lines.append(f"{where}: {e['msg'].removeprefix('Value error, ')}, got {_kind(e['input'])}")
     return f"{source}:\n  " + "\n  ".join(lines) if len(lines) > 1 else f"{source}: {lines[0]}"

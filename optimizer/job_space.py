@@ -2,35 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
     PlainValidator,
+    StrictBool,
     StringConstraints,
     Tag,
     model_serializer,
     model_validator,
 )
 
-from searchspaces.option import finite
+from searchspaces.option import finite, no_number
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-Bounds = tuple[float, float]
 
 
 class Strict(BaseModel):
     """Refuses unknown keys, and cannot be changed."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def _number(value: object) -> int | float:
     if type(value) not in (int, float) or not finite(value):
-        raise ValueError("expected a finite number")
+        raise ValueError(f"expected a finite number{no_number(value)}")
     return value  # type: ignore[return-value]
 
 
@@ -54,6 +56,40 @@ def _methods(value: object) -> str | list[str]:
     return value  # type: ignore[return-value]
 
 
+def _options(value: object) -> object:
+    if not isinstance(value, dict):
+        raise ValueError("expected options and their values, such as {density: 0.5}")
+    return value
+
+
+def _by_expert(value: object, one: Callable[[object], Any], expected: str) -> Any:
+    """`one` of a value for all experts, or of each expert's."""
+    try:
+        return {name: one(own) for name, own in value.items()} if isinstance(value, dict) and value else one(value)
+    except ValueError as error:
+        raise ValueError(f"expected {expected}{'; write numbers without quotes' * ('quotes' in str(error))}") from None
+
+
+def _pair(value: object) -> tuple[float, float]:
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        raise ValueError("expected two numbers")
+    low, high = map(_number, value)
+    return float(low), float(high)
+
+
+def _bounds(value: object) -> Any:
+    return _by_expert(value, _pair, "[low, high], or {EXPERT: [low, high], ...}")
+
+
+def _begin(value: object) -> Any:
+    return (
+        None
+        if value is None
+        else _by_expert(value, lambda one: float(_number(one)), "a number, or {EXPERT: number, ...}")
+    )
+
+
+Pair = tuple[float, float]
 Number = Annotated[int | float, PlainValidator(_number)]
 Value = Annotated[bool | int | float | str, PlainValidator(_value)]
 
@@ -109,12 +145,12 @@ class Space(Strict):
     """
 
     method: Annotated[str | list[str], PlainValidator(_methods)] = "task_arithmetic"
-    options: dict[str, OptionEntry] = {}
+    options: Annotated[dict[str, OptionEntry], BeforeValidator(_options)] = {}
     granularity: Literal["model", "layer", "module", "tensor"] = "layer"
-    bounds: Bounds | dict[Name, Bounds] = (0.0, 1.0)
-    start: float | dict[Name, float] | None = None
+    bounds: Annotated[Pair | dict[Name, Pair], BeforeValidator(_bounds)] = (0.0, 1.0)
+    start: Annotated[float | dict[Name, float] | None, BeforeValidator(_begin)] = None
     frozen: list[str] = []
-    simplex: bool = False
+    simplex: StrictBool = False
 
     @property
     def methods(self) -> list[str]:

@@ -17,9 +17,9 @@ from searchspaces import Pool, methods
 from searchspaces.adapters.lowrank import BLOCK, LEAST
 from searchspaces.models.headers import TensorInfo
 from searchspaces.weights.accelerator import CHUNK, STAGED, Limit
-from searchspaces.weights.kernel import CHUNK as KERNEL_CHUNK
 
 BATCH = 32  # items together, where an evaluator does not say
+PIECE = 2048  # elements that a merging thread holds at a time: `CHUNK` of the kernels, which bring a compiler
 LENGTH = 512  # tokens of an item, where no evaluator and no shorter context says otherwise
 LOGITS = 3 * 4 * 2**24  # bytes: evaluators make logits 2^24 at a time, in fp32, and two copies for the loss
 
@@ -173,7 +173,7 @@ def _chunk(job: Job, pool: Pool, tensors: list[TensorInfo], gradients: bool) -> 
             n = columns.get(name, 1)
             blocks = max(blocks, 4 * (max(BLOCK, LEAST * n) + factors.rank * n))
     count = len(pool.adapters)
-    each = 4 * 4 * KERNEL_CHUNK + (count * blocks if gradients else blocks + (count - 1) * blocks // 2 if count else 0)
+    each = 4 * 4 * PIECE + (count * blocks if gradients else blocks + (count - 1) * blocks // 2 if count else 0)
     return max(max(t.bytes for t in tensors), job.executor.threads * each)
 
 

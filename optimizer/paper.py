@@ -5,14 +5,17 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Any
 
+import numpy as np
 import torch
 
 from optimizer import bandwidth
+from optimizer.caching import CacheNeeds
 from optimizer.job import Job
 from optimizer.needs import Host, Needs, device_limit, gb, on_cpu, refusal
 from optimizer.problem import open_pool, space_of
 from optimizer.training import check_gradients
-from searchspaces import Pool
+from searchspaces import CoefficientSpace, Pool
+from searchspaces.axis import told
 
 
 def on_paper(job: Job) -> dict[str, Any]:
@@ -23,8 +26,9 @@ def on_paper(job: Job) -> dict[str, Any]:
     together, RecipeError and JobError for methods, options and bounds, and for options of the driver.
     """
     pool = open_pool(job)
-    space_of(job, pool, {})  # methods, options and bounds are worth checking here too
-    check_gradients(job)
+    space = space_of(job, pool, {})  # methods, options and bounds are worth checking here too
+    check_gradients(job, space)
+    caches = CacheNeeds.of(job, pool, space)
     needs, host = Needs.of(job, pool), Host.here(job)
     rates = _rates(job, pool, host)
     place = _place(job, pool, needs, host)
@@ -50,7 +54,18 @@ def on_paper(job: Job) -> dict[str, Any]:
         "place": place,
         "bandwidth": rates,
         "merge_seconds": _seconds(needs, place, rates),
-        "refusal": refusal(job, needs, host),
+        "methods": _methods(space),
+        "cache_bytes": caches.total,
+        "cache_kinds": caches.kinds,
+        "cache_combinations": caches.combinations,
+        "cache_limit_bytes": caches.most,
+        "cache_held_bytes": caches.held,
+        "cache_free_bytes": caches.free,
+        "cache_folder": str(caches.folder),
+        "cache_said": caches.said,
+        "taught": any("teacher" in entry.options for entry in job.evaluators),
+        "warnings": [caches.warning] if caches.warning else [],
+        "refusal": refusal(job, needs, host) or caches.refusal,
     }
 
 
@@ -66,11 +81,46 @@ def rows_of(found: dict[str, Any]) -> dict[str, str]:
         where = f"{gb(there)} free on {found['devices']}" if there is not None else "whose accelerator is not here"
     all_of_them = f", {gb(many * found['worker_bytes'])} in {many} workers" if many > 1 and found["on_cpu"] else ""
     return {
+        "method": "\n".join(_method(name, options) for name, options in found["methods"].items()),
         "a worker": f"{' + '.join(parts)} = {gb(found['worker_bytes'])}{all_of_them}; {where}",
         "the pool": f"{gb(found['pool_bytes'])} on disk; {_places(found)}",
         "bandwidth": _said(found["bandwidth"]),
         "one merge": _merge(found),
+        "cache": _cache(found),
     }
+
+
+def _methods(space: CoefficientSpace) -> dict[str, dict[str, Any]]:
+    """Each method's fixed options as JSON values; numbers by expert, by expert."""
+    return {
+        method: {
+            name: dict(zip(space.experts, value[0].tolist(), strict=True)) if isinstance(value, np.ndarray) else value
+            for name, value in options.items()
+        }
+        for method, options in space.fixed.items()
+    }
+
+
+def _method(name: str, options: dict[str, Any]) -> str:
+    said = [f"{option} {_value(value)}" for option, value in options.items()]
+    return f"{name} ({', '.join(said)})" if said else name
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{told(number)} of {expert}" for expert, number in value.items())
+    return told(value)
+
+
+def _cache(found: dict[str, Any]) -> str:
+    """What is kept on the disk before candidates are scored, or by the first that need it."""
+    beside = "; experts' outputs on the items of evaluators with a teacher come beside" if found["taught"] else ""
+    if not found["cache_bytes"]:
+        return f"nothing is prepared{beside}"
+    return (
+        f"at most {gb(found['cache_bytes'])} in {found['cache_folder']}, kept between runs: {found['cache_said']}"
+        f"{beside}; its limit is {gb(found['cache_limit_bytes'])}, {gb(found['cache_free_bytes'])} are free there"
+    )
 
 
 def _place(job: Job, pool: Pool, needs: Needs, host: Host) -> str:

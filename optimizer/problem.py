@@ -38,7 +38,8 @@ class Problem:
         pool = open_pool(job)
         made = tuple(_evaluator(entry, job, allow_code) for entry in job.evaluators)
         offered = {f"{e.name}.{metric.name}": metric for e in made for metric in e.metrics}
-        problem = cls(job, pool, made, objectives.resolve(job.objectives, offered), Training.of(job, made))
+        training = Training.of(job, space_of(job, pool, {}), made)
+        problem = cls(job, pool, made, objectives.resolve(job.objectives, offered), training)
         if problem.training is not None:
             for evaluator in made:
                 evaluator.splits = evaluator.splits.parted(problem.training.rows(evaluator))
@@ -87,7 +88,7 @@ class Problem:
                 if old.get(name) != new.get(name):
                     raise RunError(
                         f"{what} {name!r} has changed since the run was made (sha256 {str(old.get(name))[:12]}, "
-                        f"now {str(new.get(name))[:12]}); restore it, or start another run"
+                        f"now {str(new.get(name))[:12]}); restore it, or go on in a child run: resume --fork NAME"
                     )
 
     @property

@@ -22,7 +22,7 @@ class SearchProgress:
         self._console = console
         self._live = console.is_terminal if live is None else live
         self._start = time.monotonic()
-        self._before: int | None = None  # answers replayed, not made now
+        self._before: int | None = None  # the first answer's count, replayed ones included
         self._last_line = 0.0
         self._bar: Progress | None = None
         self._task: TaskID | None = None
@@ -53,9 +53,12 @@ class SearchProgress:
 
     def on_answer(self, search: Search, answer: Answer) -> None:
         """An answer was committed."""
-        if self._before is None:
-            self._before = max(0, _count(search)[0] - 1)
-            self._start = time.monotonic() - answer.seconds
+        if answer.number < 0 and search.phase != "heldout":  # a reference: no candidate
+            if self._bar is not None and self._task is not None:
+                self._bar.update(self._task, description="base and experts")
+            return
+        if self._before is None:  # the first prepares what later ones find: it is left out of the rate
+            self._before, self._start = _count(search)[0], time.monotonic()
         if search.phase == "heldout":
             self._heldout(search)
             return
@@ -70,8 +73,10 @@ class SearchProgress:
     def describe(self, search: Search) -> str:
         """The figures after the count, as one line."""
         made, most = _count(search)
-        rate = (made - (self._before or 0)) / max(1e-9, time.monotonic() - self._start)
-        parts = [f"{rate * 60:.1f}/min", f"hypervolume {search.front.hypervolume:.4f}"]
+        since = made - (made if self._before is None else self._before)
+        rate = since / max(1e-9, time.monotonic() - self._start)
+        parts = [f"{rate * 60:.1f}/min"] if since else []
+        parts += [f"hypervolume {search.front.hypervolume:.4f}"]
         best = search.front.best()
         if best is not None:
             shown = zip(search.objectives, values(search.objectives, best), strict=True)
@@ -80,6 +85,8 @@ class SearchProgress:
             )
         if search.steps:
             parts.append(f"{search.answered} scored")
+        if search.repeated:
+            parts.append(f"{search.repeated} known already")
         if search.failed:
             parts.append(f"{search.failed} failed")
         if rate > 0:
@@ -87,13 +94,13 @@ class SearchProgress:
         return "  ".join(parts)
 
     def _heldout(self, search: Search) -> None:
-        total = len(search.reported())
+        total = len(search.reported()) + len(search.references)
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, total=total, completed=total - search.waiting, description="held-out", text="")
         elif time.monotonic() - self._last_line > LINE_EVERY_SECONDS or search.waiting == 0:
             self._last_line = time.monotonic()
             self._console.print(
-                f"held-out items: {total - search.waiting}/{total} of the front and the anchors",
+                f"held-out items: {total - search.waiting}/{total} of the front, the anchors and other models",
                 highlight=False,
                 soft_wrap=True,
             )

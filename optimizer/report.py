@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -41,41 +42,89 @@ def page_data(results: Results) -> dict[str, Any]:
     """What the page's script draws from, as plain values; objectives in natural units."""
     front = {c.number for c in results.on_front}
     rank = {n: i for i, n in enumerate(results.front.by_mean())} if front else {}
-    scored = [c for c in results.candidates.values() if c.failure is None]
+    scored = [c for c in results.scored if c.number in rank]
     with_coefficients = _shown(results, scored, front)
     groups, experts = _axes(results, scored)
     return {
         "name": results.name,
         "evaluations": results.evaluations,
-        "answered": len(results.candidates),
+        "answered": len(results.scored),
+        "repeated": results.repeated,
         "failed": len(results.failures),
         "objectives": [{"name": o.name, "goal": o.goal} for o in results.objectives],
         "reference": _reference(results),
         "curve": [list(row) for row in zip(*results.curve, strict=True)] if results.curve else [[], [], []],
         "groups": groups,
         "experts": experts,
+        "axes": _said(results, scored),
+        "verdict": results.verdict,
+        "references": [_scores(results, c) for c in results.compared],
         "candidates": [
             {
+                **_scores(results, c),
                 "n": c.number,
-                "label": c.label,
-                "stage": c.stage,
                 "recipe": c.recipe[:12],
                 "front": c.number in front,
                 "anchor": c.is_anchor,
                 "rank": rank[c.number],
-                "value": _rounded([c.measures[o.name].value for o in results.objectives]),
-                "stderr": _rounded([c.measures[o.name].stderr for o in results.objectives]),
-                "heldout": _rounded([c.heldout[o.name].value for o in results.objectives]) if c.heldout else None,
-                "heldoutStderr": _rounded([c.heldout[o.name].stderr for o in results.objectives])
-                if c.heldout
-                else None,
-                "settings": list(results.settings(c).items()),
-                "coefficients": _rounded(results.coefficients(c)[2]) if c.number in with_coefficients else None,
+                **(_weights(results, c) if c.number in with_coefficients else {"coefficients": None, "from": None}),
             }
             for c in scored
         ],
-        "failures": [{"n": c.number, "stage": c.stage, "reason": str(c.failure)} for c in results.failures],
+        "failures": [
+            {"n": c.label, "stage": c.stage, "reason": str(c.failure)}
+            for c in (*results.failures, *results.references.values())
+            if c.failure is not None
+        ],
     }
+
+
+def _scores(results: Results, c: Candidate) -> dict[str, Any]:
+    """What is drawn of a candidate, and of a reference."""
+    names = [o.name for o in results.objectives]
+    return {
+        "label": c.label,
+        "stage": c.stage,
+        "value": _rounded([c.measures[n].value for n in names]),
+        "stderr": _rounded([c.measures[n].stderr for n in names]),
+        "heldout": _rounded([c.heldout[n].value for n in names]) if c.heldout else None,
+        "heldoutStderr": _rounded([c.heldout[n].stderr for n in names]) if c.heldout else None,
+        "settings": [] if c.is_reference else _settings(results, c),
+    }
+
+
+def _settings(results: Results, c: Candidate) -> list[tuple[str, str]]:
+    """Method and options where they are searched; of a method that picks models, how many groups each gives."""
+    told, picked = results.settings(c), results.recipe(c).picked
+    if picked is None:
+        return list(told.items())
+    counts = Counter(picked.values())
+    kept = [(name, value) for name, value in told.items() if name.rpartition("|")[2] not in ("pick", "option pick")]
+    return [*kept, ("groups", ", ".join(f"{name} {count}" for name, count in counts.most_common()))]
+
+
+def _weights(results: Results, c: Candidate) -> dict[str, Any]:
+    """Coefficients by group and expert, or the model that each group comes from: 0 is the base, k + 1 expert k."""
+    recipe = results.recipe(c)
+    if recipe.picked is None:
+        return {"coefficients": _rounded(np.asarray(recipe.coefficients)), "from": None}
+    models = ("base", *recipe.experts)
+    return {"coefficients": None, "from": [models.index(name) for name in recipe.picked.values()]}
+
+
+def _said(results: Results, scored: list[Candidate]) -> list[dict[str, Any]]:
+    """Method and options where they are searched: by candidate a number, or the place of a label; None has none."""
+    from searchspaces.axis import told
+
+    rows = [results.searched(c) for c in scored]
+    axes = []
+    for name in dict.fromkeys(name for row in rows for name in row):
+        values = [row.get(name) for row in rows]
+        words = [v for v in values if isinstance(v, bool | str)]
+        labels = sorted({told(v) for v in words})
+        numbers = [None if v is None else labels.index(told(v)) if words else v for v in values]
+        axes.append({"name": name, "labels": labels if words else None, "values": _rounded(numbers)})
+    return axes
 
 
 def _shown(results: Results, scored: list[Candidate], front: set[int]) -> set[int]:

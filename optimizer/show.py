@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from rich.table import Table
 
 from evaluators.evaluator import Measure
 from optimizer.results import Candidate, Results
+from optimizer.terminal import Terminal
 
 if TYPE_CHECKING:
     from searchspaces import Recipe
@@ -22,79 +25,109 @@ BEST_SHOWN = 15
 
 def status(results: Results) -> dict[str, Any]:
     """How far the run is. Rates are over the answers of this run's ledger, pauses included."""
-    answered, times = len(results.candidates), [at for _, at in results.times]
+    answered, times = len(results.scored), [at for _, at in results.times]
     minutes = (times[-1] - times[0]) / 60 if len(times) > 1 else 0.0
     best = results.pick("best") if len(results.failures) < answered else None
-    held = sum(1 for c in results.candidates.values() if c.heldout)
+    held = sum(1 for c in results.scored if c.heldout)
+    compared = results.references.values()
+    missing = results.references_asked - sum(1 for c in compared if c.failure or c.heldout)
     return {
         "name": results.name,
         "folder": str(results.folder),
         "evaluations": results.evaluations,
         "answered": answered,
+        "repeated": results.repeated,
         "failed": len(results.failures),
-        "in_flight": results.asked - answered,
+        "in_flight": results.asked - len(results.candidates),
         "front": len(results.on_front) if best else 0,
         "heldout": held,
         "hypervolume": results.front.hypervolume,
+        "hypervolume_exact": results.front.exact,
         "epsilon": results.front.epsilon,
         "per_minute": (answered - 1) / minutes if minutes else None,
         "best": None
         if best is None
         else {"candidate": best.number, "label": best.label, **_values(results, best.measures)},
+        "references": {
+            "models": results.references_asked,
+            "scored": sum(1 for c in compared if c.failure is None),
+            "failed": sum(1 for c in compared if c.failure is not None),
+        },
+        "unbeaten": None if results.unbeaten is None else results.unbeaten.label,
+        "verdict": results.verdict,
         "gradients": results.gradients,
         "steps": results.steps,
         "ended": results.done,
         "running": results.driven_by,
-        "finished": (results.done or answered >= results.evaluations)
-        and results.heldout_answered >= results.heldout_asked > 0,
+        "spent": results.spent,
+        "reached": results.reached,
+        "parent": results.parent,
+        "finished": (results.done or results.reached is not None or answered >= results.evaluations)
+        and results.heldout_answered >= results.heldout_asked > 0
+        and missing <= 0,
     }
 
 
 def front(results: Results) -> list[dict[str, Any]]:
-    """The front, best mean first, then the anchors that it dominates."""
-    return [_row(results, c) for c in _shown(results)]
+    """The front, best mean first, the anchors that it dominates, then base and experts as they are (no candidates)."""
+    return [_row(results, c) for c in (*_shown(results), *results.compared)]
 
 
 def candidate(results: Results, chosen: Candidate) -> dict[str, Any]:
-    """Everything about one candidate, every metric, option and coefficient included."""
-    recipe = results.recipe(chosen)
-    groups, experts, coefficients = recipe.groups, recipe.experts, recipe.coefficients
-    table = {g: dict(zip(experts, map(float, row), strict=True)) for g, row in zip(groups, coefficients, strict=True)}
+    """Everything about one candidate, every metric and option included, and coefficients, or where groups come from."""
     return {
-        "candidate": chosen.number,
+        "candidate": None if chosen.is_reference else chosen.number,
+        "label": chosen.label,
         "stage": chosen.stage,
+        "same_as": chosen.of,
         "recipe": chosen.recipe,
         "failure": None if chosen.failure is None else str(chosen.failure),
         "seconds": chosen.seconds,
         "attempts": chosen.attempts,
         "worker": chosen.worker,
+        "tries": [vars(t) for t in chosen.tries],
         "calibration": {k: _measure(m) for k, m in chosen.measures.items()},
         "heldout": {k: _measure(m) for k, m in chosen.heldout.items()},
-        "method": recipe.method,
-        "options": recipe.plain_options,
-        "coefficients": table,
+        **({} if chosen.is_reference else _said_of(results.recipe(chosen))),
     }
 
 
-def print_status(results: Results) -> None:
-    """The status as a short table."""
-    found = status(results)
+def _said_of(recipe: Recipe) -> dict[str, Any]:
+    """What a recipe is: of a method that takes each group from one model, which; else coefficients."""
+    found = {"method": recipe.method, "options": recipe.plain_options}
+    if recipe.picked is not None:
+        return {**found, "models": recipe.picked}
+    rows = zip(recipe.groups, recipe.coefficients, strict=True)
+    return {**found, "coefficients": {g: dict(zip(recipe.experts, map(float, row), strict=True)) for g, row in rows}}
+
+
+def print_status(found: Mapping[str, Any], process: str | None = None) -> None:
+    """What `status` gives as a short table; `process` is what a cluster says of the run's process there."""
     table = Table(show_header=False, box=None)
     state = "finished" if found["finished"] else "not finished: 'mergeopt resume' goes on"
     if found["running"]:
         state = f"running: {found['running']}"
     elif found["ended"]:
-        state += "; its driver has nothing left to ask"
+        state += "; its driver has nothing left to ask" + (" that is new" if found["repeated"] else "")
+    elif found["reached"]:
+        state += f"; {found['reached']}"
     table.add_row("run", f"{escape(found['name'])} ({escape(state)})")
+    if process:
+        table.add_row("process", escape(process))
     table.add_row(
         "candidates",
         f"{found['answered']} of {found['evaluations']} at most, {found['failed']} failed, "
-        f"{found['in_flight']} in flight",
+        f"{found['in_flight']} in flight"
+        + (f"; {found['repeated']} more were known already" if found["repeated"] else ""),
     )
+    if found["references"]["models"]:
+        models = found["references"]
+        failed = f", {models['failed']} failed" if models["failed"] else ""
+        table.add_row("references", f"{models['scored']} of {models['models']} models of the pool as they are{failed}")
     if found["steps"]:
         table.add_row("steps", f"{found['gradients']} of {found['steps']} at most")
     table.add_row("front", f"{found['front']} candidates, {found['heldout']} candidates scored on held-out items")
-    about = "" if results.front.exact else "about "
+    about = "" if found["hypervolume_exact"] else "about "
     table.add_row(
         "hypervolume",
         f"{about}{found['hypervolume']:.4f} (0: no better than the anchors; 1: the best of each at once)",
@@ -106,20 +139,22 @@ def print_status(results: Results) -> None:
         scores = "  ".join(f"{escape(k)} {v:.3f}" for k, v in best.items() if k not in ("candidate", "label"))
         anchor = "" if best["label"] == str(best["candidate"]) else f" ({escape(best['label'])})"
         table.add_row("best mean", f"candidate {best['candidate']}{anchor}: {scores}")
-    Console().print(table)
+    if found["verdict"]:
+        table.add_row("", escape(found["verdict"]))
+    Terminal().print(table)
 
 
 def print_front(results: Results, everything: bool = False) -> None:
     """The front as a table: calibration over held-out scores, with standard errors; the best unless `everything`."""
     shown = _shown(results)
     if not shown:
-        Console().print("no candidate has been scored yet")
+        Terminal().print("no candidate has been scored yet")
         return
     on_front = {c.number for c in results.on_front}
     count = len(on_front) if everything else min(BEST_SHOWN, len(on_front))
     best = [c for i, c in enumerate(shown[: len(on_front)]) if i < count or (c.is_anchor and _plain_anchor(c))]
     anchors = [c for c in shown[len(on_front) :] if everything or _plain_anchor(c)]
-    console = Console()
+    console = Terminal()
     exact = console.width >= 32 + 11 * len(results.objectives)
     title = f"{escape(results.name)}: {len(on_front)} candidates on the front, best mean first"
     table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
@@ -127,47 +162,66 @@ def print_front(results: Results, everything: bool = False) -> None:
     table.add_column("items", no_wrap=True)
     for objective in results.objectives:
         table.add_column(escape(objective.name).replace(".", "\n", 1), justify="right", overflow="fold")
-    for c in (*best, *anchors):
+    for c in (*best, *anchors, *results.compared):
         name = escape(c.label if not c.is_anchor else f"{c.label} ({c.number})")
         style = None if c.number in on_front else "dim"
         table.add_row(name, "seen", *_cells(results, c.measures, exact), style=style)
         if c.heldout:
             table.add_row("", "held-out", *_cells(results, c.heldout, exact), style=style)
     console.print(table)
-    if shown[0].is_anchor:
-        console.print(f"No merge has a better mean than the anchor {shown[0].label}.", highlight=False)
+    if results.verdict:
+        console.print(escape(results.verdict), highlight=False)
     notes = ["seen: the calibration items, which chose these merges; held-out: items the search never saw."]
     if anchors:
-        notes.append("Dim, last: anchors that others dominate.")
+        notes.append("Dim: anchors that others dominate.")
+    if results.compared:
+        notes.append("Last: models of the pool as they are, which are no candidates.")
+    failed = [c for c in results.references.values() if c.failure is not None]
+    notes += [f"{escape(c.label)} could not be scored: {escape(str(c.failure))}." for c in failed]
     if not exact:
         notes.append("A wider terminal shows standard errors, --json always has them.")
     if hidden := len(shown) - len(best) - len(anchors):
-        notes.append(f"{hidden} more with 'mergeopt front --all'.")
+        notes.append(f"{hidden} more with 'mergeopt front {escape(_called(results))} --all'.")
     console.print(" ".join(notes), style="dim", highlight=False)
 
 
 def print_candidate(results: Results, chosen: Candidate) -> None:
     """Scores, then method, options and coefficients, of one candidate."""
-    console = Console()
-    console.print(
-        f"candidate {chosen.number}   asked as {escape(chosen.stage)}   recipe {chosen.recipe}", highlight=False
-    )
+    console = Terminal()
+    about = f"candidate {chosen.number}   asked as {escape(chosen.stage)}   recipe {chosen.recipe}"
+    if chosen.is_reference:
+        about = f"{escape(chosen.label)}, as it is: no candidate   weights {chosen.recipe}"
+    console.print(about, highlight=False)
+    if chosen.of is not None:
+        console.print(f"the same recipe as candidate {chosen.of}, whose scores these are", highlight=False)
     if chosen.failure is not None:
         console.print(f"failed: {escape(str(chosen.failure))}", highlight=False)
+    for number, t in enumerate(chosen.tries, 1):
+        where = f" on {t.worker}" if t.worker else ""
+        console.print(f"attempt {number}{escape(where)}: {t.kind}: {escape(t.reason)}", highlight=False)
     scores = Table("metric", "calibration", "held-out", "items")
     for name, m in chosen.measures.items():
         unseen = chosen.heldout.get(name)
         counts = f"{m.count}" + (f" / {unseen.count}" if unseen else "")
         scores.add_row(escape(name), _text(m), _text(unseen) if unseen else "", counts)
     console.print(scores)
-    recipe = results.recipe(chosen)
+    if not chosen.is_reference:
+        _print_recipe(console, results.recipe(chosen))
+
+
+def _print_recipe(console: Console, recipe: Recipe) -> None:
+    """Method, options, and coefficients by group and expert, or the model that each group comes from."""
     plain = {name: value for name, value in recipe.options.items() if not isinstance(value, np.ndarray)}
     said = "".join(f"   {name} {_said(value)}" for name, value in plain.items())
     console.print(f"method {escape(recipe.method)}{escape(said)}", highlight=False)
     by_group = {n: v[:, 0] for n, v in recipe.options.items() if isinstance(v, np.ndarray) and v.shape[1] == 1}
-    table = Table("group", *map(escape, recipe.experts), *map(escape, by_group))
-    for g, (group, row) in enumerate(zip(recipe.groups, recipe.coefficients, strict=True)):
-        table.add_row(escape(group), *(f"{c:.3f}" for c in row), *(_said(float(v[g])) for v in by_group.values()))
+    cells = [[f"{c:.3f}" for c in row] for row in recipe.coefficients]
+    heads = recipe.experts
+    if recipe.picked is not None:
+        cells, heads = [[escape(name)] for name in recipe.picked.values()], ("comes from",)
+    table = Table("group", *map(escape, heads), *map(escape, by_group))
+    for g, (group, row) in enumerate(zip(recipe.groups, cells, strict=True)):
+        table.add_row(escape(group), *row, *(_said(float(v[g])) for v in by_group.values()))
     console.print(table)
     for name in (n for n in recipe.options if n not in plain and n not in by_group):
         console.print(_option_table(recipe, name))
@@ -194,20 +248,28 @@ def _plain_anchor(c: Candidate) -> bool:
 
 
 def _shown(results: Results) -> list[Candidate]:
-    if len(results.failures) == len(results.candidates):
+    """The front, then the anchors that are not on it."""
+    if len(results.failures) == len(results.scored):
         return []
     front = results.on_front
     numbers = {c.number for c in front}
-    anchors = [c for c in results.candidates.values() if c.is_anchor and c.failure is None and c.number not in numbers]
+    anchors = [c for c in results.scored if c.is_anchor and c.failure is None and c.number not in numbers]
     return [*front, *anchors]
+
+
+def _called(results: Results) -> str:
+    """How a command line names the run: by its name where it lies under runs/, else by its folder."""
+    usual = results.folder.parent == Path("runs").absolute() and results.folder.name == results.name
+    return shlex.quote(results.name if usual else str(results.folder))
 
 
 def _row(results: Results, c: Candidate) -> dict[str, Any]:
     return {
-        "candidate": c.number,
+        "candidate": None if c.is_reference else c.number,
         "label": c.label,
         "stage": c.stage,
         "recipe": c.recipe,
+        "reference": c.is_reference,
         "front": c.number in set(results.front.nondominated),
         "calibration": {o.name: _measure(c.measures[o.name]) for o in results.objectives},
         "heldout": {o.name: _measure(c.heldout[o.name]) for o in results.objectives} if c.heldout else None,

@@ -5,46 +5,53 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from filelock import FileLock
-
 from evaluators.evaluator import Differentiable
 from searchspaces import Resident
-from searchspaces.cache.once import cache
+from searchspaces.cache import limit
+from searchspaces.cache.once import cache, made_once
 
 if TYPE_CHECKING:
     from optimizer.problem import Problem
 
 VERSION = 3
-"""Part of every file's name: a change of what evaluators keep is a change of all files."""
+"""Part of every folder's name: a change of what evaluators keep is a change of all of them."""
+
+FILE = "outputs.safetensors"
 
 
-def teach(problem: Problem, hashes: Mapping[str, str], resident: Callable[[], Resident]) -> None:
-    """Give each evaluator that follows an expert that expert's outputs, after `prepare`.
+def teach(problem: Problem, hashes: Mapping[str, str], resident: Callable[[], Resident]) -> dict[str, Path]:
+    """Give each evaluator that follows an expert that expert's outputs, after `prepare`; their files, by evaluator.
 
     Where no run on this host has computed them, `resident()` becomes one expert after the other, whatever its weights
     were: `write` comes after this. `hashes` are the models' content hashes.
     """
     if not problem.pupils:
-        return
+        return {}
+    taught = {}
     hidden = problem.training is not None and "hidden" in problem.training.loss.weights
     data, words = problem.data_hashes(), reader(Path(problem.pool.base.folder))
     for evaluator in problem.pupils:
         said = [*_said(problem, evaluator, hashes, hidden), *(data[str(file)] for file in evaluator.files), words]
-        file = folder() / f"{hashlib.sha256(json.dumps(said).encode()).hexdigest()[:32]}.safetensors"
-        if not file.exists():
-            file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with FileLock(file.with_suffix(".lock")):
-                if not file.exists():  # or another worker has just written it
-                    model = resident()
-                    assert evaluator.teacher is not None  # or the job would have been refused
-                    # an evaluator without a head of its own reads the model's
-                    model.write_expert(evaluator.teacher, heads=not hasattr(evaluator, "head_use"))
-                    evaluator.teach(model.model, file, hidden)
-        evaluator.learn(file)
+        home = folder() / hashlib.sha256(json.dumps(said).encode()).hexdigest()[:32]
+        # how much they take is known once the first of them are there
+        what = f"the outputs of expert {evaluator.teacher!r}"
+        made_once(home, what, 0, partial(_write, evaluator, resident, hidden, home.parent))
+        taught[evaluator.name] = home / FILE
+        evaluator.learn(home / FILE)
+    return taught
+
+
+def _write(evaluator: Differentiable, resident: Callable[[], Resident], hidden: bool, where: Path, home: Path) -> None:
+    model = resident()
+    assert evaluator.teacher is not None  # or the job would have been refused
+    # an evaluator without a head of its own reads the model's
+    model.write_expert(evaluator.teacher, heads=not hasattr(evaluator, "head_use"))
+    evaluator.teach(model.model, home / FILE, hidden, lambda needed: limit.make_room(needed, where))
 
 
 def folder() -> Path:

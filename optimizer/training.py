@@ -14,7 +14,8 @@ from optimizer import drivers
 from optimizer.driver import Items, random_stream
 from optimizer.errors import JobError
 from optimizer.job import Gradients, Job
-from searchspaces import methods
+from searchspaces import CoefficientSpace, methods
+from searchspaces.errors import RecipeError
 
 PARTS = (
     4  # of a gradient, unless the job says: enough for a small cluster, and a few passes over the pool for one worker
@@ -31,13 +32,13 @@ class Training:
     seed: int
 
     @classmethod
-    def of(cls, job: Job, made: Sequence[Evaluator]) -> Training | None:
-        """A job's training, or None where its driver asks for no gradients.
+    def of(cls, job: Job, space: CoefficientSpace, made: Sequence[Evaluator]) -> Training | None:
+        """The training of a job in its space, or None where its driver asks for no gradients.
 
         Raises JobError where method, evaluators or items lack what gradients need, naming which lacks what.
         """
         entry, asked = drivers.find(job.driver.name), job.driver.gradients
-        if not check_gradients(job):
+        if not check_gradients(job, space):
             return None
         who = f"driver {job.driver.name!r} asks for gradients"
         weights: Mapping[str, float] = {asked.loss: 1.0} if isinstance(asked.loss, str) else asked.loss or entry.loss
@@ -75,14 +76,14 @@ class Training:
         return tuple(task.name for task in self.tasks)
 
 
-def check_gradients(job: Job) -> bool:
+def check_gradients(job: Job, space: CoefficientSpace) -> bool:
     """Whether a job's driver asks for gradients. Raises JobError where its space has none, or no use for them."""
     entry = drivers.find(job.driver.name)
     if not entry.loss:
         if job.driver.gradients != Gradients():
             raise JobError(f"driver {job.driver.name!r} asks for no gradients; remove driver.gradients")
         return False
-    _coefficients_alone(f"driver {job.driver.name!r} asks for gradients", job)
+    _coefficients_alone(f"driver {job.driver.name!r} asks for gradients", job, space)
     if entry.plain and job.space.simplex:
         raise JobError(
             f"driver {job.driver.name!r} works on the coefficients themselves; set space.simplex: false (its own "
@@ -91,7 +92,7 @@ def check_gradients(job: Job) -> bool:
     return True
 
 
-def _coefficients_alone(who: str, job: Job) -> None:
+def _coefficients_alone(who: str, job: Job, found: CoefficientSpace) -> None:
     """Raises JobError where a space has more to search than coefficients that merged weights are linear in."""
     space, remedy = job.space, "or take a driver that asks for scores (cma, tpe)"
     if len(space.methods) > 1:
@@ -101,17 +102,15 @@ def _coefficients_alone(who: str, job: Job) -> None:
     if space.searched:
         named = ", ".join(f"space.options.{name}" for name in space.searched)
         raise JobError(f"{who}, and {named} has none; fix its value, or leave it out, {remedy}")
-    kind = methods.load(space.methods[0])
-    if kind.picks:
+    if methods.load(space.methods[0]).picks:
         raise JobError(
             f"{who}, and the method {space.methods[0]!r} takes each group from one model: it has none; take another "
             f"method, {remedy}"
         )
-    if not kind.linear:
-        raise JobError(
-            f"{who}, and the method {space.methods[0]!r} is not linear in its coefficients: it has none; take another "
-            f"method, {remedy}"
-        )
+    try:
+        found.check_linear()
+    except RecipeError as error:
+        raise JobError(f"{who}, and {error}, {remedy}") from None
 
 
 def minibatch(rows: Indices, items: Items, seed: int, name: str) -> Indices:

@@ -1,0 +1,236 @@
+"""Which methods, drivers and evaluators are there, and what can be set of each? Told from tables and classes."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from searchspaces.option import Spec
+
+app = typer.Typer()
+
+Name = Annotated[
+    str | None, typer.Argument(help="One of them, whole; by default all, a line each.", show_default=False)
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+
+
+@app.command("methods")
+def methods_command(name: Name = None, json_out: AsJson = False) -> None:
+    """The merge methods, those of installed packages too; of one, its options and what they are in a job."""
+    from searchspaces import methods
+
+    found = [method(one) for one in ([name] if name is not None else methods.table())]
+    if json_out or name is None:
+        _listed(found, json_out, name is not None)
+        return
+    _told(found[0], in_a_job(found[0]))
+
+
+@app.command("drivers")
+def drivers_command(name: Name = None, json_out: AsJson = False) -> None:
+    """The search drivers, those of installed packages too; of one, its options."""
+    from optimizer import drivers
+
+    found = [driver(one) for one in ([name] if name is not None else drivers.table())]
+    if json_out or name is None:
+        _listed(found, json_out, name is not None)
+        return
+    _told(found[0], f"driver: {{name: {found[0]['name']}}}")
+
+
+@app.command("evaluators")
+def evaluators_command(name: Name = None, json_out: AsJson = False) -> None:
+    """The kinds of evaluators, those of installed packages too; of one, its options."""
+    import evaluators
+
+    found = [evaluator(one) for one in ([name] if name is not None else evaluators.table())]
+    if json_out or name is None:
+        _listed(found, json_out, name is not None)
+        return
+    _told(found[0], f"evaluators: [{{kind: {found[0]['name']}, name: NAME, ...}}]")
+
+
+def method(name: str) -> dict[str, Any]:
+    """What a merge method is, as JSON values. Raises RecipeError for a name that is in no table."""
+    from searchspaces import methods
+    from searchspaces.mergekit_methods import SAID
+    from searchspaces.option import complete
+
+    kind = methods.load(name)
+    rule = kind(complete(name, kind.options, {}))
+    least, most = kind.experts
+    said = name in SAID and not kind.random  # its masks are drawn in another way
+    gathers = str(getattr(kind, "gathers", ""))
+    traits = {
+        "linear in its coefficients": rule.linear,
+        "processes task vectors before they are merged": kind.processes,
+        "draws from the seed": kind.random,
+        "takes each group from one model": kind.picks,
+        f"needs statistics ({gathers}) of each expert on an evaluator's items": bool(gathers),
+        "may be said to mergekit": said,
+    }
+    return {
+        "name": name,
+        "summary": kind.summary,
+        "linear": rule.linear,
+        "processes": kind.processes,
+        "random": kind.random,
+        "picks": kind.picks,
+        "statistics": gathers or None,
+        "experts": [least, most],
+        "mergekit": said,
+        "options": {option: _option(spec) for option, spec in kind.options.items()},
+        "text": inspect.getdoc(kind) or "",
+        "traits": [*(what for what, holds in traits.items() if holds), _many(least, most)],
+    }
+
+
+def driver(name: str) -> dict[str, Any]:
+    """What a search driver is, as JSON values. Raises DriverError for a name that is in no table."""
+    from optimizer import drivers
+
+    entry = drivers.find(name)
+    kind = entry.load()
+    losses = ", ".join(entry.loss)
+    traits = ["several objectives by itself" if entry.objectives == "any" else "one objective; several by weights"]
+    return {
+        "name": name,
+        "summary": entry.summary,
+        "objectives": entry.objectives,
+        "loss": dict(entry.loss),
+        "options": _fields(kind.Options),
+        "text": inspect.getdoc(kind) or "",
+        "traits": [*traits, *([f"asks for gradients of {losses}"] if losses else [])],
+    }
+
+
+def evaluator(name: str) -> dict[str, Any]:
+    """What a kind of evaluator is, as JSON values. Raises OptionError for a kind that is in no table."""
+    import evaluators
+
+    kind = evaluators.load(name)
+    text = inspect.getdoc(kind) or ""
+    traits = {
+        "runs Python that the job names": kind.runs_code,
+        "has losses that gradients are taken of": hasattr(kind, "loss"),
+        "serves methods with statistics": hasattr(kind, "observe"),
+    }
+    return {
+        "name": name,
+        "summary": text.partition("\n")[0],
+        "options": _fields(kind.Options),
+        "text": text,
+        "traits": [what for what, holds in traits.items() if holds],
+    }
+
+
+def _many(least: int, most: int | None) -> str:
+    if most is None:
+        return f"{least} expert{'s' * (least > 1)} or more"
+    return f"{least} expert{'s' * (least > 1)}" if least == most else f"{least} to {most} experts"
+
+
+def _option(spec: Spec) -> dict[str, Any]:
+    """An option: its kind, its default, what is accepted, and what `search` means of it."""
+    from searchspaces.option import Choice, Flag, Number
+
+    if isinstance(spec, Flag):
+        kind, accepted, searched = "flag", "true or false", "false, true"
+    elif isinstance(spec, Choice):
+        kind, accepted, searched = "choice", ", ".join(spec.among), ", ".join(spec.among)
+    else:
+        kind = "whole number" if spec.whole else "number"
+        accepted = f"{'above ' if spec.above else ''}{spec.low:g} to {spec.high:g}"
+        searched = f"{spec.search[0]:g} to {spec.search[1]:g}" if spec.search else "needs low and high"
+    if spec.prepared:
+        searched = "needs values, each prepared by itself"
+    by = "group and expert" if isinstance(spec, Number) and spec.per == "expert" else "group"
+    differs = by if isinstance(spec, Number) and not spec.prepared else "nothing"
+    return {
+        "kind": kind,
+        "default": spec.default,
+        "accepted": accepted,
+        "search": searched,
+        "prepared": spec.prepared,
+        "differs_by": differs,
+    }
+
+
+def _fields(options: type[BaseModel]) -> dict[str, Any]:
+    """The options of a driver or an evaluator, from their schema."""
+    schema = options.model_json_schema()
+    needed = schema.get("required", [])
+    return {
+        name: {"kind": _kind(field), "default": field.get("default"), "required": name in needed}
+        for name, field in schema.get("properties", {}).items()
+    }
+
+
+def _kind(schema: dict[str, Any]) -> str:
+    """What a field may be, from its JSON schema."""
+    if "anyOf" in schema:
+        return " or ".join(dict.fromkeys(_kind(one) for one in schema["anyOf"]))
+    if "enum" in schema:
+        return " or ".join(map(str, schema["enum"]))
+    kind = str(schema.get("type", "mapping"))
+    if kind == "array" and isinstance(schema.get("items"), dict):
+        return f"list of {_kind(schema['items'])}"
+    names = {
+        "integer": "whole number",
+        "boolean": "true or false",
+        "string": "text",
+        "object": "mapping",
+        "null": "null",
+    }
+    words = {"minimum": "from", "exclusiveMinimum": "above", "maximum": "to", "exclusiveMaximum": "below"}
+    bounds = [f"{word} {schema[key]:g}" for key, word in words.items() if key in schema]
+    return " ".join([names.get(kind, kind), *bounds])
+
+
+def in_a_job(found: dict[str, Any]) -> str:
+    """A method, as `method` tells of it, as a job says it, with an option to be searched where it has one."""
+    ways = {
+        option: "{values: [" + f"{_plain(spec['default'])}, ...]" + "}" if spec["prepared"] else "search"
+        for option, spec in found["options"].items()
+        if spec["search"] != "needs low and high"
+    }
+    first = next((f", options: {{{option}: {way}}}" for option, way in ways.items()), "")
+    return f"space: {{method: {found['name']}, granularity: layer{first}}}"
+
+
+def _plain(value: object) -> str:
+    return json.dumps(value) if not isinstance(value, str) else value
+
+
+def _listed(found: list[dict[str, Any]], json_out: bool, alone: bool) -> None:
+    """All, a line each; or as JSON, one alone as itself."""
+    if json_out:
+        typer.echo(json.dumps(found[0] if alone else found))
+        return
+    wide = max(len(one["name"]) for one in found)
+    for one in found:
+        typer.echo(f"{one['name']:<{wide}}  {one['summary']}")
+        typer.echo(f"{'':<{wide}}    {'; '.join(one['traits'])}")
+
+
+def _told(found: dict[str, Any], snippet: str) -> None:
+    """One, whole."""
+    typer.echo(f"{found['name']}: {found['summary']}\n")
+    for trait in found["traits"]:
+        typer.echo(f"  {trait}")
+    typer.echo("\noptions:" if found["options"] else "\nno options")
+    for name, option in found["options"].items():
+        said = "required" if option.get("required") else f"default {_plain(option['default'])}"
+        accepted = f": {option['accepted']}" if "accepted" in option else ""
+        typer.echo(f"  {name}  {option['kind']}{accepted}; {said}")
+        if "search" in option:
+            differs = "" if option["differs_by"] == "nothing" else f"; may differ by {option['differs_by']}"
+            typer.echo(f"      searched: {option['search']}{differs}")
+    typer.echo(f"\nin a job:\n  {snippet}\n\n{found['text']}")
