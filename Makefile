@@ -3,6 +3,8 @@ PYTHON ?= python3.11
 VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
+# a file's tests stay together, for what they share (a Ray, models), and files go in their order: the longest ones are early
+PARALLEL = -n $(or $(WORKERS),2) --dist loadfile --no-loadscope-reorder
 
 .PHONY: setup demo test check format clean
 
@@ -19,13 +21,13 @@ demo: setup
 	$(BIN)/mergeopt demo
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest $(PARALLEL) -m 'not slow'
 
 format: setup
 	$(BIN)/ruff check --fix .
