@@ -11,12 +11,11 @@ import torch
 from numpy.typing import NDArray
 
 from searchspaces import methods
+from searchspaces.algebra.draws import UNIT, draws
 from searchspaces.composition import Composition, Keep
 from searchspaces.method import Method
 from searchspaces.option import Option, complete
 from searchspaces.row import Row
-from searchspaces.weights.composed_reference import draws
-from searchspaces.weights.packed import UNIT
 
 
 @dataclass
@@ -51,12 +50,15 @@ class NaiveFacts:
             return torch.full((self.size,), 255, dtype=torch.uint8)
         return (ranks * 255 / (rows.shape[1] - 1)).round().to(torch.uint8).flatten()
 
-    def spread(self, share: float) -> float:
+    def spread(self, share: float) -> tuple[float, float]:
         if share >= 1:
-            return 0.0
+            return 0.0, 1.0
         varied = variance(self.deltas).flatten().sort(descending=True).values
         count = int(int((varied != 0).sum()) * share)
-        return float(varied[count - 1]) if count else float("inf")
+        if not count:
+            return float("inf"), 1.0
+        last = varied[count - 1]
+        return float(last), (count - int((varied > last).sum())) / int((varied == last).sum())
 
     def energies(self, spread: float) -> NDArray[np.float64]:
         kept = self.deltas.double() * (variance(self.deltas) >= spread)
@@ -71,7 +73,7 @@ class NaiveFacts:
         whole = torch.stack([_columns(t) if columns else _rows(t) for t in whole], dim=1)  # (rows, K + 1, n)
         return (whole @ whole.transpose(1, 2)).numpy()
 
-    def key(self, k: int, seeded: bool = True) -> int:
+    def key(self, k: int | None, seeded: bool = True) -> int:
         said = f"{self.seed if seeded else 'any'} {k} {self.name}"
         return int.from_bytes(hashlib.sha256(said.encode()).digest()[:4], "little")
 
@@ -111,7 +113,8 @@ def run(c: Composition, base: torch.Tensor, deltas: torch.Tensor) -> torch.Tenso
         return _by_rows(c, base, deltas)
     weights = _wide(c.weights, deltas)
     kept = torch.stack([_kept(k, d) for k, d in zip(c.keeps, deltas, strict=True)]) if c.keeps else deltas
-    agree = _agree(c, kept, deltas, weights).float() * (variance(deltas) >= c.spread)
+    varied, order = variance(deltas), draws(c.key, 0, base.numel()).reshape(base.shape) / UNIT
+    agree = _agree(c, kept, deltas, weights).float() * ((varied > c.spread) | (varied == c.spread) & (order < c.until))
     divisor = (agree * _wide(c.divisors, deltas)).sum(0) if c.divisors is not None else torch.ones_like(base)
     gains = _wide(c.gains if c.gains is not None else np.ones(len(deltas)), deltas)
     added = weights * gains * agree * kept * c.scale / torch.where(divisor == 0, 1.0, divisor)

@@ -209,7 +209,7 @@ def test_an_adapter_of_any_layer_is_loaded_by_peft(
 
 
 def test_a_cut_that_loses_nothing_is_the_merge_and_scored_as_such(tmp_path: Path) -> None:
-    job = worlds.adapters(tmp_path, evaluations=4)
+    job = worlds.adapters(tmp_path, evaluations=10)
     shutil.rmtree(tmp_path / "adapters/two")
     shutil.copytree(tmp_path / "adapters/one", tmp_path / "adapters/two")  # side by side 6, in truth 3
     run = Run.create(Job.load(job), tmp_path / "runs")
@@ -249,7 +249,7 @@ def test_one_module_of_a_large_rank_does_not_widen_the_others(tmp_path: Path) ->
 
 
 def test_in_bf16_the_scores_are_those_of_the_adapter_merged_and_peft_is_roundings_away(tmp_path: Path) -> None:
-    job = worlds.adapters(tmp_path, evaluations=4)
+    job = worlds.adapters(tmp_path, evaluations=10)
     job.write_text(job.read_text().replace("models: {", "models: {dtype: bfloat16, "))
     run = Run.create(Job.load(job), tmp_path / "runs")
     run.search()
@@ -299,7 +299,7 @@ def test_adapters_of_classifiers_keep_their_heads(tmp_path: Path, monkeypatch: p
         text = text.replace("kind: ray, workers: 2, threads: 1", "kind: inline").replace(
             "label: label", "label: label\n    classes: [neg, pos]"
         )
-        (tmp_path / f"{kind}.yaml").write_text(re.sub("evaluations: [0-9]+", "evaluations: 6", text))
+        (tmp_path / f"{kind}.yaml").write_text(re.sub("evaluations: [0-9]+", "evaluations: 10", text))
         run = Run.create(Job.load(tmp_path / f"{kind}.yaml"), tmp_path / kind / "runs")
         run.search()
         found.append(run)

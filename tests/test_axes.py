@@ -151,6 +151,29 @@ def test_the_method_is_a_choice_and_what_is_anothers_is_no_part_of_a_recipe() ->
     assert made.domain.vertices is None
 
 
+def labels_of(made: CoefficientSpace, most: int | None = None) -> list[str]:
+    return [label for label, _ in made.anchors(most)]
+
+
+def test_of_more_anchors_than_there_is_room_for_the_best_known_are_taken_in_the_same_order() -> None:
+    made = space(["task_arithmetic", "ties", "tsv_m"])
+    every = labels_of(made)
+    assert labels_of(made, 1000) == every and len(every) == 22
+    # what is one model under all methods is asked once
+    assert every[:3] == ["base", "expert: math", "expert: code"] and not [a for a in every if "expert: math (" in a]
+    first = ["base", "global 0.4 (task_arithmetic)", "uniform (ties)", "global 1 (tsv_m)", "expert: math"]
+    for most in range(1, len(every) + 1):
+        found = labels_of(made, most)
+        assert len(found) == most and found == [label for label in every if label in found]
+        assert set(first[:most]) <= set(found)
+    assert labels_of(made, 10)[3:] == [
+        *("uniform (task_arithmetic)", "global 0.3 (task_arithmetic)", "global 0.4 (task_arithmetic)"),
+        *("uniform (ties)", "uniform (tsv_m)", "global 0.7 (tsv_m)", "global 1 (tsv_m)"),
+    ]
+    held = space(["task_arithmetic", "layer_swap"], frozen=["embeddings"])
+    assert "expert: math (layer_swap)" in labels_of(held), "what is held differs by method"
+
+
 def test_a_recipe_of_coarser_groups_brings_its_options_along() -> None:
     coarse = space(options={"density": {"low": 0.1, "high": 0.9, "per": "both"}}, granularity="layer")
     fine = space(options={"density": {"low": 0.1, "high": 0.9, "per": "both"}}, granularity="tensor")
@@ -185,8 +208,16 @@ def test_names_stay_unambiguous_whatever_experts_are_called() -> None:
 @pytest.mark.parametrize(
     ("method", "options", "message"),
     [
-        ("ties", {"densty": 0.5}, r"method ties has no option 'densty'; there are: .*density"),
+        ("ties", {"densty": 0.5}, r"ties has no option 'densty'; did you mean 'density'\? there are: .*density"),
         ("ties", {"dare.density": 0.5}, r"method ties has no option 'dare.density'"),
+        (
+            "ties",
+            {"gamma": 0.5},
+            r"ties has no option 'gamma'; .*\(gamma is an option of breadcrumbs, breadcrumbs_ties",
+        ),
+        ("ties", {"pcb.ratio": 0.5}, r"options\.pcb\.ratio: space\.method does not list pcb, but ties; list it too"),
+        ("ties", {"density": "0.5"}, r"must be a finite number, got '0.5'; write it without quotes$"),
+        ("ties", {"density": "serch"}, r"must be a finite number, got 'serch'; did you mean 'search'\?$"),
         (
             ["ties", "linear"],
             {"gamma": 1},

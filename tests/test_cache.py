@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -13,10 +14,12 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
+import worlds
 
+from optimizer import Job, Run
 from searchspaces.cache import holds, limit
 from searchspaces.cache.once import cache, made_once
-from searchspaces.errors import PoolError
+from searchspaces.errors import CacheError, CacheFull, PoolError
 
 
 @pytest.fixture(autouse=True)
@@ -290,3 +293,36 @@ def test_what_is_larger_than_the_limit_alone_removes_nothing_for_its_sake(monkey
     holds.release()
     assert make("b", 7000).is_dir() and old.is_dir()
     assert make("c", 4500).is_dir() and not old.is_dir()
+
+
+@pytest.mark.parametrize(("number", "kind", "code"), [(errno.ENOSPC, CacheFull, 74), (errno.EROFS, CacheError, 2)])
+def test_a_disk_that_does_not_take_it_is_the_hosts_fault(number: int, kind: type[CacheError], code: int) -> None:
+    def full(folder: Path) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with pytest.raises(kind, match=r"the things cannot be written to .*; make room there, or set XDG") as refused:
+        made_once(home_of("a"), "the things", 0, full)
+    assert refused.value.exit_code == code
+
+
+def test_a_cache_that_cannot_be_written_ends_a_run_and_fails_no_candidate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = worlds.classification(tmp_path, evaluations=6)
+    path.write_text(path.read_text().replace("{granularity: layer}", "{method: [task_arithmetic, tsv_m]}"))
+    job = Job.load(path)
+    with monkeypatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", "/dev/null/x")
+        with pytest.raises(CacheError, match=r"the cache /dev/null/x/mergeopt/\w+ cannot be written to"):
+            Run.create(job, tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+    run = Run.create(job, tmp_path / "runs")
+    with monkeypatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", "/dev/null/x")
+        with pytest.raises(CacheError, match="cannot be written to"):
+            run.search()
+    assert not run.results().failures
+    run.search()
+    results = run.results()
+    assert len(results.scored) == 6 and not results.failures
+    assert {results.recipe(c).method for c in results.scored} == {"task_arithmetic", "tsv_m"}

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
+import runpy
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import worlds
+from rich.console import Console
 
-from optimizer import Job, Run, cli
+from optimizer import Job, Run, cli, progress
+from optimizer.answer import Answer
+from optimizer.remote import wire
 from searchspaces.cache import holds
 from searchspaces.cache.once import made_once
 
@@ -45,7 +51,18 @@ def test_the_cache_is_shown_and_cleared(
     assert mergeopt(monkeypatch, "cache", "--clear", "--json") == 0
     kept = json.loads(capsys.readouterr().out)
     assert kept["bytes"].keys() == {"ranks", "grams"} and kept["limit"] == 7_500_000_000  # this process uses them
+    assert kept["removed"] == {}
+    assert mergeopt(monkeypatch, "cache", "--clear") == 0
+    said = capsys.readouterr().out
+    assert said.startswith("removed nothing\n") and "it stays until they end" in said
     holds.release()
+    torn = tmp_path / "mergeopt" / "statistics" / f".{'3' * 32}.work"
+    torn.mkdir(parents=True)
+    (torn / "sums").write_bytes(bytes(10_000_000))
+    assert mergeopt(monkeypatch, "cache", "--clear") == 0
+    said = capsys.readouterr().out
+    assert said.startswith("removed 0.06 GB:\n") and "  ranks             0.05 GB\n" in said
+    assert "  statistics        0.01 GB\n" in said and "stays until" not in said and not torn.exists()
     assert mergeopt(monkeypatch, "cache", "--clear", "--json") == 0
     assert json.loads(capsys.readouterr().out)["bytes"] == {}
 
@@ -85,6 +102,10 @@ def test_from_models_to_an_export(
     assert "held-out" in run("front", "first", "--all")
     shown = json.loads(run("show", "first", "expert: spam", "--json"))
     assert set(shown["coefficients"]["embeddings"].items()) == {("spam", 1.0), ("mood", 0.0)}
+    assert json.loads(run("show", "first", "expert spam", "--json")) == shown  # as references are called
+    assert mergeopt(monkeypatch, "show", "first", "expert other") == 2
+    refused = capsys.readouterr().err
+    assert "or one of: " in refused and "expert: spam" in refused and "uniform" in refused and "NAME" not in refused
     assert "spam.accuracy" in run("show", "first")
     assert "its scores on reload are those of the ledger" in run("export", "first", "best", "--out", "merged")
     assert (world / "merged" / "model.safetensors").is_file()
@@ -114,6 +135,66 @@ def test_a_users_mistake_is_one_message_and_code_2(
     assert mergeopt(monkeypatch, *arguments) == 2
     said = capsys.readouterr().err
     assert message in said and "Traceback" not in said
+
+
+@pytest.mark.parametrize("option", ["--fork=other", "--metrics-port=0", "--log-json"])
+def test_what_means_nothing_on_a_cluster_is_refused_and_not_dropped(
+    option: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli.cli_runs, "remote_resume", lambda *given: pytest.fail("it was sent"))
+    assert mergeopt(monkeypatch, "resume", "far", "--address", "http://localhost:1", option) == 2
+    said = capsys.readouterr().err
+    assert option.partition("=")[0] in said and "not with --address" in said
+
+
+@pytest.mark.parametrize("module", ["optimizer", "optimizer.cli"])
+def test_the_program_is_also_run_as_a_module_and_knows_its_version(
+    module: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["mergeopt", "--version"])
+    monkeypatch.delitem(sys.modules, module if module != "optimizer" else "optimizer.__main__", raising=False)
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    assert not ended.value.code
+    assert capsys.readouterr().out == f"mergeopt {wire.version()}\n"
+
+
+def test_help_begins_with_what_everybody_needs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert mergeopt(monkeypatch, "--help") == 0
+    words = capsys.readouterr().out.replace("│", " ").split("\n")
+    listed = [line.split()[0] for line in words if line.startswith("  ") and line[2:3].isalpha()]
+    assert listed[:5] == ["init", "check", "run", "resume", "status"]
+    assert listed.index("methods") < listed.index("launch") < listed.index("cluster")
+
+
+def test_a_ledgers_server_is_tried_by_check_and_a_missing_driver_is_one_message(
+    world: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("job.yaml").write_text(Path("job.yaml").read_text() + "ledger: postgresql://me@/db?host=/nowhere\n")
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    for command in ("check", "run"):
+        assert mergeopt(monkeypatch, command, "job.yaml") == 2
+        assert "needs the package psycopg; pip install 'mergeopt[postgres]'" in capsys.readouterr().err
+    assert not list(Path("runs").iterdir())
+
+
+def test_the_rate_leaves_out_what_the_first_answer_had_to_prepare(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    out = io.StringIO()
+    shown = progress.SearchProgress(Console(file=out, width=200), live=False)
+    front = SimpleNamespace(hypervolume=0.5, best=lambda: None)
+    search = SimpleNamespace(steps=0, evaluations=24, phase="search", front=front, objectives=(), repeated=0, failed=0)
+    for search.answered, at in ((10, 1300.0), (11, 1306.0), (12, 1312.0)):  # nine are of before; the first took minutes
+        now[0] = at
+        shown.on_answer(search, Answer(search.answered, "calibration", seconds=300.0))
+    assert [line.split("  ")[1:] for line in out.getvalue().splitlines()] == [
+        ["hypervolume 0.5000"],
+        ["10.0/min", "hypervolume 0.5000", "78 s left"],
+        ["10.0/min", "hypervolume 0.5000", "72 s left"],
+    ]
 
 
 def test_a_run_that_cannot_start_leaves_its_name_free(

@@ -131,7 +131,7 @@ def _part(c: Composition, facts: NaiveFacts, k: int, slope: torch.Tensor) -> flo
     return float((run(alone, facts.base, facts.deltas).double() * slope).sum())
 
 
-FIELDS = ("keeps", "consensus", "threshold", "least", "divisors", "gains", "spread", "scale", "columns")
+FIELDS = ("keeps", "consensus", "threshold", "least", "divisors", "gains", "spread", "until", "key", "scale", "columns")
 
 
 @pytest.mark.parametrize("method", ["dare_linear", "della_linear"])

@@ -17,6 +17,7 @@ from optimizer.job import EvaluatorEntry
 from optimizer.ledger import Ledger
 from optimizer.training import minibatch
 from optimizer.worker import Worker, specification
+from searchspaces.cache import limit
 from searchspaces.models.loading import load_model
 
 DRIVER = "supervised, steps: 12, every: 4, batch: 8, lr: 0.05"
@@ -168,8 +169,8 @@ def test_teachers_are_asked_once_and_alignment_needs_no_labels(tmp_path: Path, m
     data["driver"]["gradients"] = {"loss": {"kl": 1.0, "hidden": 0.1}}
     run = Run.create(Job.parse(data, tmp_path), tmp_path / "runs")
     run.search()
-    kept = sorted((tmp_path / "cache" / "mergeopt" / "teachers").glob("*.safetensors"))
-    assert len(kept) == 2
+    kept = sorted((tmp_path / "cache" / "mergeopt" / "teachers").glob("*/*.safetensors"))
+    assert len(kept) == 2 and limit.sizes()["teachers"] >= sum(file.stat().st_size for file in kept)
     times = [file.stat().st_mtime_ns for file in kept]
     exported = run.export("best", tmp_path / "merged")
     assert (exported / "model.safetensors").is_file()

@@ -75,6 +75,20 @@ def test_relative_paths_start_at_the_job_file_and_root_moves_them(tmp_path: Path
         (GOOD.replace("lambda: 1e-1", "e: null"), r"space\.options\.e: expected a value.*got nothing"),
         (GOOD.replace("lambda: 1e-1", "e: .inf"), r"space\.options\.e: expected a value.*got float inf"),
         (GOOD.replace("lambda: 1e-1", "e: {a: x}"), r"space\.options\.e\.a: expected a finite number, got str 'x'"),
+        (
+            GOOD.replace("lambda: 1e-1", "e: {a: '1'}"),
+            r"options\.e\.a: expected a finite number; write it without quotes",
+        ),
+        (
+            GOOD.replace("{lambda: 1e-1}", "density"),
+            r"space\.options: expected options and their values, such as \{dens",
+        ),
+        (GOOD.replace("bounds: [0, 1e0]", "bounds: [0, 1, 2]"), r"space\.bounds: expected \[low, high\], or \{EXPERT"),
+        (GOOD.replace("bounds: [0, 1e0]", "bounds: ['0', 1]"), r"space\.bounds: .*; write numbers without quotes"),
+        (GOOD.replace("bounds: [0, 1e0]", "bounds: {a: 1}"), r"space\.bounds: expected .*got dict \{'a': 1\}$"),
+        (GOOD.replace("space: {", "space: {start: x, "), r"space\.start: expected a number, or \{EXPERT: number"),
+        (GOOD.replace("space: {", "space: {methods: x, "), r"space\.methods: unknown key; did you mean 'method'\?"),
+        (GOOD.replace("space: {", "space: {frozen: x, "), r"space\.frozen: expected a list, got str 'x'"),
         (GOOD.replace("lambda: 1e-1", "e: {low: yes}"), r"space\.options\.e\.low: expected a finite number"),
         (GOOD.replace("lambda: 1e-1", "e: {low: true}"), r"space\.options\.e\.low: expected a finite number"),
         (GOOD.replace("lambda: 1e-1", "e: {values: [1]}"), r"space\.options\.e\.values: List should have at least 2"),
@@ -89,10 +103,25 @@ def test_relative_paths_start_at_the_job_file_and_root_moves_them(tmp_path: Path
         (GOOD.replace("space: {", "space: {method: [a, a], "), r"space\.method: a method is listed twice"),
         (GOOD + "name: twice\n", r"duplicate key"),
         (GOOD.replace("bounds: [0, 1e0]", "bounds: [0]"), r"space\.bounds"),
+        (
+            GOOD.replace("bounds: [0, 1e0]", "bounds: [false, true]"),
+            r"space\.bounds: expected \[low, high\].*, got list \[False, True\]",
+        ),
+        (
+            GOOD.replace("bounds: [0, 1e0]", "bounds: ['0', 1]"),
+            r"space\.bounds.*; write numbers without quotes, got list \['0', 1\]",
+        ),
+        (
+            GOOD.replace("bounds: [0, 1e0]", "bounds: [-1e400, 1]"),
+            r"space\.bounds: expected \[low, high\].*, got list \[-inf, 1\]",
+        ),
+        (GOOD.replace("bounds: [0, 1e0]", "start: true"), r"space\.start: expected a number.*, got bool True"),
+        (GOOD.replace("bounds: [0, 1e0]", "start: {a: .nan}"), r"space\.start: expected a number.*nan"),
+        (GOOD.replace("bounds: [0, 1e0]", "simplex: 1"), r"space\.simplex: expected true or false, got int 1"),
         (GOOD.replace("[a.accuracy]", "[]"), r"objectives: List should have at least 1 item"),
         (GOOD.replace("name: demo", "name: ../../etc"), r"name: expected letters, digits"),
         (GOOD.replace("{a: models/a", "{'a/b': models/a"), r"models\.experts.*expected letters, digits"),
-        (GOOD.replace("models/base", "3"), r"models\.base: Input should be a valid string, got int 3"),
+        (GOOD.replace("models/base", "3"), r"models\.base: expected text, got int 3"),
         (GOOD + "budget: {evaluations: 0}\n", r"budget\.evaluations: .*greater than or equal to 1"),
         (GOOD + "executor: {kind: slurm}\n", r"executor\.kind: .*'inline' or 'ray'"),
         (GOOD + "executor: {pool: gpu}\n", r"executor\.pool: .*'auto', 'device' or 'stream'"),
@@ -106,7 +135,28 @@ def test_relative_paths_start_at_the_job_file_and_root_moves_them(tmp_path: Path
         (GOOD + "executor: {device: {a: 1, b: 2}, gpus: 2}\n", r"numbered from 0, and with gpus: 2 none is cuda:2"),
         (GOOD + "executor: {device: 'cuda:1', gpus: 1}\n", r"with gpus: 1 none is cuda:1"),
         (GOOD.replace("}]", "}, {kind: language, name: a, data: b}]"), r"the name 'a' is used twice"),
+        (GOOD + "executor: {patience: .inf}\n", r"executor\.patience: .*finite number, got float inf"),
+        (GOOD + "executor: {cpus: .inf}\n", r"executor\.cpus: .*finite number"),
+        (GOOD + "executor: {timeout: .inf}\n", r"executor\.timeout: .*finite number"),
+        (GOOD + "executor: {timeout: inf}\n", r"executor\.timeout: .*finite number"),
+        (GOOD.replace("a.jsonl", "a.jsonl, limit: .nan"), r"evaluators\.0\.limit: expected a finite number, got nan"),
+        (
+            GOOD.replace("a.jsonl", "a.jsonl, few: {x: [1, -.inf]}"),
+            r"evaluators\.0\.few\.x\.1: expected a finite number",
+        ),
+        (GOOD.replace("1e-3", ".inf"), r"driver\.sigma: expected a finite number, got inf"),
+        (GOOD + "root: null\n", r"root: expected the folder where relative paths start, got nothing"),
+        (GOOD + "root: 5\n", r"root: expected the folder .*got int 5"),
+        (GOOD + "root: [a]\n", r"root: expected the folder .*got list"),
         ("a: &x 1\nb: *x\n", r"aliases \(\*x\) are refused"),
+        (GOOD + "ledger: postgresql://me:canary@host/db\n", r"ledger: .*me:\*\*\*@host.* holds a password.*PGPASSWORD"),
+        (GOOD + "ledger: postgresql://me@host/db?password=canary\n", r"ledger: .*holds a password"),
+        (GOOD + "ledger: mysql://me@host/db\n", r"ledger: expected postgresql://USER@HOST/DATABASE"),
+        (GOOD + "ledger: postgresql://me@host/db?passfile=/etc/shadow\n", r"unknown parameter 'passfile'"),
+        (GOOD + "ledger: postgresql://me@host:99999/db\n", r"expected postgresql.*Port out of range"),
+        ("a: " + "[" * 60 + "]" * 60, r"values inside values over 50 deep"),
+        ("a: !!bool 3\n", r"a value is none of its kind"),
+        ("a: " + "9" * 5000, r"a value is none of its kind: Exceeds the limit"),
         ("- 1\n", r"expected a mapping of keys"),
         ("", r"expected a mapping of keys.*got nothing"),
         ("a: [\n", r"not valid YAML"),
@@ -118,7 +168,7 @@ def test_a_bad_job_is_refused_in_one_clear_error(tmp_path: Path, text: str, mess
     with pytest.raises(JobError, match=message) as caught:
         load(tmp_path, text)
     assert caught.value.exit_code == 2
-    assert "job.yaml" in str(caught.value)
+    assert "job.yaml" in str(caught.value) and "canary" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

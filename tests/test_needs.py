@@ -22,6 +22,7 @@ from optimizer.needs import Host, Needs
 from optimizer.problem import open_pool
 from searchspaces import Resident
 from searchspaces.models.checkpoint import Checkpoint
+from searchspaces.weights import kernel
 
 SEVEN = 2 * 6_738_415_616  # bytes of Llama 2 7B in bf16
 
@@ -161,6 +162,10 @@ def test_an_accelerator_that_is_elsewhere_is_said_to_be(seven: Path) -> None:
     assert found["device_available_bytes"] is None and found["refusal"] is None
     assert "is not here" in paper.rows_of(found)["a worker"]
     assert "unknown time" in paper.rows_of(found)["one merge"]
+
+
+def test_the_pieces_that_are_planned_are_those_of_the_kernels() -> None:
+    assert needs.PIECE == kernel.CHUNK
 
 
 @pytest.mark.parametrize("dtype", [None, "bfloat16"])

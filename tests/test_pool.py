@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from searchspaces import Pool
 from searchspaces.errors import PoolError
+from searchspaces.models import hashes
 from searchspaces.models.headers import read_header
 from searchspaces.models.pool import suggest_heads
 
@@ -132,6 +135,8 @@ def test_what_a_user_may_mistype_is_refused(pair: tuple[Path, Path], tmp_path: P
     for experts, options, message in [
         ({}, {}, "at least one expert"),
         ({"../math": pair[1]}, {}, "letters, digits"),
+        ({"m" * 65: pair[1]}, {}, "at most 64 letters"),
+        ({"base": pair[1]}, {}, "give it another name"),
         ({"math": tmp_path / "nowhere"}, {}, "no folder"),
         ({"math": "org/name"}, {}, "not pinned"),
         ({"math": "org/name@main"}, {}, "not pinned"),
@@ -271,6 +276,24 @@ def test_hashes_are_of_content_and_cached(
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache.parent.parent))
     again = Pool.open(pair[0], {"math": pair[1]}, heads=["classifier.*"]).hashes()
     assert again["base"] == first["base"] and again["math"] != first["math"]
+
+
+def test_workers_of_a_host_that_start_together_read_each_file_once(
+    pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Path] = []
+
+    def slow(label: str, file: Path) -> str:
+        read.append(file)
+        time.sleep(0.05)
+        return scan(label, file)
+
+    scan = hashes._scan
+    monkeypatch.setattr(hashes, "_scan", slow)
+    pools = [Pool.open(pair[0], {"math": pair[1]}, heads=["classifier.*"]) for _ in range(4)]
+    with ThreadPoolExecutor(4) as workers:
+        found = list(workers.map(Pool.hashes, pools))
+    assert all(f == found[0] for f in found) and len(read) == len(set(read)) == 4, "config and weights of two models"
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"x": 1}'])

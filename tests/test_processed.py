@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from pico import base, expert
 from safetensors.torch import load_file, save_file
 
 from searchspaces import CoefficientSpace, Pool, Recipe, Resident, processed
+from searchspaces.algebra.draws import UNIT, draws, key_of
 from searchspaces.errors import Inexpressible, PoolError, RecipeError
 from searchspaces.facts.process import folder
 from searchspaces.given import Given
@@ -57,12 +59,15 @@ def plainly(pool: Pool, density: float, scope: str) -> dict[str, list[torch.Tens
     """The experts of TIES, as the paper tells it: sort, trim, elect, and drop what disagrees."""
     names = [t.name for t in pool.merged]
     taus = [{n: e.tensor(n).float() - pool.base.tensor(n).float() for n in names} for e in pool.experts.values()]
-    for tau in taus:
+    for name, tau in zip(pool.names, taus, strict=True):
         for part in [names] if scope == "model" else [[n] for n in names]:
             sizes = torch.cat([tau[n].abs().flatten() for n in part]).sort(descending=True).values
-            least = sizes[int(np.ceil(density * len(sizes))) - 1]
+            rank = int(np.ceil(density * len(sizes)))
+            least = sizes[rank - 1]
+            until = (rank - int((sizes > least).sum())) / int((sizes == least).sum())
             for n in part:
-                tau[n] = torch.where(tau[n].abs() >= least, tau[n], 0)
+                order = draws(key_of(name, n), 0, tau[n].numel()).reshape(tau[n].shape) / UNIT
+                tau[n] = torch.where((tau[n].abs() > least) | ((tau[n].abs() == least) & (order < until)), tau[n], 0)
     out = {}
     for n in names:
         elected = sum(tau[n] for tau in taus).sign()
@@ -84,7 +89,8 @@ def test_ties_once_is_what_the_papers_say(tmp_path: Path, density: float, scope:
             assert kept.dtype == dtype
             assert torch.equal(kept, expected[info.name][k].to(dtype)), (info.name, name)
             moved += int((kept != 0).sum())
-    assert 0 < moved <= density * 3 * raw.parameters + 3 * len(raw.merged)
+    # a tensor keeps an entry at least; draws let as many more stay as fewer
+    assert 0 < moved <= density * 3 * raw.parameters + 3 * len(raw.merged) + 4 * math.sqrt(3 * raw.parameters / 4)
 
 
 def test_the_merge_is_the_base_and_scaled_task_vectors(tmp_path: Path) -> None:
@@ -144,7 +150,11 @@ def test_the_threshold_is_the_entry_of_that_rank(values: list[float], density: f
     parts = [p for p in (whole[:cut], whole[cut:]) if len(p)]
     found = thresholds(lambda: ((str(i), torch.zeros_like(p), {"e": p}) for i, p in enumerate(parts)), density)
     rank = int(np.ceil(density * len(values)))
-    assert found == [float(whole.abs().sort(descending=True).values[rank - 1])]
+    sizes = whole.abs().sort(descending=True).values
+    ((least, until),) = found
+    larger, equal = int((sizes > least).sum()), int((sizes == least).sum())
+    assert least == float(sizes[rank - 1])
+    assert larger + until * equal == pytest.approx(rank)
 
 
 def test_where_the_base_is_wider_what_is_dropped_stays_the_base(tmp_path: Path) -> None:
@@ -207,6 +217,17 @@ def test_what_they_depend_on_makes_others(tmp_path: Path) -> None:
     expert(tmp_path / "e2", raw.base.folder, 9)
     every += [processed(Pool.open(raw.base.folder, folders), "ties_once")]
     assert len({p.experts["e0"].kept.folder for p in every}) == len(made()) == 6
+
+
+def test_names_of_tensors_and_experts_may_be_as_long_as_they_may(tmp_path: Path) -> None:
+    first, long = base(tmp_path / "base"), "x" * 256
+    folders = {"e" * 63 + str(k): expert(tmp_path / str(k), first, k, scale=0.1) for k in (1, 2)}
+    for home in (first, *folders.values()):
+        tensors = load_file(home / "model.safetensors")
+        save_file({**tensors, long: next(iter(tensors.values())).clone()}, home / "model.safetensors")
+    pool = processed(Pool.open(first, folders), "ties_once")
+    for whole in pool.experts.values():
+        assert whole.tensor(long).shape == pool.base.tensor(long).shape
 
 
 def test_a_processed_pool_is_not_processed_again(tmp_path: Path) -> None:

@@ -23,7 +23,14 @@ def test_ranks_are_those_of_sorting(rows: list[list[float]], cut: int, share: fl
     found = ranked(lambda: parts, lambda n: [int(share * n), 0, n - 1])
     ordered = whole.sort(dim=1).values
     count = whole.shape[1]
-    assert found == [[float(row[i]) for i in (int(share * count), 0, count - 1)] for row in ordered]
+    for row, places in zip(ordered, found, strict=True):
+        for i, (number, before, equal) in zip((int(share * count), 0, count - 1), places, strict=True):
+            assert number == float(row[i])
+            # -0 lies before 0, and equals it
+            if number:
+                same = [j for j in range(count) if row[j] == number]
+                assert (equal, before) == (len(same), i - same[0])
+            assert 0 <= before < equal <= count
 
 
 def test_task_vectors_come_in_parts_of_every_tensor() -> None:

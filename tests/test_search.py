@@ -65,7 +65,7 @@ def search(path: Path, made: Driver, evaluations: int = 40, kill_after: int | No
         ledger,
         OBJECTIVES,
         evaluations,
-        lambda p: p.tobytes().hex()[:16],
+        lambda p: p.tobytes().hex(),
         count,
         tasks=("task0", "task1"),
     )
@@ -142,7 +142,7 @@ def test_a_stop_asks_nothing_more_and_keeps_what_is_answered(tmp_path: Path) -> 
     path = tmp_path / "l.db"
     ledger = Ledger.create(path, {})
     made = Search(
-        driver(DRIVERS["sobol"]), Inline(Bowl.TARGET, "{}"), ledger, OBJECTIVES, 40, lambda p: "",
+        driver(DRIVERS["sobol"]), Inline(Bowl.TARGET, "{}"), ledger, OBJECTIVES, 40, lambda p: p.tobytes().hex(),
         lambda running, answer: running.stop() if running.answered == 9 else None,
     )  # fmt: skip
     made.run()

@@ -98,7 +98,8 @@ def test_check_says_what_is_searched(tmp_path: Path, capsys: pytest.CaptureFixtu
         ("{method: [task_arithmetic, ties]}", "which of task_arithmetic, ties is best has none"),
         ("{options: {lambda: search}}", "space.options.lambda has none; fix its value"),
         ("{method: layer_swap}", "takes each group from one model"),
-        ("{method: ties}", "is not linear in its coefficients"),
+        ("{method: ties}", "'ties' with these options is not linear in its coefficients.*, or take a driver"),
+        ("{method: model_stock, options: {filter_wise: true}}", "'model_stock' with these options is not linear"),
     ],
 )
 def test_drivers_that_ask_for_gradients_refuse_what_has_none(tmp_path: Path, space: str, message: str) -> None:

@@ -107,7 +107,7 @@ torch.set_num_threads(int(sys.argv[1]))
 draw = torch.Generator().manual_seed(0)
 base = torch.randn(300, 200, generator=draw)
 experts = {f"e{k}": base + 0.01 * torch.randn(300, 200, generator=draw) for k in range(3)}
-kept = torch.stack(list(TsvM({"lambda": 1.0, "rank": 1.0}).process(Given("w", base, experts))))
+kept = torch.stack(list(TsvM({"lambda": 1.0, "share": 1.0}).process(Given("w", base, experts))))
 print(hashlib.sha256(kept.numpy().tobytes()).hexdigest(), *kept.flatten()[::997].tolist())
 """
 

@@ -135,8 +135,8 @@ def test_tsv_m_of_experts_that_hardly_differ_is_the_published_merge(count: int) 
 
 def test_tsv_m_keeps_as_many_directions_as_are_asked_for() -> None:
     base, deltas = normal(3, 24, 18)
-    for rank, kept in ((0.5, 3), (1.0, 6), (2.0, 12), (64.0, 18)):
-        found = parts(method("tsv_m", rank=rank), base, *deltas)
+    for share, kept in ((0.5, 3), (1.0, 6), (2.0, 12), (64.0, 18)):
+        found = parts(method("tsv_m", share=share), base, *deltas)
         assert [int(torch.linalg.matrix_rank(t, rtol=1e-5)) for t in found] == [kept] * 3
     u, s, v = torch.linalg.svd(torch.stack(deltas).double(), full_matrices=False)
     lossless = (orthonormal(torch.cat(list(u), dim=1)) * s.reshape(-1)) @ orthonormal(torch.cat(list(v), dim=0))

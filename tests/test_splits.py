@@ -108,3 +108,11 @@ def test_a_share_beside_two_files_is_a_contradiction(tmp_path: Path) -> None:
 def test_a_calibration_that_is_neither_share_nor_count_is_refused(value: object) -> None:
     with pytest.raises(OptionError, match="option 'calibration"):
         parse(ItemOptions, "mine", {"data": "a.csv", "calibration": value})
+
+
+def test_a_refused_option_is_called_as_the_job_calls_it() -> None:
+    with pytest.raises(OptionError, match=r"option 'calibration': ") as refused:
+        parse(ItemOptions, "spam", {"data": "a", "calibration": "x"})
+    assert "constrained" not in str(refused.value)
+    with pytest.raises(OptionError, match=r"option 'data\.heldout' is missing|option 'data': "):
+        parse(ItemOptions, "spam", {"data": {"calibration": "a"}})

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import sqlite3
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +15,34 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from evaluators.evaluator import Measure
-from optimizer.answer import Answer, Failure
-from optimizer.driver import Items, Question
+from optimizer import connection
+from optimizer.answer import Answer, Failure, Try
+from optimizer.driver import Items, Question, reference
 from optimizer.errors import LedgerBusy, RunError
 from optimizer.ledger import Ask, Ledger, Tell
 
 
+@pytest.fixture(params=["file", "server"])
+def server(request: pytest.FixtureRequest) -> str | None:
+    """Where the record lies: the URL of a server, None for a file of the run's own."""
+    return request.getfixturevalue("postgresql").url if request.param == "server" else None
+
+
 @pytest.fixture
-def ledger(tmp_path: Path) -> Ledger:
+def ledger(tmp_path: Path, server: str | None) -> Iterator[Ledger]:
+    made = Ledger.create(tmp_path / "ledger.db", {"name": "test"}, server)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def in_file(tmp_path: Path) -> Ledger:
     return Ledger.create(tmp_path / "ledger.db", {"name": "test"})
+
+
+def reading(folder: Path) -> contextlib.closing[Ledger]:
+    """The ledger as another process sees it, closed afterwards."""
+    return contextlib.closing(Ledger.open(folder / "ledger.db", readonly=True))
 
 
 def question(number: int, split: str = "calibration") -> Question:
@@ -60,14 +81,15 @@ def test_history_is_the_order_of_asks_and_tells_to_the_bit(ledger: Ledger, tmp_p
     ]
     assert read(ledger) == expected
     ledger.close()
-    assert read(Ledger.open(tmp_path / "ledger.db", readonly=True)) == expected
+    with reading(tmp_path) as reader:
+        assert read(reader) == expected
 
 
 def test_what_was_answered_is_there_for_another_process_at_once(ledger: Ledger, tmp_path: Path) -> None:
     ledger.asked(1, [question(0)], ["r0"])
     ledger.answered([answer(0)])
-    rows = sqlite3.connect(tmp_path / "ledger.db").execute("SELECT number FROM answers").fetchall()
-    assert rows == [(0,)]
+    with reading(tmp_path) as reader:
+        assert [a.number for a in reader.answers()] == [0]
 
 
 def test_pending_is_what_was_asked_and_not_answered(ledger: Ledger) -> None:
@@ -97,12 +119,12 @@ def test_the_same_answer_again_is_ignored_and_a_different_one_refused(
     assert ledger.answers()[0].measures["a.accuracy"].value == 0.5
 
 
-@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(order=st.lists(st.tuples(st.integers(0, 5), st.sampled_from([0.1, 0.2])), max_size=20))
 def test_the_first_answer_wins_in_any_order(
-    tmp_path_factory: pytest.TempPathFactory, order: list[tuple[int, float]]
+    tmp_path_factory: pytest.TempPathFactory, server: str | None, order: list[tuple[int, float]]
 ) -> None:
-    ledger = Ledger.create(tmp_path_factory.mktemp("l") / "ledger.db", {})
+    ledger = Ledger.create(tmp_path_factory.mktemp("l") / "ledger.db", {}, server)
     ledger.asked(6, [question(i) for i in range(6)], ["r"] * 6)
     first: dict[int, float] = {}
     for number, value in order:
@@ -114,32 +136,57 @@ def test_the_first_answer_wins_in_any_order(
 
 
 def test_a_reader_sees_the_ledger_while_it_is_written(ledger: Ledger, tmp_path: Path) -> None:
-    reader = Ledger.open(tmp_path / "ledger.db", readonly=True)
-    ledger.asked(1, [question(0)], ["r0"])
-    ledger.answered([answer(0)])
-    assert [a.number for a in reader.answers()] == [0]
+    with reading(tmp_path) as reader:
+        with reader.snapshot():
+            assert reader.answers() == []
+            ledger.asked(1, [question(0)], ["r0"])
+            ledger.answered([answer(0)])
+            assert reader.answers() == [] == reader.questions(), "all that is read is of one moment"
+        assert [a.number for a in reader.answers()] == [0]
+        with pytest.raises(RunError, match=r"read-?only"):
+            reader.set_meta("name", "other")
 
 
-def test_a_ledger_locked_by_somebody_else_is_told_with_exit_code_75(ledger: Ledger, tmp_path: Path) -> None:
+def test_a_locked_ledger_is_waited_for_aloud_and_then_told_with_exit_code_75(
+    in_file: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ledger = in_file
     other = sqlite3.connect(tmp_path / "ledger.db", isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
-    ledger._db.execute("PRAGMA busy_timeout=50")
-    with pytest.raises(LedgerBusy, match="locked by another process") as caught:
+    monkeypatch.setattr(connection, "WAIT_SECONDS", 1.2)
+    start = time.monotonic()
+    with pytest.raises(LedgerBusy, match="locked by another process") as caught, caplog.at_level(logging.WARNING):
         ledger.asked(1, [question(0)], ["r0"])
-    assert caught.value.exit_code == 75
+    assert caught.value.exit_code == 75 and time.monotonic() - start > 1.2
+    assert [r.getMessage() for r in caplog.records] == [
+        f"{tmp_path}/ledger.db is locked by another process; waiting up to 1.2 s for it"
+    ], "said once, while it waits"
     other.execute("ROLLBACK")
     ledger.asked(1, [question(0)], ["r0"])
     assert len(ledger.questions()) == 1
 
 
-def test_a_missing_a_foreign_and_an_existing_ledger_are_refused(ledger: Ledger, tmp_path: Path) -> None:
+def test_a_missing_a_foreign_and_an_existing_ledger_are_refused(
+    ledger: Ledger, tmp_path: Path, server: str | None
+) -> None:
     with pytest.raises(RunError, match="no ledger at"):
         Ledger.open(tmp_path / "other.db")
     (tmp_path / "text.db").write_text("this is not a database, " * 100)
     with pytest.raises(RunError, match="not a ledger"):
         Ledger.open(tmp_path / "text.db")
     with pytest.raises(RunError, match="exists already"):
-        Ledger.create(tmp_path / "ledger.db", {})
+        Ledger.create(tmp_path / "ledger.db", {}, server)
+
+
+def test_a_ledger_that_is_removed_is_gone_and_its_name_free(ledger: Ledger, tmp_path: Path, server: str | None) -> None:
+    ledger.close()
+    Ledger.remove(tmp_path / "ledger.db")
+    Ledger.remove(tmp_path / "ledger.db")
+    with pytest.raises(RunError, match="no ledger at"):
+        Ledger.open(tmp_path / "ledger.db")
+    again = Ledger.create(tmp_path / "ledger.db", {"name": "again"}, server)
+    assert again.meta("name") == "again" and not again.questions()
+    again.close()
 
 
 def test_gradients_are_kept_to_the_bit_in_the_order_of_asks_and_tells(ledger: Ledger) -> None:
@@ -169,41 +216,99 @@ def test_another_gradient_for_an_answered_question_is_refused(ledger: Ledger, ca
     assert "answered twice and differently" in caplog.text
 
 
+def test_a_value_is_kept_under_any_key_and_read_with_something_instead(ledger: Ledger) -> None:
+    assert ledger.meta("spent", None) is None
+    for hours in (1.5, 2.5):
+        ledger.set_meta("spent", {"hours": hours})
+    assert ledger.meta("spent") == {"hours": 2.5}
+    with pytest.raises(KeyError):
+        ledger.meta("nothing")
+
+
 def test_a_standard_error_that_is_not_known_is_none_again(ledger: Ledger, tmp_path: Path) -> None:
     ledger.asked(1, [question(0)], ["r0"])
     told = Answer(0, "calibration", {"a.accuracy": Measure(0.5, None, 10)})
     assert ledger.answered([told]) and not ledger.answered([told])
-    (kept,) = Ledger.open(tmp_path / "ledger.db", readonly=True).answers()
+    with reading(tmp_path) as reader:
+        (kept,) = reader.answers()
     assert kept.agrees(told)
 
 
-BEFORE = """
-BEGIN; CREATE TABLE old (
+def test_attempts_that_gave_no_answer_are_kept_in_their_order(ledger: Ledger, tmp_path: Path) -> None:
+    ledger.asked(2, [question(0), question(1)], ["r0", "r1"])
+    killed, died, slow = (
+        Try("", "infrastructure", "killed"),
+        Try("w1", "infrastructure", "died"),
+        Try("w2", "timeout", ""),
+    )
+    ledger.tried(0, "calibration", [killed], 1)
+    told = Answer(0, "calibration", failure=Failure("timeout", "slow"), worker="w3", attempts=4, tries=[died, slow])
+    ledger.answered([told, answer(1)])
+    with reading(tmp_path) as reader:
+        assert reader.tries() == {0: [killed, died, slow]} and reader.tries("heldout") == {}
+
+
+BEFORE = {
+    2: """
+CREATE TABLE old (
     number INTEGER NOT NULL, split TEXT NOT NULL, metric TEXT NOT NULL,
     value REAL NOT NULL, stderr REAL NOT NULL, count INTEGER NOT NULL,
     PRIMARY KEY (number, split, metric)
 ) WITHOUT ROWID;
 INSERT INTO old SELECT * FROM measures; DROP TABLE measures; ALTER TABLE old RENAME TO measures;
-UPDATE meta SET value = '2' WHERE key = 'version'; COMMIT;
-"""
+""",
+    3: "",
+}
 
 
-def test_a_ledger_of_the_version_before_is_read_and_goes_on(ledger: Ledger, tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", BEFORE)
+def test_a_ledger_of_an_earlier_version_is_read_and_goes_on(in_file: Ledger, tmp_path: Path, version: int) -> None:
+    ledger = in_file
     ledger.asked(2, [question(0), question(1)], ["r0", "r1"])
     ledger.answered([answer(0)])
     ledger.close()
     path = tmp_path / "ledger.db"
     with contextlib.closing(sqlite3.connect(path)) as raw:
-        raw.executescript(BEFORE)
+        raw.executescript(
+            f"BEGIN; {BEFORE[version]} DROP TABLE copies; DROP TABLE tries; "
+            f"UPDATE meta SET value = '{version}' WHERE key = 'version'; COMMIT;"
+        )
     reader = Ledger.open(path, readonly=True)
-    assert reader.meta("version") == 2 and reader.answers()[0].agrees(answer(0))
+    assert reader.meta("version") == version and reader.answers()[0].agrees(answer(0)) and reader.tries() == {}
+    assert reader.meta("references", []) == [] and reader.answers(references=True) == []
     reader.close()
     again = Ledger.open(path)
     told = Answer(1, "calibration", {"a.accuracy": Measure(0.5, None, 10)})
     again.answered([told])
-    assert again.meta("version") == 3 and [a.measures for a in again.answers()] == [answer(0).measures, told.measures]
+    assert again.meta("version") == 4 and [a.measures for a in again.answers()] == [answer(0).measures, told.measures]
     with contextlib.closing(sqlite3.connect(path)) as raw:
         raw.execute("UPDATE meta SET value = '9' WHERE key = 'version'")
         raw.commit()
-    with pytest.raises(RunError, match="version 9, this program reads 2 and 3; update mergeopt"):
+    with pytest.raises(RunError, match="version 9, this program reads 2 to 4; update mergeopt"):
         Ledger.open(path)
+
+
+def test_references_are_kept_apart_from_what_a_driver_asked(ledger: Ledger, tmp_path: Path) -> None:
+    asked = reference(1, "spam", "calibration")
+    ledger.asked(0, [asked, reference(1, "spam", "heldout")], ["h1", "h1"])
+    ledger.asked(1, [question(0)], ["r0"])
+    ledger.answered([answer(asked.number, 0.7), answer(0)])
+    with reading(tmp_path) as reader:
+        assert [type(event) for event in reader.history()] == [Ask, Tell]
+        assert [a.number for a in reader.answers()] == [0] and [q.number for q in reader.questions()] == [0]
+        (kept,) = reader.questions(references=True)
+        assert kept.model == "spam" and kept.number == asked.number and len(kept.point) == 0
+        assert reader.answers(references=True)[0].agrees(answer(asked.number, 0.7))
+        assert [q.model for q in reader.pending("heldout", references=True)] == ["spam"]
+        assert reader.pending() == [] and reader.pending("heldout") == [] and reader.times()[0][0] == 0
+
+
+def test_a_copy_says_whose_answer_it_is_and_has_its_item_values(ledger: Ledger, tmp_path: Path) -> None:
+    ledger.asked(2, [question(0), question(1)], ["r", "r"])
+    copy = Answer(1, "calibration", answer(0).measures, attempts=0, of=0)
+    assert len(ledger.answered([answer(0), copy])) == 2 and ledger.answered([copy]) == []
+    with reading(tmp_path) as reader:
+        assert [a.of for a in reader.answers()] == [None, 0]
+        assert np.array_equal(
+            reader.item_values(1, "calibration")["a.accuracy"], reader.item_values(0, "calibration")["a.accuracy"]
+        )

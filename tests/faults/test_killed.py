@@ -21,6 +21,8 @@ from optimizer.errors import DiskFull
 from optimizer.search import Search
 
 COMMAND = [sys.executable, "-c", "from optimizer.cli import main; main()"]
+PATIENCE = 400  # seconds for a command: a busy machine takes minutes to start one, and that is not what is tested
+pytestmark = pytest.mark.timeout(4 * PATIENCE)
 
 
 STARTED: list[subprocess.Popen[bytes]] = []
@@ -51,7 +53,7 @@ def answers(folder: Path, split: str = "%") -> int:
 
 def kill_at(process: subprocess.Popen[bytes], folder: Path, count: int, split: str = "%") -> None:
     """SIGKILL once so many answers (on a split) are on the disk."""
-    end = time.monotonic() + 120
+    end = time.monotonic() + PATIENCE
     while answers(folder, split) < count:
         assert process.poll() is None, "ended before it was killed"
         assert time.monotonic() < end
@@ -73,7 +75,7 @@ def test_a_driver_killed_twice_ends_where_an_undisturbed_one_does(tmp_path: Path
     folder = tmp_path / "runs" / "pico"
     kill_at(start("run", job, "--runs", tmp_path / "runs"), folder, 7)
     kill_at(start("resume", folder), folder, 19)
-    assert start("resume", folder).wait(timeout=120) == 0
+    assert start("resume", folder).wait(timeout=PATIENCE) == 0
     assert scores(folder) == scores(whole.folder)
 
 
@@ -95,7 +97,7 @@ def test_a_gradient_search_killed_at_step_37_walks_on_to_the_bit(tmp_path: Path)
     folder = tmp_path / "runs" / "pico"
     kill_at(start("run", job, "--runs", tmp_path / "runs"), folder, 37, "train")
     assert 37 <= len(gradients(folder)) < 60
-    assert start("resume", folder).wait(timeout=240) == 0
+    assert start("resume", folder).wait(timeout=PATIENCE) == 0
     assert gradients(folder) == gradients(whole.folder) and len(gradients(folder)) == 60
     assert scores(folder) == scores(whole.folder)
 
@@ -124,7 +126,7 @@ def test_on_ray_a_killed_worker_is_replaced_and_a_killed_driver_leaves_nobody(tm
     job = worlds.classification(tmp_path, evaluations=400, executor="ray")
     folder = tmp_path / "runs" / "pico"
     process = start("run", job, "--runs", tmp_path / "runs")
-    end = time.monotonic() + 120
+    end = time.monotonic() + PATIENCE
     while answers(folder) < 5:
         assert time.monotonic() < end and process.poll() is None
         time.sleep(0.05)
@@ -137,26 +139,29 @@ def test_on_ray_a_killed_worker_is_replaced_and_a_killed_driver_leaves_nobody(tm
     kill_at(process, folder, kill_at_count)
     assert workers and not await_end(workers, 60)
     before = scores(folder)
-    assert start("resume", folder, "--evaluations", str(len(before) + 5)).wait(timeout=240) == 0
+    assert start("resume", folder, "--evaluations", str(len(before) + 5)).wait(timeout=PATIENCE) == 0
     after = scores(folder)
     assert len(after) >= len(before) + 5
     # what was answered before the kill is as it was; only held-out scores may have come
     assert all(after[n][:2] == before[n][:2] for n in before)  # type: ignore[index]
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+@pytest.fixture(params=[60])
+def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
     folder = tmp_path / "small"
     folder.mkdir()
     if shutil.which("mount") is None or os.geteuid() != 0:
         pytest.skip("needs a file system of its own, which only root can make")
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=60m", "tmpfs", folder], capture_output=True)
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={request.param}m", "tmpfs", folder], capture_output=True
+    )
     if made.returncode:
         pytest.skip("this machine lets nobody mount a tmpfs")
     yield folder
     subprocess.run(["umount", folder], check=True)
 
 
+@pytest.mark.parametrize("small_disk", [8], indirect=True)
 def test_a_disk_that_runs_full_stops_the_search_and_loses_nothing(tmp_path: Path, small_disk: Path) -> None:
     run = Run.create(Job.load(worlds.classification(tmp_path, evaluations=60)), small_disk)
     filler = small_disk / "filler"
@@ -177,6 +182,23 @@ def test_a_disk_that_runs_full_stops_the_search_and_loses_nothing(tmp_path: Path
     filler.unlink()
     run.search()
     assert len(run.results().candidates) == 60
+
+
+@pytest.mark.parametrize("small_disk", [5], indirect=True)
+def test_a_run_that_would_not_fit_is_refused_before_it_starts_and_before_it_goes_on(
+    tmp_path: Path, small_disk: Path
+) -> None:
+    job = Job.load(worlds.classification(tmp_path, evaluations=60))
+    with pytest.raises(DiskFull, match=r"the run may need 4\.\d MB, and 5\.\d MB are free there; free 0\.\d MB more"):
+        Run.create(job, small_disk)
+    assert list(small_disk.iterdir()) == []
+    run = Run.create(Job.load(worlds.classification(tmp_path, evaluations=6)), small_disk)
+    with (small_disk / "filler").open("wb") as file:
+        file.write(bytes(10**6))
+    with pytest.raises(DiskFull, match="the run may need"):
+        run.search()
+    (small_disk / "filler").unlink()
+    run.search()
 
 
 def test_an_export_without_room_is_refused_before_it_starts(tmp_path: Path, small_disk: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from weakref import finalize
 
 import numpy as np
 import pico
@@ -11,8 +12,9 @@ import pytest
 import torch
 from families import FAMILIES
 from safetensors.torch import load_file, save_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from searchspaces import CoefficientSpace, Pool, Recipe, Resident
+from searchspaces import CoefficientSpace, Pool, Recipe, Resident, methods, processed
 from searchspaces.errors import NonFinite, PoolError
 from searchspaces.weights.accelerator import Accelerated, Hold, Limit
 from searchspaces.weights.merger import Merged
@@ -200,6 +202,59 @@ def test_a_device_that_runs_out_on_the_way_is_streamed_to(tmp_path: Path, monkey
     assert "streamed" in Accelerated(torch.device("cpu"), tensors, "auto", Room(1.0, 10**9)).describe()
     with pytest.raises(PoolError, match="no room left"):
         Accelerated(torch.device("cpu"), tensors, "device", Room(1.0, 10**9)).describe()
+
+
+class NoWaiting(TorchDispatchMode):
+    """Refuses to read a number off the device, for which the host would wait until it is computed."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert func is not torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("method", ["ties", "della_linear", "breadcrumbs", "sce", "consensus", "magmax", "multislerp"])
+def test_no_chunk_waits_for_the_device(tmp_path: Path, method: str) -> None:
+    resident = Resident(pool := full(tmp_path), hold="device")
+    recipe = recipe_of(pool, method=method)
+    resident.write(recipe)
+    ids = torch.arange(5, 25, device=resident.device).view(2, 10)
+    with resident.tracking():
+        resident.model(input_ids=ids, labels=ids).loss.backward()
+        with NoWaiting():
+            resident.write(recipe)
+            if methods.load(method)(recipe.options).linear:
+                resident.gradient(recipe)
+
+
+@pytest.mark.parametrize(("pools", "made"), [(2.5, 2), (1.5, 4)])
+def test_processed_pools_stay_on_the_device_while_there_is_room(
+    tmp_path: Path, pools: float, made: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    pool, asked, held = full(tmp_path), list[float](), [0]
+    brought = Accelerated._brought
+
+    def counted(self: Accelerated) -> Any:
+        held[0] += self.bytes
+        finalize(self, lambda: held.__setitem__(0, held[0] - pool.bytes * 4))
+        return brought(self)
+
+    def made_of(recipe: Recipe) -> Pool:
+        asked.append(float(recipe.options["density"]))
+        return processed(pool, recipe.method, recipe.options)
+
+    class Left(Limit):
+        def room(self, device: torch.device) -> int | None:
+            return self.spare - held[0]
+
+    monkeypatch.setattr(Accelerated, "_brought", counted)
+    limit = Left(1.0, int(pools * pool.bytes * 4))  # base and three experts
+    resident = Resident(pool, hold="device", limit=limit, pools=made_of)
+    recipes = [recipe_of(pool, method="ties_once", options={"density": d, "scope": "tensor"}) for d in (0.2, 0.7)]
+    found = [weights(resident, recipe) for recipe in recipes * 2]
+    assert len(asked) == made  # one that has gone is brought again, and none is refused
+    for first, again in zip(found[:2], found[2:], strict=True):
+        assert all(torch.equal(first[n], again[n]) for n in first)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")

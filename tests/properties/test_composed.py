@@ -15,10 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from searchspaces.algebra.draws import UNIT, draws
 from searchspaces.composition import Composition, Keep
 from searchspaces.weights import composed, composed_reference, kernel
-from searchspaces.weights.composed_reference import Source, draws
-from searchspaces.weights.packed import UNIT, Packed
+from searchspaces.weights.composed_reference import Source
+from searchspaces.weights.packed import Packed
 
 F32, BF16 = torch.float32, torch.bfloat16
 SIZES = [1, 7, 64, kernel.CHUNK - 1, kernel.CHUNK, 2 * kernel.CHUNK + 77]
@@ -99,7 +100,9 @@ def formula(case: Case) -> torch.Tensor:
         agree = (masks.sum(0) >= c.least).expand(raw.shape)
     else:
         agree = torch.ones(raw.shape, dtype=torch.bool)
-    agree = agree & (raw.var(0, unbiased=False) >= c.spread if c.spread > 0 else torch.tensor(True))
+    if c.spread > 0:
+        varied, order = raw.var(0, unbiased=False), draws(c.key, 0, raw.shape[1]).double() / UNIT
+        agree = agree & ((varied > c.spread) | ((varied == c.spread) & (order < c.until)))
     divisor = torch.ones(raw.shape[1]).double()
     if c.divisors is not None:
         divisor = (agree * torch.from_numpy(c.divisors).double()[:, None]).sum(0)
@@ -169,6 +172,8 @@ def cases(draw: st.DrawFn, linear: bool = False) -> Case:
         least=draw(st.sampled_from([1, 2, 7])),
         divisors=draw(st.none() | by_expert),
         spread=draw(st.sampled_from([0.0, 0.0, 0.123, math.inf])),
+        until=draw(st.sampled_from([1.0, 0.0, 0.3])),
+        key=draw(st.integers(0, 2**32 - 1)),
         scale=draw(st.sampled_from([1.0, 0.5, -3.0])),
     )
     base, grad = numbers(generator, size, draw(dtypes)), torch.randn(size, generator=generator).to(draw(dtypes))
@@ -205,6 +210,19 @@ def test_derivatives_are_those_of_the_formula(case: Case) -> None:
     np.testing.assert_allclose(wanted, exact, rtol=1e-5, atol=1e-6 * scale)
 
 
+@pytest.mark.parametrize("until", [0.0, 0.3, 1.0])
+def test_of_entries_that_vary_equally_the_share_stays_that_is_asked_for(until: float) -> None:
+    size, apart = 3 * kernel.CHUNK + 5, torch.tensor([0.0, 1.0, 2.0, 3.0])
+    far = apart[torch.randint(0, 4, (size,), generator=torch.Generator().manual_seed(0))]
+    experts: list[Source | None] = [Source(far), Source(-far), Source(far), Source(-far)]  # of variance far ** 2
+    base, weights = torch.zeros(size), np.array([1, 0, 0, 0], dtype="f4")
+    case = Case(Composition(0.0, weights, spread=4.0, until=until, key=3), base, experts, base, F32)
+    found, _ = case.by_kernel([100, kernel.CHUNK + 1])
+    assert torch.equal(found, case.by_reference()[0])
+    shares = [float((found[far == a] == a).float().mean()) for a in (2.0, 3.0)]
+    assert shares == [pytest.approx(until, abs=0.04 if 0 < until < 1 else 0), 1.0] and not found[far < 2].any()
+
+
 def example(consensus: str = "none", size: int = 50_000, experts: int = 5, **options: object) -> Case:
     draw = torch.Generator().manual_seed(0)
     base = torch.randn(size, generator=draw)
@@ -215,7 +233,7 @@ def example(consensus: str = "none", size: int = 50_000, experts: int = 5, **opt
 
 
 @pytest.mark.parametrize("consensus", ["none", "weighted", "equal", "largest", "shared"])
-@pytest.mark.parametrize("experts", [4, 5, 8, 9])
+@pytest.mark.parametrize("experts", [4, 5, 8, 9, 40])
 def test_the_same_bits_whatever_the_threads_and_slices(consensus: str, experts: int) -> None:
     keep = tuple(Keep(least=0.1, share=0.4, key=k) for k in range(experts))
     case = example(consensus, experts=experts, keeps=keep, threshold=0.4, spread=0.3, divisors=np.ones(experts, "f4"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unittest.mock
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -238,8 +239,8 @@ def test_weights_that_overflow_are_a_failed_candidate_and_the_next_is_none(tmp_p
 
 def huge(pool: Pool) -> Recipe:
     """Coefficients beyond fp32."""
-    space = CoefficientSpace([t.name for t in pool.merged], pool.names, granularity="model", bounds=(0.0, 1e300))
-    return space.decode(np.full(len(pool.names), 1e300))
+    recipe = recipe_of(pool)
+    return replace(recipe, coefficients=np.full_like(recipe.coefficients, 1e300))
 
 
 def test_the_files_of_a_pool_are_never_written(tmp_path: Path) -> None:

@@ -1,0 +1,81 @@
+"""Inputs that changed before a resume: refused with the difference, and a child run goes on from them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import worlds
+
+from optimizer import Job, Run, cli
+from optimizer.changes import differences, identity
+from optimizer.errors import RunError
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
+    return Job.load(worlds.classification(tmp_path_factory.mktemp("world"), evaluations=6))
+
+
+def leaves(value: Any, where: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
+    """The path of every value of a job."""
+    if isinstance(value, dict) and value:
+        return [path for key in value for path in leaves(value[key], (*where, key))]
+    if isinstance(value, list) and value:
+        return [path for i, entry in enumerate(value) for path in leaves(entry, (*where, i))]
+    return [where]
+
+
+def test_every_value_of_a_job_that_is_edited_is_named_with_what_it_was_and_is(job: Job) -> None:
+    made = identity(job)
+    paths = leaves(made)
+    assert len(paths) > 30
+    for path in paths:
+        now = identity(job)
+        at: Any = now
+        for key in path[:-1]:
+            at = at[key]
+        was, at[path[-1]] = at[path[-1]], "something else"
+        (said,) = differences(made, now)
+        assert said.endswith(f": was {was!r}, is 'something else'")
+        names = [str(key) for key in path if isinstance(key, str)]
+        assert all(name in said for name in names), said
+        del at[path[-1]]
+        assert any(line.endswith("is not set") or ": was [" in line for line in differences(made, now)), path
+    assert not {"budget", "executor", "name", "root"} & made.keys()
+    assert list(differences(made, identity(job))) == []
+
+
+def test_an_edited_run_is_refused_and_forked_into_a_child_that_knows_what_changed(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Run.create(job, tmp_path / "runs")
+    path = run.folder / "job.yaml"
+    path.write_text(path.read_text().replace("granularity: layer", "granularity: model").replace("seed: 0", "seed: 3"))
+    with pytest.raises(RunError) as error:
+        Run(run.folder).search()
+    said = str(error.value)
+    assert "space.granularity: was 'layer', is 'model'; seed: was 0, is 3" in said and "resume pico --fork NAME" in said
+    monkeypatch.setattr(sys, "argv", ["mergeopt", "resume", str(run.folder), "--fork", "child"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 0, capsys.readouterr().err
+    results = Run(tmp_path / "runs" / "child").results()
+    assert len(results.candidates) == 6 and results.parent == {
+        "name": "pico",
+        "changed": ["space.granularity: was 'layer', is 'model'", "seed: was 0, is 3"],
+    }
+    assert Run(run.folder).results().parent is None
+    with pytest.raises(RunError, match="exists already"):
+        Run(run.folder).fork("child")
+
+
+def test_a_child_of_changed_data_names_the_file_and_both_hashes(tmp_path: Path) -> None:
+    run = Run.create(Job.load(worlds.language(tmp_path)), tmp_path / "runs")
+    worlds.items(tmp_path / "data" / "text.jsonl", 44, 5)
+    with pytest.raises(RunError, match=r"data .*text\.jsonl.* has changed.*resume --fork NAME"):
+        run.search()
+    (said,) = run.fork("child").results().parent["changed"]  # type: ignore[index]
+    assert "text.jsonl" in said and "sha256 was" in said

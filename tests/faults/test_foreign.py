@@ -1,0 +1,185 @@
+"""A run's folder that is damaged, or somebody else's: read without harm, and refused in one sentence."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sqlite3
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+from filelock import FileLock
+
+from evaluators.evaluator import Measure
+from optimizer import show
+from optimizer.answer import Answer, Failure
+from optimizer.doctor import run_folder
+from optimizer.doctor.finding import Finding, print_findings
+from optimizer.driver import Items, Question
+from optimizer.errors import RunError
+from optimizer.ledger import Ledger
+from optimizer.remote import control, following
+from optimizer.results import Results
+
+ORDER = "\x1b]0;pwn\x07\x1b[2J"  # to a terminal: a new title, and an empty screen
+META = {
+    "name": "run",
+    "evaluations": 4,
+    "objectives": [["task.accuracy", "max"]],
+    "metrics": {"task.accuracy": "max"},
+    "space": {},
+    "job": {},
+    "steps": 0,
+    "references": [],
+    "done": False,
+    "parent": None,
+}
+
+
+def made(folder: Path, **meta: object) -> Path:
+    folder.mkdir(exist_ok=True)
+    with closing(Ledger.create(folder / "ledger.db", {**META, **meta})) as ledger:
+        questions = [Question(n, np.array([0.1 * n]), "scores", Items("calibration"), "search") for n in range(3)]
+        ledger.asked(3, questions, ["a" * 64, "b" * 64, "c" * 64])
+        ledger.answered([Answer(n, "calibration", {"task.accuracy": Measure(0.5, 0.1, 9)}) for n in range(2)])
+        ledger.answered([Answer(2, "calibration", failure=Failure("error", "because"))])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made(tmp_path_factory.mktemp("runs") / "run")
+
+
+def looked_at(folder: Path) -> None:
+    """All that a user may look at."""
+    results = Results(folder)
+    show.status(results)
+    show.print_status(show.status(results))
+    show.print_front(results)
+    show.front(results)
+    for line in following.answers(folder, follow=False):
+        print(line)
+
+
+def test_a_folder_of_ours_is_read(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    looked_at(folder)
+    assert "error: because" in capsys.readouterr().out
+    assert Results(folder).space == {}
+    with pytest.raises(RunError, match="none that a run has"):
+        Results(folder).recipe(Results(folder).pick("best"))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *(
+            f"UPDATE meta SET value = '{value}' WHERE key = '{key}'"
+            for key, value in (
+                *(("name", "5"), ("name", "no JSON"), ("name", "[" * 100_000), ("objectives", "5")),
+                *(("objectives", '[["task.accuracy", "most"]]'), ("objectives", '[["x", "max"]]'), ("metrics", "[1]")),
+                *(("references", "7"), ("evaluations", '"a"'), ("evaluations", "NaN"), ("space", "5"), ("done", "7")),
+                *(("steps", "null"), ("parent", "[]"), ("version", "[]"), ("version", '"x"'), ("version", "{")),
+            )
+        ),
+        "DELETE FROM meta WHERE key = 'objectives'",
+        "INSERT INTO meta VALUES ('spent', '{\"hours\": \"x\"}')",
+        "INSERT INTO meta VALUES ('reached', '[1]')",
+        "UPDATE measures SET value = 'x'",
+        "UPDATE measures SET metric = 7",
+        "UPDATE answers SET seconds = 'x'",
+        "UPDATE answers SET at = 'x'",
+        "UPDATE answers SET event = 'x' || number",
+        "UPDATE questions SET stage = x'00'",
+        "UPDATE questions SET point = 'abc'",
+        "DELETE FROM questions",
+        "DROP TABLE measures",
+    ],
+)
+def test_a_ledger_that_is_none_of_ours_is_refused(damage: str, tmp_path: Path) -> None:
+    folder = made(tmp_path / "run")
+    with closing(sqlite3.connect(folder / "ledger.db")) as raw, raw:
+        raw.execute(damage)
+    with pytest.raises(RunError, match=r"restore|update mergeopt") as refused:
+        looked_at(folder)
+    assert len(str(refused.value)) < 1000
+    assert any(f.state == "wrong" for f in run_folder.examine(folder))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("[]", "{}", "5", "", "{", "[" * 4000, "[" * 200_000, '{"pid": "x", "host": "HOST", "since": "now"}'),
+        *(f'{{"pid": {pid}, "host": "HOST", "since": "now"}}' for pid in ("null", 1e30, "Infinity", True, 1, 0, -1)),
+        '{"pid": 4, "host": "HOST"}',
+        '{"pid": 4, "host": 5, "since": "now"}',
+        json.dumps({"pid": 4, "host": "HOST", "since": ORDER}),
+    ],
+)
+def test_a_note_of_a_driver_that_none_wrote_is_none(text: str, folder: Path) -> None:
+    note = folder / "driver.json"
+    note.write_text(text.replace("HOST", socket.gethostname()))
+    try:
+        assert Results(folder).driven_by is None
+        with FileLock(folder / "driver.lock"), pytest.raises(RunError, match="its driver is just starting or ending"):
+            control.drain(folder)
+    finally:
+        note.unlink()
+
+
+@pytest.fixture
+def asleep() -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen(["sleep", "60"]) as process:
+        yield process
+        process.kill()
+
+
+def test_a_process_that_does_not_drive_the_run_gets_no_signal(folder: Path, asleep: subprocess.Popen[bytes]) -> None:
+    note = folder / "driver.json"
+    note.write_text(json.dumps({"pid": asleep.pid, "host": socket.gethostname(), "since": "now"}))
+    try:
+        for verb in (control.drain, control.cancel):
+            with (
+                FileLock(folder / "driver.lock"),
+                pytest.raises(RunError, match=f"names process {asleep.pid}, which does not drive it"),
+            ):
+                verb(folder)
+        assert asleep.poll() is None
+    finally:
+        note.unlink()
+
+
+def test_a_process_of_another_user_gets_no_signal(
+    folder: Path, asleep: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 4_000_000)
+    note = folder / "driver.json"
+    note.write_text(json.dumps({"pid": asleep.pid, "host": socket.gethostname(), "since": "now"}))
+    try:
+        with FileLock(folder / "driver.lock"), pytest.raises(RunError, match="is another user's"):
+            control.drain(folder)
+        assert asleep.poll() is None
+    finally:
+        note.unlink()
+
+
+def test_no_name_is_an_order_to_a_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = f"task{ORDER}.accuracy"
+    folder = made(
+        tmp_path / "run", name=f"run{ORDER}", reached=ORDER, objectives=[[name, "max"]], metrics={name: "max"}
+    )
+    with closing(sqlite3.connect(folder / "ledger.db")) as raw, raw:
+        raw.execute("UPDATE measures SET metric = ?", (name,))
+        raw.execute("UPDATE questions SET stage = ? WHERE number = 1", (f"anchor: {ORDER}",))
+    results = Results(folder)
+    show.print_status(show.status(results))
+    show.print_front(results)
+    print_findings([Finding("ledger", "wrong", ORDER, ORDER)])
+    said = capsys.readouterr().out
+    assert "run�]0;pwn��[2J" in said and "wrong" in said
+    assert "\x1b" not in said and "\x07" not in said

@@ -1,0 +1,92 @@
+"""Is a user told of every method, driver and evaluator what is true of it, those of other packages too?"""
+
+from __future__ import annotations
+
+import json
+import sys
+from importlib.metadata import EntryPoint, EntryPoints
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+import evaluators
+from optimizer import catalogue, cli, drivers
+from optimizer.job_space import Space
+from searchspaces import METHODS, CoefficientSpace, methods
+
+KINDS = ["methods", "drivers", "evaluators"]
+
+
+def said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> str:
+    monkeypatch.setattr(sys, "argv", ["mergeopt", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert (ended.value.code or 0) == code
+    found = capsys.readouterr()
+    return found.err if code else found.out
+
+
+@pytest.mark.parametrize(
+    ("command", "names"), [*zip(KINDS, [METHODS, drivers.DRIVERS, evaluators.EVALUATORS], strict=True)]
+)
+def test_each_of_a_table_is_listed_and_told_whole(
+    command: str, names: dict, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = said(monkeypatch, capsys, command)
+    listed = json.loads(said(monkeypatch, capsys, command, "--json"))
+    assert [one["name"] for one in listed] == list(names)
+    for one in listed:
+        assert f"{one['name']} " in text and one["summary"] in text
+    last = listed[-1]
+    assert json.loads(said(monkeypatch, capsys, command, last["name"], "--json")) == last
+    whole = said(monkeypatch, capsys, command, last["name"])
+    assert whole.startswith(f"{last['name']}: {last['summary']}\n")
+    assert all(f"\n  {option}  {told['kind']}" in whole for option, told in last["options"].items())
+    message = said(monkeypatch, capsys, command, last["name"][:-1] + "x", code=2)
+    assert f"did you mean {last['name']!r}" in message and "Traceback" not in message
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_what_a_method_is_in_a_job_is_a_job(name: str) -> None:
+    found = catalogue.method(name)
+    space = YAML(typ="safe", pure=True).load(catalogue.in_a_job(found).replace(", ...]", "]"))["space"]
+    least = found["experts"][0]
+    if space.get("options", {}) and isinstance(next(iter(space["options"].values())), dict):
+        space["options"] = {}  # a list to be filled in
+    parsed = Space.model_validate(space)
+    CoefficientSpace(["h.0.w"], ["a", "b"][: max(2, least)][: found["experts"][1]], parsed.method, parsed.said)
+    for option, told in found["options"].items():
+        if told["search"] != "needs low and high" and not told["prepared"]:
+            made = CoefficientSpace(["h.0.w"], ["a", "b"][: found["experts"][1]], name, {option: "search"})
+            low, high = (made.domain.low[-1], made.domain.high[-1])
+            labels = made.domain.labels.get(len(made.domain.names) - 1)
+            assert told["search"] == (", ".join(labels) if labels else f"{low:g} to {high:g}")
+
+
+def test_the_docs_table_says_the_same_of_every_method() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "methods.md").read_text()
+    rows = {row[0].strip(" `"): row[1:] for line in text.splitlines() if len(row := line.strip("|").split(" | ")) == 5}
+    for name in METHODS:
+        found, (_, options, linear, mergekit) = catalogue.method(name), rows[name]
+        assert linear.startswith("yes" if found["linear"] else "no"), name
+        assert (mergekit.strip() != "no") == found["mergekit"], name
+        assert all(f"`{option}` (" in options for option in found["options"] if option != "lambda"), name
+
+
+def test_a_method_of_another_package_is_listed_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    theirs = EntryPoint("mine", "searchspaces.methods.tsv_m:TsvM", "mergeopt.methods")
+    monkeypatch.setattr(methods.metadata, "entry_points", lambda group: EntryPoints([theirs]))
+    listed = json.loads(said(monkeypatch, capsys, "methods", "--json"))
+    assert listed[-1]["name"] == "mine" and listed[-1]["options"]["share"]["prepared"] is True
+    assert "processes task vectors" in said(monkeypatch, capsys, "methods", "mine")
+    methods.load.cache_clear()
+
+
+def test_each_row_of_the_methods_table_says_by_itself_what_is_merged() -> None:
+    rows = (Path(__file__).parent.parent / "docs/methods.md").read_text().splitlines()
+    said = {row.split("`")[1]: row.split("|")[2] for row in rows if row.startswith("| `") and row.count("|") == 6}
+    assert said.keys() == METHODS.keys()
+    assert not [name for name, text in said.items() if "the same" in text]  # which row is meant changes with the next
