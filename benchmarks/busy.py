@@ -43,7 +43,7 @@ def seconds(number: int) -> float:
 class Sleepers:
     """64 threads, each a worker that answers after its question's time."""
 
-    slots = WORKERS
+    slots, busy = WORKERS, True
 
     def __init__(self) -> None:
         self.questions: queue.Queue[Question | None] = queue.Queue()
@@ -101,7 +101,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         ledger = Ledger.create(Path(folder) / "ledger.db", {})
         objectives = (Objective("task0.accuracy", "max"), Objective("task1.accuracy", "max"))
-        running = Search(driver, executor, ledger, objectives, chosen.candidates, lambda point: "")
+        running = Search(driver, executor, ledger, objectives, chosen.candidates, lambda point: point.tobytes().hex())
         running._unscored = lambda: ()  # type: ignore[method-assign]  # held-out items are not what is measured
         running.run()
         executor.close()

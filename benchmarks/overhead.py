@@ -85,7 +85,7 @@ def main() -> None:
 class _Idle:
     """An executor that is never used: a replay asks nobody."""
 
-    slots = 1
+    slots, busy = 1, False
 
     def start(self) -> None: ...
     def submit(self, question: object) -> None: ...
