@@ -28,9 +28,9 @@ from optimizer.driver import Question, random_stream
 from optimizer.drivers import find
 from optimizer.drivers.anchors import Anchored
 from optimizer.drivers.scalarised import Scalarised
-from optimizer.ledger import Ledger
 from optimizer.objectives import Objective
-from optimizer.search import Search
+from optimizer.record.ledger import Ledger
+from optimizer.searching.search import Search
 from searchspaces import CoefficientSpace
 
 WORKERS = 64

@@ -22,12 +22,12 @@ sys.path.insert(0, TESTS)
 os.environ["PYTHONPATH"] = os.pathsep.join([TESTS, os.environ.get("PYTHONPATH", "")])
 
 from optimizer.answer import Answer  # noqa: E402
-from optimizer.cluster import RayExecutor  # noqa: E402
 from optimizer.drivers import find  # noqa: E402
 from optimizer.drivers.anchors import Anchored  # noqa: E402
-from optimizer.ledger import Ledger  # noqa: E402
+from optimizer.executors.cluster import RayExecutor  # noqa: E402
 from optimizer.objectives import Objective  # noqa: E402
-from optimizer.search import Search  # noqa: E402
+from optimizer.record.ledger import Ledger  # noqa: E402
+from optimizer.searching.search import Search  # noqa: E402
 from searchspaces import CoefficientSpace  # noqa: E402
 
 

@@ -191,7 +191,7 @@ def entropy(output: Any, head: Any) -> Any:
 
 
 class Streaming:
-    """The step as `optimizer.worker` takes it."""
+    """The step as `optimizer.executors.worker` takes it."""
 
     def __init__(self, world: World) -> None:
         from searchspaces import Resident

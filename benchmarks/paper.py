@@ -63,10 +63,10 @@ def measure(folder: Path, rounds: int) -> dict[str, float]:
     import torch
 
     from optimizer import Job
-    from optimizer.checking import _private_bytes
-    from optimizer.needs import Needs
-    from optimizer.paper import on_paper
-    from optimizer.problem import open_pool
+    from optimizer.jobs.checking import _private_bytes
+    from optimizer.jobs.needs import Needs
+    from optimizer.jobs.paper import on_paper
+    from optimizer.jobs.problem import open_pool
     from searchspaces import CoefficientSpace, Resident
 
     job = Job.load(folder / "job.yaml")

@@ -39,11 +39,11 @@ from optimizer.driver import Driver
 from optimizer.drivers import find
 from optimizer.drivers.anchors import Anchored
 from optimizer.drivers.scalarised import Scalarised
-from optimizer.executor import Executor, Inline
-from optimizer.ledger import Ledger
+from optimizer.executors.executor import Executor, Inline
 from optimizer.objectives import Objective
-from optimizer.search import Search
-from optimizer.spool import Spool
+from optimizer.record.ledger import Ledger
+from optimizer.record.spool import Spool
+from optimizer.searching.search import Search
 from searchspaces import CoefficientSpace
 
 os.environ["PYTHONPATH"] = os.pathsep.join([*sys.path[:2], os.environ.get("PYTHONPATH", "")])  # for the workers
@@ -84,7 +84,7 @@ def drive(folder: Path, options: argparse.Namespace, seed: int, executor: Execut
 
 
 def on_ray(options: argparse.Namespace) -> Executor:
-    from optimizer.cluster import RayExecutor
+    from optimizer.executors.cluster import RayExecutor
 
     spec = json.dumps({"seconds": options.seconds})
     return RayExecutor(Bowl.TARGET, spec, options.workers, cpus=1, address=options.address)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from optimizer.job import Job
-    from optimizer.results import Results
+    from optimizer.jobs.job import Job
+    from optimizer.record.results import Results
     from optimizer.run import Run
 
 __all__ = ["Job", "Results", "Run"]
 
-_HOMES = {"Job": "optimizer.job", "Results": "optimizer.results", "Run": "optimizer.run"}
+_HOMES = {"Job": "optimizer.jobs.job", "Results": "optimizer.record.results", "Run": "optimizer.run"}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,5 +1,5 @@
 """What does `python -m optimizer` do? The same as the command `mergeopt`."""
 
-from optimizer.cli import main
+from optimizer.commands.cli import main
 
 main()

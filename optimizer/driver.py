@@ -134,7 +134,7 @@ class Question:
     - `cosines`: for coordinate (g, k), the sum over the tensors of group g of cos(dL/dW, theta_k); L is that mean.
     - `sizes`: for coordinate (g, k), the sum of the magnitudes of expert k's task vector in group g. Runs no items.
 
-    `part` (i, n) is the share of it that a worker is given: a driver leaves it alone (see `optimizer.parts`).
+    `part` (i, n) is the share of it that a worker is given: a driver leaves it alone (see `optimizer.executors.parts`).
     `number` is unique within the driver that asked (0, 1, 2, ...); that of the outermost driver is the ledger's key.
     `stage` says in words who asks and why. It is for people, but for one thing: what begins with `ANCHOR` is one.
     """

@@ -11,24 +11,25 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optimizer import logs, room
-from optimizer.assemble import build_driver, build_executor, limits, most_anchors, most_steps
-from optimizer.attempt import Attempt
-from optimizer.budget import Meter
-from optimizer.changes import changed_content, differences, identity
-from optimizer.driven import driving
 from optimizer.errors import RunError
-from optimizer.folders import LEDGER, SPOOL, found
-from optimizer.foreign import readable
-from optimizer.job import Hashes, Job
-from optimizer.ledger import Ledger
-from optimizer.results import Candidate, Results
-from optimizer.spool import Spool
+from optimizer.jobs import room
+from optimizer.jobs.assemble import build_driver, build_executor, limits, most_anchors, most_steps
+from optimizer.jobs.changes import changed_content, differences, identity
+from optimizer.jobs.job import Hashes, Job
+from optimizer.output import logs
+from optimizer.record.attempt import Attempt
+from optimizer.record.folders import LEDGER, SPOOL, found
+from optimizer.record.foreign import readable
+from optimizer.record.ledger import Ledger
+from optimizer.record.owner import owning
+from optimizer.record.results import Candidate, Results
+from optimizer.record.spool import Spool
+from optimizer.searching.budget import Meter
 
 if TYPE_CHECKING:
     from optimizer.answer import Answer
-    from optimizer.problem import Problem
-    from optimizer.search import Search
+    from optimizer.jobs.problem import Problem
+    from optimizer.searching.search import Search
     from searchspaces import CoefficientSpace
     from searchspaces.adapters.concatenate import OneAdapter
 
@@ -66,7 +67,7 @@ class Run:
         less than 1.2 times what it may need, CacheError where the cache cannot be written; PoolError, EvaluatorError or
         JobError where an input does not fit.
         """
-        from optimizer.caching import check_writable
+        from optimizer.jobs.caching import check_writable
         from searchspaces.models.shards import sync_folder
 
         folder = Path(runs).absolute() / job.name
@@ -114,13 +115,13 @@ class Run:
 
         Raises RunLocked where another process drives this run, RunError where models or data have changed.
         """
-        from optimizer.search import Search
+        from optimizer.searching.search import Search
 
         def told(search: Search, answer: Answer) -> None:
             logs.answered(answer)
             on_answer(search, answer)
 
-        with driving(self.folder):
+        with owning(self.folder):
             self._same_job()
             problem = _with_room(self.job, self.open_problem(allow_code))
             space = problem.space(self._hashes().models)
@@ -209,8 +210,8 @@ class Run:
         return Results(self.folder)
 
     def export(self, candidate: str | Candidate, out: str | Path | None = None, allow_code: bool = False) -> Path:
-        """Write a candidate as a checkpoint, load it with transformers and score it again. See `optimizer.export`."""
-        from optimizer.export import export
+        """Write a candidate as a checkpoint, load and score it again: see `optimizer.output.export`."""
+        from optimizer.output.export import export
 
         chosen = self.results().pick(candidate) if isinstance(candidate, str) else candidate
         return export(self, chosen, self._target(chosen, out), allow_code)
@@ -224,9 +225,9 @@ class Run:
     ) -> tuple[Path, OneAdapter]:
         """Write a merge of adapters as one LoRA of the base; its folder, and how near it is to the merge.
 
-        `rank` None puts the adapters' factors side by side, which loses nothing. See `optimizer.export`.
+        `rank` None puts the adapters' factors side by side, which loses nothing. See `optimizer.output.export`.
         """
-        from optimizer.export import export_adapter
+        from optimizer.output.export import export_adapter
 
         chosen = self.results().pick(candidate) if isinstance(candidate, str) else candidate
         target = self._target(chosen, out, "-lora")
@@ -241,7 +242,7 @@ class Run:
 
         Raises RunLocked where a process drives it, or writes to its ledger.
         """
-        with driving(self.folder):
+        with owning(self.folder):
             with closing(Ledger.open(self.folder / LEDGER)) as ledger:
                 started = ledger.started or (self.folder / SPOOL).exists()
             if not started:
@@ -253,7 +254,7 @@ class Run:
 
     def report(self, path: str | Path | None = None) -> Path:
         """Write the standalone report, by default to `report.html` in the run's folder."""
-        from optimizer.report import write_report
+        from optimizer.output.report import write_report
 
         return write_report(self.results(), Path(path) if path is not None else self.folder / "report.html")
 
@@ -264,21 +265,21 @@ class Run:
 
 
 def _open(job: Job, allow_code: bool) -> Problem:
-    from optimizer.problem import Problem
+    from optimizer.jobs.problem import Problem
 
     return Problem.open(job, allow_code)
 
 
 def _with_room(job: Job, problem: Problem) -> Problem:
     """The problem; raises JobError where this host cannot hold its workers, before any weight is read."""
-    from optimizer.needs import check_room
+    from optimizer.jobs.needs import check_room
 
     check_room(job, problem.pool)
     return problem
 
 
 def _write_run(folder: Path, job: Job, problem: Problem, space: CoefficientSpace, parent: Run | None) -> None:
-    from optimizer.references import references
+    from optimizer.jobs.references import references
     from searchspaces.models.shards import write_text
 
     write_text(folder / "job.yaml", job.yaml())

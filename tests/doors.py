@@ -12,9 +12,9 @@ from pathlib import Path
 
 from evaluators import items
 from evaluators.harness import guard
-from optimizer import postgres
-from optimizer.job import Job
-from optimizer.results import Results
+from optimizer.jobs.job import Job
+from optimizer.record import postgres
+from optimizer.record.results import Results
 from searchspaces import Recipe
 from searchspaces.adapters.adapter_config import LoraConfig
 from searchspaces.models.checkpoint import Checkpoint

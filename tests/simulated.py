@@ -15,7 +15,7 @@ from evaluators.evaluator import Measure
 from optimizer.answer import Answer, Failure, training_loss
 from optimizer.driver import Question
 from optimizer.errors import RunError
-from optimizer.parts import shares
+from optimizer.executors.parts import shares
 
 
 class Bowl:

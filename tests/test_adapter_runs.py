@@ -21,9 +21,9 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from optimizer import Job, Run
-from optimizer.checking import check_job
-from optimizer.cli import app
+from optimizer.commands.cli import app
 from optimizer.errors import ExportError, ScoreMismatch
+from optimizer.jobs.checking import check_job
 from searchspaces import CoefficientSpace, Pool, processed
 from searchspaces.adapters.concatenate import write_adapter
 from searchspaces.errors import Inexpressible

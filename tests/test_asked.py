@@ -8,7 +8,7 @@ from pathlib import Path
 import pico
 import pytest
 
-from optimizer.caching import CacheNeeds
+from optimizer.jobs.caching import CacheNeeds
 from searchspaces import CoefficientSpace, Pool, processed
 from searchspaces.cache import holds, limit
 from searchspaces.facts.asked import room

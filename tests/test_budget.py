@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 import worlds
 
-from optimizer import Job, Run, cli
-from optimizer.assemble import limits
-from optimizer.budget import Limits
-from optimizer.checking import check_job, print_check
+from optimizer import Job, Run
+from optimizer.commands import cli
 from optimizer.errors import JobError
+from optimizer.jobs.assemble import limits
+from optimizer.jobs.checking import check_job, print_check
+from optimizer.searching.budget import Limits
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,9 @@ import pytest
 from ruamel.yaml import YAML
 
 import evaluators
-from optimizer import catalogue, cli, drivers
-from optimizer.job_space import Space
+from optimizer import drivers
+from optimizer.commands import catalogue, cli
+from optimizer.jobs.job_space import Space
 from searchspaces import METHODS, CoefficientSpace, methods
 
 KINDS = ["methods", "drivers", "evaluators"]

@@ -14,11 +14,11 @@ import pytest
 from simulated import Bowl
 
 from optimizer.answer import Answer
-from optimizer.cluster import RayExecutor
 from optimizer.driver import Question
 from optimizer.errors import JobError, WorkerError
-from optimizer.job import ExecutorEntry, Job
-from optimizer.placement import Share, shortage
+from optimizer.executors.cluster import RayExecutor
+from optimizer.executors.placement import Share, shortage
+from optimizer.jobs.job import ExecutorEntry, Job
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def test_workers_join_and_leave_with_their_machines_and_every_question_is_answer
 def test_who_waits_for_workers_and_for_their_first_answer_is_told_so(
     cluster: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("optimizer.cluster.QUIET_SECONDS", 0.5)
+    monkeypatch.setattr("optimizer.executors.cluster.QUIET_SECONDS", 0.5)
     node = cluster.add_node(num_cpus=1)
     running = executor(cluster, {"start_seconds": 0.7, "seconds": 0.8}, workers=1, cpus=1)
     with caplog.at_level(logging.WARNING):

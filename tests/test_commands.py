@@ -13,8 +13,10 @@ import pytest
 import worlds
 from rich.console import Console
 
-from optimizer import Job, Run, cli, progress
+from optimizer import Job, Run
 from optimizer.answer import Answer
+from optimizer.commands import cli
+from optimizer.output import progress
 from optimizer.remote import wire
 from searchspaces.cache import holds
 from searchspaces.cache.once import made_once
@@ -147,7 +149,7 @@ def test_what_means_nothing_on_a_cluster_is_refused_and_not_dropped(
     assert option.partition("=")[0] in said and "not with --address" in said
 
 
-@pytest.mark.parametrize("module", ["optimizer", "optimizer.cli"])
+@pytest.mark.parametrize("module", ["optimizer", "optimizer.commands.cli"])
 def test_the_program_is_also_run_as_a_module_and_knows_its_version(
     module: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

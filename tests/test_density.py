@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from searchspaces import CoefficientSpace, Pool, methods
 from searchspaces.composition import Composition, Keep
 from searchspaces.errors import Inexpressible
-from searchspaces.facts.known import KnownFacts
+from searchspaces.facts.known_facts import KnownFacts
 from searchspaces.mergekit import to_mergekit
 from searchspaces.option import Option, complete
 from searchspaces.row import Row

@@ -27,7 +27,7 @@ from searchspaces.cache.once import cache
 from searchspaces.composition import Composition
 from searchspaces.errors import PoolError
 from searchspaces.facts import orders
-from searchspaces.facts.known import KnownFacts, TensorFacts
+from searchspaces.facts.known_facts import KnownFacts, TensorFacts
 from searchspaces.weights import composed, kernel
 from searchspaces.weights.packed import Packed
 
@@ -193,7 +193,7 @@ def ranked(tau: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
 def test_ranks_are_by_magnitude_within_rows_and_by_place_where_equal(
     tmp_path: Path, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("searchspaces.facts.known.BLOCK", 500)  # rows in several blocks, and rows longer than one
+    monkeypatch.setattr("searchspaces.facts.known_facts.BLOCK", 500)  # rows in several blocks, and rows longer than one
     pool = some_pool(tmp_path, dtype)
     for facts in facts_of(pool):
         for k, tau in enumerate(taus(pool, facts.name)):
@@ -362,7 +362,7 @@ import hashlib, sys
 import numpy as np
 from searchspaces import Pool
 from searchspaces.errors import PoolError
-from searchspaces.facts.known import KnownFacts
+from searchspaces.facts.known_facts import KnownFacts
 pool = Pool.open(sys.argv[1], {n: f"{sys.argv[2]}/{n}" for n in ("e0", "e1", "e2")})
 known = KnownFacts(pool, pool.hashes(), 0, threads=int(sys.argv[3]))
 seen = hashlib.sha256()
@@ -447,5 +447,5 @@ def test_a_search_that_asks_again_looks_at_no_weights(tmp_path: Path, monkeypatc
         return [*found, *(n for f in facts for n in (*f.spread(0.3), *f.energies(f.spread(0.3)[0])))]
 
     found = ask()
-    monkeypatch.setattr("searchspaces.facts.known.Deltas.of", None)
+    monkeypatch.setattr("searchspaces.facts.known_facts.Deltas.of", None)
     assert ask() == found

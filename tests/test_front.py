@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from optimizer.front import Front
+from optimizer.record.front import Front
 
 Array = NDArray[np.float64]
 

@@ -11,13 +11,13 @@ import pytest
 import torch
 from driver_rows import Box, answer, box, frozen
 
-from optimizer.adam import Adam, AdamRule
 from optimizer.driver import ANCHOR, FOREIGN, Driver, DriverError, Outcome, Question
 from optimizer.drivers import DRIVERS, find
 from optimizer.drivers.dam import similarity, similarity_slope
 from optimizer.drivers.expert_merging import cut
 from optimizer.drivers.pareto import common_weights
-from optimizer.front import Front
+from optimizer.drivers.walks.adam import Adam, AdamRule
+from optimizer.record.front import Front
 
 Answer = Callable[[Question], Outcome]
 WALKS = [name for name, entry in DRIVERS.items() if entry.loss]

@@ -11,12 +11,13 @@ import pytest
 import torch
 import worlds
 
-from optimizer import Job, Run, cli
+from optimizer import Job, Run
+from optimizer.commands import cli
 from optimizer.driver import Items, Question
-from optimizer.job import EvaluatorEntry
-from optimizer.ledger import Ledger
-from optimizer.training import minibatch
-from optimizer.worker import Worker, specification
+from optimizer.executors.worker import Worker, specification
+from optimizer.jobs.job import EvaluatorEntry
+from optimizer.record.ledger import Ledger
+from optimizer.training.training import minibatch
 from searchspaces.cache import limit
 from searchspaces.models.loading import load_model
 

@@ -14,8 +14,8 @@ from evaluators.errors import DataError, OptionError
 from evaluators.harness import task_index
 from evaluators.harness.evaluator import Harness
 from optimizer.errors import JobError
-from optimizer.job import EvaluatorEntry, Job
-from optimizer.problem import _evaluator
+from optimizer.jobs.job import EvaluatorEntry, Job
+from optimizer.jobs.problem import _evaluator
 
 PLAIN = "\n".join(line for line in TASK.replace("SPLITS", TEST).splitlines() if "data_files" not in line)
 NORM = PLAIN.replace("metric: acc,", "metric: acc_norm,")

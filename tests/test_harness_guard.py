@@ -10,8 +10,8 @@ import pytest
 
 from evaluators.errors import DataError
 from optimizer.errors import JobError
-from optimizer.job import EvaluatorEntry, Job
-from optimizer.problem import _evaluator
+from optimizer.jobs.job import EvaluatorEntry, Job
+from optimizer.jobs.problem import _evaluator
 
 PLAIN = """
 task: mine

@@ -12,8 +12,8 @@ import pico
 import pytest
 
 from optimizer import Job, Run
-from optimizer.checking import check_job, print_check
 from optimizer.errors import JobError, RunError
+from optimizer.jobs.checking import check_job, print_check
 
 TASK = """
 task: colours

@@ -25,21 +25,25 @@ RULES = [
         r"transformers|numba",
     ),
     (r"searchspaces/cache/.*", r"searchspaces\.(cache|cache\..*|errors|models(\.shards)?)", r"torch|transformers"),
-    (r"optimizer/driver\.py", r"(?!)", r"torch|ray"),
-    (r"optimizer/(adam|descent)\.py", r"optimizer\.driver", r"torch|ray"),
-    (r"optimizer/drivers/.*", r"optimizer\.(driver|descent|adam)", r"torch|ray"),
+    (r"optimizer/(driver|wording)\.py", r"(?!)", r"torch|ray"),
+    (r"optimizer/drivers/walks/.*", r"optimizer\.(driver|drivers(\.walks(\..*)?)?)", r"torch|ray"),
+    (r"optimizer/drivers/.*", r"optimizer\.(driver|drivers(\.walks(\..*)?)?)", r"torch|ray"),
     (
-        r"optimizer/(ledger|store|connection|postgres|tables|front)\.py",
-        r"optimizer\.(driver|answer|connection|errors|folders|store|postgres|tables|wording)|evaluators\.evaluator",
+        r"optimizer/record/(?!results).*",
+        r"optimizer\.(record(\..*)?|answer|driver|errors|wording)|evaluators\.evaluator",
         r"torch|ray",
     ),
-    (r"optimizer/(wording|placement)\.py", r"(?!)", r"torch|ray"),
-    # what is asked from afar needs no models, and what is asked of this host no Ray
-    (r"optimizer/remote/(?!orders).*", r"optimizer\.(?!run$|cli|cluster$|search$|worker$).*", r"torch|transformers"),
     (
-        r"optimizer/search\.py",
-        r"optimizer\.(answer|attempt|beside|budget|driver|errors|executor|front|known|ledger|objectives|spool)",
+        r"optimizer/searching/.*",
+        r"optimizer\.((record|searching)(\..*)?|executors\.executor|answer|driver|errors|objectives)",
         r"torch|ray|cma|optuna",
+    ),
+    (r"optimizer/executors/placement\.py", r"(?!)", r"torch|ray"),
+    # what is asked from afar needs no models, and what is asked of this host no Ray
+    (
+        r"optimizer/remote/(?!orders).*",
+        r"optimizer\.(?!run$|commands|executors\.(cluster|worker)$|searching\.search$).*",
+        r"torch|transformers",
     ),
 ]
 
@@ -81,7 +85,7 @@ def test_a_file_imports_only_what_its_room_may(path: Path) -> None:
 
 def test_ray_is_imported_where_workers_are_made_and_where_orders_are_sent() -> None:
     found = [str(p.relative_to(ROOT)) for p in FILES if any(m.split(".")[0] == "ray" for m in imported(p))]
-    assert found == ["optimizer/cluster.py", "optimizer/ray_session.py", "optimizer/remote/jobs.py"]
+    assert found == ["optimizer/executors/cluster.py", "optimizer/executors/ray_session.py", "optimizer/remote/jobs.py"]
 
 
 def test_nothing_pickles_and_yaml_is_read_by_the_strict_loader_alone() -> None:
@@ -97,7 +101,9 @@ def test_every_file_says_in_its_first_line_which_question_it_answers() -> None:
         assert first.startswith('"""') and "?" in first, path
 
 
-@pytest.mark.parametrize("module", ["optimizer", "searchspaces", "evaluators", "optimizer.cli", "optimizer.drivers"])
+@pytest.mark.parametrize(
+    "module", ["optimizer", "searchspaces", "evaluators", "optimizer.commands.cli", "optimizer.drivers"]
+)
 def test_packages_and_the_command_line_load_nothing_heavy(module: str) -> None:
     heavy = "{'torch', 'ray', 'transformers', 'numba', 'cma', 'optuna', 'pandas', 'datasets', 'plotly'}"
     code = f"import sys, {module}; print(sorted(set(sys.modules) & {heavy}))"
@@ -108,7 +114,8 @@ def test_packages_and_the_command_line_load_nothing_heavy(module: str) -> None:
 
 def test_what_is_told_of_methods_and_on_paper_needs_no_compiler() -> None:
     code = (
-        "import sys; from optimizer import Job, catalogue, checking, paper; from searchspaces import Pool, methods;"
+        "import sys; from optimizer import Job; from optimizer.commands import catalogue;"
+        "from optimizer.jobs import checking, paper; from searchspaces import Pool, methods;"
         "[catalogue.method(name) for name in methods.METHODS];"
         "print(sorted(set(sys.modules) & {'numba', 'llvmlite'}))"
     )

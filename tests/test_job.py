@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from optimizer.errors import JobError
-from optimizer.job import MAX_BYTES, Job
-from optimizer.job_space import Searched, Space
+from optimizer.jobs.job import MAX_BYTES, Job
+from optimizer.jobs.job_space import Searched, Space
 
 GOOD = """
 name: demo

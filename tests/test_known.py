@@ -15,9 +15,9 @@ from test_search import OBJECTIVES, Box, Killed, driver, questions
 from optimizer.answer import Answer, Failure
 from optimizer.driver import FOREIGN, Driver, Outcome, Point, Question
 from optimizer.drivers import DRIVERS
-from optimizer.executor import Executor, Inline
-from optimizer.ledger import Ledger
-from optimizer.search import Search
+from optimizer.executors.executor import Executor, Inline
+from optimizer.record.ledger import Ledger
+from optimizer.searching.search import Search
 
 REPEATS = 20
 MODELS = {"base": "hash of base", "e0": "hash of e0"}
@@ -25,7 +25,7 @@ MODELS = {"base": "hash of base", "e0": "hash of e0"}
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("optimizer.known.REPEATS", REPEATS)
+    monkeypatch.setattr("optimizer.searching.known.REPEATS", REPEATS)
 
 
 def coarse(point: Point) -> str:

@@ -13,9 +13,10 @@ from urllib.request import urlopen
 import pytest
 import worlds
 
-from optimizer import cli, logs
 from optimizer.answer import Answer, Failure
+from optimizer.commands import cli
 from optimizer.errors import JobError
+from optimizer.output import logs
 from optimizer.wording import printable, redacted, shown
 
 CANARY = "canary" + "0123456789" * 3  # a secret of the environment, looked for in all that a run leaves
@@ -76,7 +77,7 @@ def test_without_json_only_warnings_are_told_and_they_are_printable() -> None:
 def test_a_run_is_watched_while_it_goes_and_leaves_no_secret_anywhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    metrics = pytest.importorskip("optimizer.metrics")
+    metrics = pytest.importorskip("optimizer.output.metrics")
     pytest.importorskip("prometheus_client", reason="--metrics-port needs the extra 'metrics'")
     for name in ("HF_TOKEN", "PGPASSWORD", "AWS_SECRET_ACCESS_KEY", "RAY_AUTH_TOKEN"):
         monkeypatch.setenv(name, CANARY)
@@ -127,7 +128,7 @@ def test_a_refusal_is_a_line_of_the_json_log_too(
 
 def test_a_port_that_is_taken_is_one_clear_error() -> None:
     pytest.importorskip("prometheus_client", reason="--metrics-port needs the extra 'metrics'")
-    from optimizer.metrics import Metrics
+    from optimizer.output.metrics import Metrics
 
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]

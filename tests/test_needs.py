@@ -15,11 +15,14 @@ import sparse
 import torch
 import worlds
 
-from optimizer import Job, Run, bandwidth, cli, needs, paper
-from optimizer.checking import check_job
+from optimizer import Job, Run
+from optimizer.commands import cli
 from optimizer.errors import JobError
-from optimizer.needs import Host, Needs
-from optimizer.problem import open_pool
+from optimizer.executors import bandwidth
+from optimizer.jobs import needs, paper
+from optimizer.jobs.checking import check_job
+from optimizer.jobs.needs import Host, Needs
+from optimizer.jobs.problem import open_pool
 from searchspaces import Resident
 from searchspaces.models.checkpoint import Checkpoint
 from searchspaces.weights import kernel
@@ -35,7 +38,7 @@ def seven(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def memory(monkeypatch: pytest.MonkeyPatch) -> Any:
     def of(size: float) -> None:
-        monkeypatch.setattr("optimizer.needs.psutil.virtual_memory", lambda: SimpleNamespace(available=int(size)))
+        monkeypatch.setattr("optimizer.jobs.needs.psutil.virtual_memory", lambda: SimpleNamespace(available=int(size)))
 
     return of
 
@@ -104,7 +107,7 @@ def test_a_job_that_cannot_fit_is_refused_before_its_model_is_loaded(
     needed = Needs.of(job, open_pool(job)).certain
     memory(needed - 1)
     with monkeypatch.context() as patch:
-        patch.setattr("optimizer.worker.Resident", load)
+        patch.setattr("optimizer.executors.worker.Resident", load)
         for refused in (lambda: check_job(job), lambda: Run.create(job, tmp_path / "runs")):
             with pytest.raises(JobError, match=r"does not fit here: a worker needs .*bfloat16") as caught:
                 refused()

@@ -13,14 +13,15 @@ import worlds
 from safetensors.torch import load_file, save_file
 
 from evaluators.evaluator import Measure
-from optimizer import Job, Run, cli
-from optimizer.checking import check_job, print_check
+from optimizer import Job, Run
+from optimizer.commands import cli
 from optimizer.driver import Question, reference
 from optimizer.errors import ExportError
-from optimizer.problem import Problem
-from optimizer.references import references
-from optimizer.report import page_data
-from optimizer.worker import Worker, specification
+from optimizer.executors.worker import Worker, specification
+from optimizer.jobs.checking import check_job, print_check
+from optimizer.jobs.problem import Problem
+from optimizer.jobs.references import references
+from optimizer.output.report import page_data
 
 TIES = "{granularity: layer, method: ties, options: {density: {low: 0.1, high: 0.9, start: 0.2}}}"
 
@@ -188,7 +189,7 @@ def test_check_says_what_is_scored_beside_the_budget(world: Path, capsys: pytest
 def test_layer_swap_is_told_by_the_model_that_each_group_comes_from(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from optimizer.show import candidate, print_candidate, print_front
+    from optimizer.output.show import candidate, print_candidate, print_front
 
     monkeypatch.setenv("COLUMNS", "400")
     monkeypatch.chdir(tmp_path)

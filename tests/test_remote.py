@@ -21,14 +21,16 @@ import pytest
 import worlds
 from filelock import FileLock
 
-from optimizer import Job, Run, cli, cli_runs, show
+from optimizer import Job, Run
+from optimizer.commands import cli, cli_runs
 from optimizer.doctor import ray_cluster
 from optimizer.errors import ClusterError, JobError, RunError, RunLocked
+from optimizer.output import show
+from optimizer.record.results import Results
 from optimizer.remote import control, following, head, orders, parcel, wire
 from optimizer.remote.address import Endpoint
 from optimizer.remote.shipping import shipped
 from optimizer.remote.wire import Order
-from optimizer.results import Results
 
 
 @pytest.fixture(autouse=True)

@@ -13,12 +13,12 @@ import pytest
 import worlds
 
 from optimizer.errors import ClusterError
+from optimizer.record.results import Results
 from optimizer.remote import following, head, parcel
 from optimizer.remote.address import Endpoint
 from optimizer.remote.jobs import Cluster, Sent, explained
 from optimizer.remote.shipping import shipped
 from optimizer.remote.wire import Order
-from optimizer.results import Results
 
 CANARY = "canary-5f0d"
 

@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from optimizer import Job, Run
 from optimizer.answer import Answer
 from optimizer.errors import ExportError, JobError, RunError, RunLocked, ScoreMismatch
-from optimizer.job import Budget
-from optimizer.search import Search
+from optimizer.jobs.job import Budget
+from optimizer.searching.search import Search
 
 World = Callable[..., Path]
 

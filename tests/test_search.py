@@ -18,10 +18,10 @@ from optimizer.drivers import DRIVERS, Entry
 from optimizer.drivers.anchors import Anchored
 from optimizer.drivers.scalarised import Scalarised
 from optimizer.errors import TooManyFailures
-from optimizer.executor import Inline
-from optimizer.ledger import Ledger
+from optimizer.executors.executor import Inline
 from optimizer.objectives import Objective
-from optimizer.search import Search
+from optimizer.record.ledger import Ledger
+from optimizer.searching.search import Search
 
 OBJECTIVES = (Objective("task0.accuracy", "max"), Objective("task1.accuracy", "max"))
 

@@ -10,12 +10,12 @@ import pytest
 from worlds import classification
 
 from optimizer import Job, Run
-from optimizer.checking import check_job, print_check
 from optimizer.driver import Question
 from optimizer.drivers.sampling import Random
 from optimizer.errors import JobError, RunError
-from optimizer.report import page_data
-from optimizer.show import candidate, print_candidate
+from optimizer.jobs.checking import check_job, print_check
+from optimizer.output.report import page_data
+from optimizer.output.show import candidate, print_candidate
 from searchspaces import Recipe
 
 SPACE = """{granularity: layer, method: [task_arithmetic, dare_ties, layer_swap],

@@ -15,7 +15,7 @@ import worlds
 
 from evaluators.causal import probe_head
 from optimizer import Job, Run
-from optimizer.checking import check_job
+from optimizer.jobs.checking import check_job
 from searchspaces import CoefficientSpace, Pool, Resident
 from searchspaces.errors import PoolError
 from searchspaces.models.loading import load_model

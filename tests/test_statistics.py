@@ -24,12 +24,13 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 from evaluators import statistics
 from evaluators.errors import NonFinite
 from evaluators.evaluator import Setting
-from optimizer import Job, Run, gathering
-from optimizer.checking import check_job
+from optimizer import Job, Run
 from optimizer.errors import JobError
-from optimizer.gathering import gathered, merged_pool
-from optimizer.problem import Problem
-from optimizer.sums import Work
+from optimizer.jobs.checking import check_job
+from optimizer.jobs.problem import Problem
+from optimizer.training import gathering
+from optimizer.training.gathering import gathered, merged_pool
+from optimizer.training.sums import Work
 from searchspaces import processed
 from searchspaces.cache import limit
 from searchspaces.errors import PoolError
@@ -250,9 +251,10 @@ def test_several_passes_give_the_bits_of_one(tmp_path: Path, monkeypatch: pytest
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from optimizer import Job, gathering
-from optimizer.problem import Problem
-from optimizer.sums import Work
+from optimizer import Job
+from optimizer.training import gathering
+from optimizer.jobs.problem import Problem
+from optimizer.training.sums import Work
 job, method, at, share = sys.argv[1:]
 gathering.EVERY, gathering.SHARE = 0.0, float(share)
 calls = []

@@ -32,7 +32,7 @@ from evaluators.harness.evaluator import Harness
 from evaluators.vllm_engine import VllmEngine, engine, stored
 from evaluators.vllm_host import VllmOptions, refuse
 from optimizer import Job, Run
-from optimizer.checking import check_job
+from optimizer.jobs.checking import check_job
 
 PROMPTS = [[0, 40, 41, 42], [0, 7, 8, 9, 10, 11, 12, 13, 14], [5], [0, *range(5, 205)]]
 """The last is long enough for a block of vLLM's prefix cache, which is 128 tokens on a CPU."""

@@ -596,7 +596,7 @@ executor: {kind: inline}
 
 
 def test_a_first_job_says_which_vocabulary(three: tuple[Path, dict[str, Path]], tmp_path: Path) -> None:
-    from optimizer.starter import write_job
+    from optimizer.jobs.starter import write_job
 
     first, experts = three
     write_job(str(first), [f"{n}={f}" for n, f in experts.items()], [], tmp_path / "added.yaml")

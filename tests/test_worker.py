@@ -12,9 +12,9 @@ import worlds
 from evaluators.evaluator import Measure, Scores
 from optimizer.driver import Question
 from optimizer.errors import RunError
-from optimizer.job import Job
+from optimizer.executors.worker import Found, Worker, pack, specification
+from optimizer.jobs.job import Job
 from optimizer.run import Run
-from optimizer.worker import Found, Worker, pack, specification
 
 QUESTION = Question(7, np.zeros(1))
 
@@ -62,7 +62,7 @@ def test_where_the_pool_is_changes_no_answer_beyond_rounding_and_is_logged(
 ) -> None:
     job = Job.load(worlds.language(tmp_path))
     held = job.model_copy(update={"executor": job.executor.model_copy(update={"pool": hold})})
-    with caplog.at_level("INFO", "optimizer.worker"):
+    with caplog.at_level("INFO", "optimizer.executors.worker"):
         workers = [Worker(specification(j, False), name) for j, name in ((job, "kernels"), (held, "w"))]
     ours, theirs = (w.answer(Question(0, w.space.domain.start)) for w in workers)
     assert ours.measures["text.loss"].value == pytest.approx(theirs.measures["text.loss"].value, rel=1e-5)

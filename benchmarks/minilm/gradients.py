@@ -128,7 +128,7 @@ def searched(
 def unseen(job: Any, point: Any = None) -> dict[str, Any]:
     """A point's accuracy on held-out items, by default the start's: mean, its standard error, and by task."""
     from optimizer.driver import Items, Question
-    from optimizer.worker import Worker, specification
+    from optimizer.executors.worker import Worker, specification
 
     worker = Worker(specification(job, False), "benchmark")
     point = worker.space.domain.start if point is None else point

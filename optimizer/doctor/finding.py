@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias
 
 from rich.markup import escape
 
-from optimizer.terminal import Terminal
+from optimizer.output.terminal import Terminal
 
 State: TypeAlias = Literal["well", "warning", "wrong"]
 

@@ -13,12 +13,12 @@ from pathlib import Path
 
 from optimizer.doctor.finding import Finding
 from optimizer.errors import LedgerBusy, RunError
-from optimizer.folders import LEDGER, SPOOL
-from optimizer.ledger import Ledger
-from optimizer.results import Results
-from optimizer.room import FACTOR, RESERVE
+from optimizer.jobs.room import FACTOR, RESERVE
+from optimizer.record.folders import LEDGER, SPOOL
+from optimizer.record.ledger import Ledger
+from optimizer.record.results import Results
+from optimizer.record.spool import Spool
 from optimizer.run import Run
-from optimizer.spool import Spool
 
 COPY = "restore the folder from a copy"
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from optimizer import descent
-from optimizer.adam import AdamRule, Bounds
-from optimizer.descent import Descent
 from optimizer.driver import Domain
+from optimizer.drivers.walks import descent
+from optimizer.drivers.walks.adam import AdamRule, Bounds
+from optimizer.drivers.walks.descent import Descent
 
 
 class AdaMerging(Descent):

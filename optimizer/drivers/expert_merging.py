@@ -6,10 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from optimizer import descent
-from optimizer.adam import AdamRule, Bounds
-from optimizer.descent import Descent
 from optimizer.driver import Domain, Outcome, Point, Wants
+from optimizer.drivers.walks import descent
+from optimizer.drivers.walks.adam import AdamRule, Bounds
+from optimizer.drivers.walks.descent import Descent
 
 
 class ExpertMerging(Descent):

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from pydantic import Field
 from scipy.optimize import nnls
 
-from optimizer import descent
-from optimizer.adam import AdamRule, Bounds
-from optimizer.descent import Descent
 from optimizer.driver import Domain, DriverError, Outcome, Point, Wants
+from optimizer.drivers.walks import descent
+from optimizer.drivers.walks.adam import AdamRule, Bounds
+from optimizer.drivers.walks.descent import Descent
 
 STATIONARY = 1e-6  # of the largest gradient's norm: a common direction shorter than this leads nowhere
 

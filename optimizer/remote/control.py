@@ -9,9 +9,9 @@ from pathlib import Path
 
 import psutil
 
-from optimizer.driven import LOCK, driver
 from optimizer.errors import RunError, RunLocked
-from optimizer.folders import there
+from optimizer.record.folders import there
+from optimizer.record.owner import LOCK, owner
 
 AGAIN_SECONDS = 2.0  # between the signal to drain and the one to stop at once
 END_SECONDS = 30.0
@@ -46,7 +46,7 @@ def cancel(folder: Path) -> int:
 def driven(folder: Path) -> bool:
     """Whether a process drives the run now. Raises RunError where there is no run."""
     there(folder)
-    return driver(folder) is not None
+    return owner(folder) is not None
 
 
 def nobody_drives(folder: Path) -> None:
@@ -58,7 +58,7 @@ def nobody_drives(folder: Path) -> None:
 def _pid(folder: Path) -> int:
     """The process of this host that drives a run. Raises RunError where there is none."""
     there(folder)
-    who = driver(folder)
+    who = owner(folder)
     if who is None:
         raise RunError(f"{folder}: nobody drives this run; 'mergeopt resume' goes on with it")
     if not who.pid:
@@ -111,7 +111,7 @@ def _signal(folder: Path, pid: int, number: signal.Signals) -> None:
 def _free(folder: Path, seconds: float) -> bool:
     """Whether nobody drives the run, within so many seconds."""
     end = time.monotonic() + seconds
-    while driver(folder) is not None:
+    while owner(folder) is not None:
         if time.monotonic() >= end:
             return False
         time.sleep(0.1)

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from optimizer import show
 from optimizer.answer import Answer
-from optimizer.folders import LEDGER
-from optimizer.foreign import readable
-from optimizer.ledger import SEEN, Ledger
+from optimizer.output import show
+from optimizer.record.folders import LEDGER
+from optimizer.record.foreign import readable
+from optimizer.record.ledger import SEEN, Ledger
+from optimizer.record.results import Results
 from optimizer.remote import control, wire
-from optimizer.results import Results
 
 if TYPE_CHECKING:
     from optimizer.remote.jobs import Cluster

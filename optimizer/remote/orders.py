@@ -46,7 +46,7 @@ def carry_out(order: Order) -> None:
     if order.verb in ("run", "resume"):
         _drive(order, folder)
     elif order.verb == "status":
-        from optimizer import show
+        from optimizer.output import show
         from optimizer.run import Run
 
         _answer(show.status(Run(folder).results()))
@@ -63,7 +63,7 @@ def runs_folder(order: Order) -> Path:
 
 def _drive(order: Order, folder: Path) -> None:
     """The command of that name, in this process: what it prints is the log, and Ray's stop is its SIGTERM."""
-    from optimizer import cli
+    from optimizer.commands import cli
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     if order.verb == "run" and folder.exists():

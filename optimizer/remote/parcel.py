@@ -9,8 +9,8 @@ from contextlib import closing
 from pathlib import Path
 
 from optimizer.errors import ClusterError, RunError
-from optimizer.folders import LEDGER, there
-from optimizer.ledger import Ledger
+from optimizer.record.folders import LEDGER, there
+from optimizer.record.ledger import Ledger
 
 TEXTS = ("job.yaml", "splits.json")
 

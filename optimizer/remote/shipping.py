@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from optimizer.errors import JobError
-from optimizer.job import Job, read_yaml
+from optimizer.jobs.job import Job, read_yaml
 
 
 def shipped(path: Path, name: str | None, root: str | None) -> Job:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from searchspaces import methods
 from searchspaces.composition import Composition
 from searchspaces.errors import RecipeError
-from searchspaces.facts.known import KnownFacts
+from searchspaces.facts.known_facts import KnownFacts
 from searchspaces.facts.process import processing
 from searchspaces.method import Method
 from searchspaces.models.pool import Pool

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from searchspaces.facts.known import KnownFacts
+from searchspaces.facts.known_facts import KnownFacts
 from searchspaces.models.layout import Place
 from searchspaces.models.pool import Pool
 from searchspaces.recipe import Recipe

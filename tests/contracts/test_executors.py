@@ -13,12 +13,12 @@ import pytest
 from simulated import Bowl
 
 from optimizer.answer import Answer
-from optimizer.cluster import RayExecutor
 from optimizer.driver import Items, Question, Wants
 from optimizer.errors import RunError, WorkerError
-from optimizer.executor import Executor, Inline
-from optimizer.parts import Parts
-from optimizer.ray_session import LOCAL, connect
+from optimizer.executors.cluster import RayExecutor
+from optimizer.executors.executor import Executor, Inline
+from optimizer.executors.parts import Parts
+from optimizer.executors.ray_session import LOCAL, connect
 
 Make = Callable[..., Executor]
 

@@ -15,11 +15,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from evaluators.evaluator import Measure
-from optimizer import connection
 from optimizer.answer import Answer, Failure, Try
 from optimizer.driver import Items, Question, reference
 from optimizer.errors import LedgerBusy, RunError
-from optimizer.ledger import Ask, Ledger, Tell
+from optimizer.record import sqlite
+from optimizer.record.ledger import Ask, Ledger, Tell
 
 
 @pytest.fixture(params=["file", "server"])
@@ -153,7 +153,7 @@ def test_a_locked_ledger_is_waited_for_aloud_and_then_told_with_exit_code_75(
     ledger = in_file
     other = sqlite3.connect(tmp_path / "ledger.db", isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
-    monkeypatch.setattr(connection, "WAIT_SECONDS", 1.2)
+    monkeypatch.setattr(sqlite, "PATIENCE_SECONDS", 1.2)
     start = time.monotonic()
     with pytest.raises(LedgerBusy, match="locked by another process") as caught, caplog.at_level(logging.WARNING):
         ledger.asked(1, [question(0)], ["r0"])

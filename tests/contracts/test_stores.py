@@ -13,14 +13,15 @@ import numpy as np
 import pytest
 import worlds
 
-from optimizer import Job, Run, cli, driving
+from optimizer import Job, Run
 from optimizer.answer import Answer
-from optimizer.driven import driving as locked
+from optimizer.commands import cli, driving
 from optimizer.driver import Items, Question
 from optimizer.errors import DiskFull, JobError, LedgerBusy, OptimizerError, RunLocked, WorkerError
-from optimizer.ledger import Ledger
-from optimizer.results import Results
-from optimizer.spool import Spool
+from optimizer.record.ledger import Ledger
+from optimizer.record.owner import owning as locked
+from optimizer.record.results import Results
+from optimizer.record.spool import Spool
 
 
 @pytest.fixture(scope="module", params=["file", "server"])

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import worlds
 
-from optimizer import Job, Run, cli
-from optimizer.changes import differences, identity
+from optimizer import Job, Run
+from optimizer.commands import cli
 from optimizer.errors import RunError
+from optimizer.jobs.changes import differences, identity
 
 
 @pytest.fixture(scope="module")

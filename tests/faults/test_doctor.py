@@ -19,12 +19,14 @@ from typing import Any, ClassVar
 import pytest
 import worlds
 
-from optimizer import Job, Run, cli, show
+from optimizer import Job, Run
 from optimizer.answer import Answer, Failure, Try
+from optimizer.commands import cli
 from optimizer.doctor import Finding, installation, ray_cluster, run_folder
-from optimizer.ledger import Ledger
+from optimizer.output import show
+from optimizer.record.ledger import Ledger
+from optimizer.record.spool import Spool
 from optimizer.remote import head
-from optimizer.spool import Spool
 
 
 @pytest.fixture(scope="module")

@@ -17,21 +17,22 @@ from simulated import Bowl
 from test_search import OBJECTIVES, Box
 
 from evaluators.evaluator import Measure
-from optimizer import connection, known
 from optimizer.answer import Answer, Failure, Try
-from optimizer.attempt import Attempt
-from optimizer.budget import Limits, Meter
 from optimizer.driver import Driver, Outcome, Question
 from optimizer.drivers import DRIVERS
 from optimizer.drivers.anchors import Anchored
 from optimizer.drivers.scalarised import Scalarised
 from optimizer.errors import LedgerBusy, RunLocked
-from optimizer.executor import Executor, Inline
-from optimizer.known import AGAIN
-from optimizer.ledger import Ledger
-from optimizer.search import Search
-from optimizer.spool import Spool
-from optimizer.store import SQLite
+from optimizer.executors.executor import Executor, Inline
+from optimizer.record import sqlite
+from optimizer.record.attempt import Attempt
+from optimizer.record.ledger import Ledger
+from optimizer.record.spool import Spool
+from optimizer.record.sqlite import SQLite
+from optimizer.searching import known
+from optimizer.searching.budget import Limits, Meter
+from optimizer.searching.known import AGAIN
+from optimizer.searching.search import Search
 
 
 class Killed(BaseException):
@@ -121,7 +122,7 @@ def test_killed_before_or_after_any_write_it_goes_on_as_if_nothing_had_been(
 def test_answers_that_a_locked_ledger_could_not_take_are_spooled_and_count_on_resume(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, locked_after: int
 ) -> None:
-    monkeypatch.setattr(connection, "WAIT_SECONDS", 0.3)
+    monkeypatch.setattr(sqlite, "PATIENCE_SECONDS", 0.3)
     whole, folder = tmp_path / "whole", tmp_path / "locked"
     for home in (whole, folder):
         home.mkdir()
@@ -577,6 +578,6 @@ def test_a_stop_drains_thirty_seconds_by_the_monotonic_clock(tmp_path: Path, mon
         *(driver("sobol"), Never(Bowl.TARGET, "{}"), ledger, OBJECTIVES, 12, lambda p: p.tobytes().hex()[:16]),
         lambda running, answer: running.stop() if running.answered == 3 else None,
     )
-    monkeypatch.setattr("optimizer.search.time.monotonic", clock)
+    monkeypatch.setattr("optimizer.searching.search.time.monotonic", clock)
     search.run()
     assert search.stopped and search.answered == 3

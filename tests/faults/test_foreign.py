@@ -16,15 +16,15 @@ import pytest
 from filelock import FileLock
 
 from evaluators.evaluator import Measure
-from optimizer import show
 from optimizer.answer import Answer, Failure
 from optimizer.doctor import run_folder
 from optimizer.doctor.finding import Finding, print_findings
 from optimizer.driver import Items, Question
 from optimizer.errors import RunError
-from optimizer.ledger import Ledger
+from optimizer.output import show
+from optimizer.record.ledger import Ledger
+from optimizer.record.results import Results
 from optimizer.remote import control, following
-from optimizer.results import Results
 
 ORDER = "\x1b]0;pwn\x07\x1b[2J"  # to a terminal: a new title, and an empty screen
 META = {

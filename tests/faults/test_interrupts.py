@@ -16,9 +16,10 @@ import psutil
 import pytest
 import worlds
 
-from optimizer import Job, Run, cli
-from optimizer.executor import Inline
-from optimizer.ledger import Ledger
+from optimizer import Job, Run
+from optimizer.commands import cli
+from optimizer.executors.executor import Inline
+from optimizer.record.ledger import Ledger
 
 FUNCTION = """
 import time
@@ -151,7 +152,8 @@ def test_on_ray_ctrl_c_reaches_the_driver_alone_and_twice_leaves_no_worker(tmp_p
     """The terminal sends SIGINT to its whole foreground group; workers must not die of the first."""
     folder = slow_after(tmp_path, 4, "{kind: ray, workers: 2, cpus: 0.5}")
     end, other = pty.openpty()
-    code = "import fcntl, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)\nfrom optimizer.cli import main; main()"
+    code = "import fcntl, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
+    code += "from optimizer.commands.cli import main; main()"
     process = subprocess.Popen(
         [sys.executable, "-c", code, "resume", str(folder), "--allow-code"],
         stdin=other, stdout=other, stderr=other, start_new_session=True,

@@ -18,9 +18,9 @@ import worlds
 
 from optimizer import Job, Run
 from optimizer.errors import DiskFull
-from optimizer.search import Search
+from optimizer.searching.search import Search
 
-COMMAND = [sys.executable, "-c", "from optimizer.cli import main; main()"]
+COMMAND = [sys.executable, "-c", "from optimizer.commands.cli import main; main()"]
 PATIENCE = 400  # seconds for a command: a busy machine takes minutes to start one, and that is not what is tested
 pytestmark = pytest.mark.timeout(4 * PATIENCE)
 

@@ -19,8 +19,8 @@ import worlds
 
 from evaluators.evaluator import Measure, Metric, Scores, Setting, Splits
 from optimizer.driver import Items, Question
-from optimizer.job import Job
-from optimizer.worker import Worker, specification
+from optimizer.executors.worker import Worker, specification
+from optimizer.jobs.job import Job
 
 MB = 2**20
 

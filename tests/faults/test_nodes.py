@@ -9,8 +9,8 @@ import numpy as np
 from simulated import Bowl
 
 from optimizer.answer import Answer
-from optimizer.cluster import RayExecutor
 from optimizer.driver import Question
+from optimizer.executors.cluster import RayExecutor
 
 
 def test_the_questions_of_a_lost_node_run_elsewhere() -> None:

@@ -15,12 +15,12 @@ import worlds
 
 from evaluators.evaluator import Measure
 from optimizer import Job, Run
-from optimizer import postgres as ledger_on_postgres
 from optimizer.answer import Answer, Failure, Try
 from optimizer.driver import Question
 from optimizer.errors import LedgerBusy, RunError, RunLocked
-from optimizer.ledger import Ledger
-from optimizer.postgres import Postgres
+from optimizer.record import postgres as ledger_on_postgres
+from optimizer.record.ledger import Ledger
+from optimizer.record.postgres import Postgres
 
 if TYPE_CHECKING:
     import psycopg

@@ -1,0 +1,1 @@
+"""How do drivers walk downhill? The loop and the steps that they share."""

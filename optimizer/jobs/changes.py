@@ -1,0 +1,49 @@
+"""What of a run's inputs has changed since it was made? Key by key, in words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from optimizer.jobs.job import Hashes, Job
+
+
+def identity(job: Job) -> dict[str, Any]:
+    """What a run's answers depend on, as JSON values: all of the job but budget, executor, ledger, name and place."""
+    found = job.model_dump(mode="json", exclude={"budget", "executor", "ledger", "name", "root", "hashes"})
+    return dict(json.loads(json.dumps(found)))
+
+
+def differences(made: Any, now: Any, where: str = "") -> Iterator[str]:
+    """One line for each value of a job that is not what it was: `space.method: was 'ties', is 'linear'`."""
+    if isinstance(made, Mapping) and isinstance(now, Mapping):
+        for key in [*made, *(k for k in now if k not in made)]:
+            inner = f"{where}.{key}" if where else str(key)
+            if key not in made:
+                yield f"{inner}: was not set, is {now[key]!r}"
+            elif key not in now:
+                yield f"{inner}: was {made[key]!r}, is not set"
+            else:
+                yield from differences(made[key], now[key], inner)
+    elif isinstance(made, list) and isinstance(now, list) and len(made) == len(now):
+        for i, (a, b) in enumerate(zip(made, now, strict=True)):
+            yield from differences(a, b, f"{where}[{_name(a, i)}]")
+    elif made != now:
+        yield f"{where}: was {made!r}, is {now!r}"
+
+
+def changed_content(made: Hashes, now: Hashes) -> Iterator[str]:
+    """One line for each model, data file or data set whose content is not what it was."""
+    for what, before, after in (("model", made.models, now.models), ("data", made.data, now.data)):
+        for name in sorted(before.keys() | after.keys()):
+            if before.get(name) != after.get(name):
+                yield f"{what} {name!r}: sha256 was {_short(before.get(name))}, is {_short(after.get(name))}"
+
+
+def _name(entry: Any, index: int) -> str:
+    return str(entry["name"]) if isinstance(entry, Mapping) and "name" in entry else str(index)
+
+
+def _short(digest: str | None) -> str:
+    return "none" if digest is None else digest[:12]

@@ -1,0 +1,264 @@
+"""What will a job need? Everything validated, one candidate scored, memory and time told before anything is spent."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import TYPE_CHECKING, Any
+
+import psutil
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from evaluators.evaluator import Evaluator, Indices
+from optimizer.driver import Items, Question
+from optimizer.drivers.walks.descent import Options
+from optimizer.errors import JobError
+from optimizer.jobs.job import Job
+from optimizer.jobs.needs import gb
+from optimizer.jobs.paper import on_paper, rows_of
+from optimizer.output.progress import duration
+from optimizer.training.training import PARTS
+
+if TYPE_CHECKING:
+    from searchspaces.domain import Domain
+
+FURTHER_SHOWN = 12  # coordinates of options and methods
+
+
+def check_job(job: Job, allow_code: bool = False) -> dict[str, Any]:
+    """Validate a job as a run would, and score its starting point once in this process.
+
+    Times are seconds for one candidate on this machine; memory is the private bytes that one worker holds.
+    Raises what a run would raise; JobError where the starting point itself cannot be scored.
+    """
+    from optimizer.executors.worker import Worker, specification
+    from optimizer.jobs.assemble import build_driver, driver_options, limits, most_anchors
+    from optimizer.jobs.references import references
+    from optimizer.record.postgres import Postgres
+    from searchspaces.cache.compiled import compiling
+
+    server = Postgres.usable(job.ledger) if job.ledger else None  # before minutes are spent
+    paper = on_paper(job)
+    if paper["refusal"]:
+        raise JobError(f"the job does not fit here: {paper['refusal']}")
+    before = _private_bytes()
+    started = time.perf_counter()
+    worker = Worker(specification(job, allow_code), "check")
+    ready = time.perf_counter() - started
+    domain, pool = worker.space.domain, worker.problem.pool
+    build_driver(job, worker.space, worker.problem)
+    every = len(worker.space.anchors()) if job.driver.anchors else 0
+    anchors = min(every, most_anchors(job))
+    compared = references(worker.problem, worker.space)
+    worker.answer(Question(0, domain.start))  # the first one maps pages and warms caches
+    seconds = _seconds(worker, "calibration")
+    heldout = _seconds(worker, "heldout")
+    evaluations, workers = job.budget.evaluations, 1 if job.executor.kind == "inline" else job.executor.workers
+    gradient: float | None = None
+    steps, side_by_side = 0, 1
+    options = driver_options(job)
+    if isinstance(options, Options):  # of a walk: steps one after the other, with a score now and then
+        gradient, steps = _gradient(worker, options), options.steps
+        side_by_side = min(workers, job.driver.gradients.parts or PARTS)
+        evaluations = min(evaluations, anchors + 1 + math.ceil(steps / options.every))
+    scored = evaluations + len(compared)
+    search_seconds = ready + scored * seconds / workers + steps * (gradient or 0.0) / side_by_side
+    spends = limits(job).spent(search_seconds / 3600, workers)
+    return {
+        "name": job.name,
+        "ledger": server,
+        "experts": list(pool.names),
+        "adapters": {n: {"ranks": list(a.ranks), "bytes": a.bytes} for n, a in pool.adapters.items()},
+        "parameters": pool.parameters,
+        "dimension": len(domain.names),
+        "groups": domain.shape[0],
+        "coefficients": domain.shape[0] * domain.shape[1],
+        "further": _further(domain),
+        "objectives": [f"{o.name} ({o.goal})" for o in worker.problem.objectives],
+        "items": {e.name: {split: len(rows) for split, rows in _splits(e)} for e in worker.problem.evaluators},
+        "provenance": [line for lines in worker.problem.provenance.values() for line in lines],
+        "evaluations": evaluations,
+        "anchors": min(anchors, evaluations),
+        "references": compared,
+        "anchors_in_all": every,
+        "workers": workers,
+        "worker_start_seconds": ready,
+        "candidate_seconds": seconds,
+        "heldout_seconds": heldout,
+        "worker_private_bytes": _private_bytes(),
+        "empty_worker_private_bytes": before,
+        "pool_bytes": pool.base.bytes + sum(e.bytes for e in pool.experts.values()),
+        "reads": worker.resident.reads(worker.space.decode(domain.start)),
+        "layers": _layers(worker),
+        "paper": paper,
+        "available_bytes": psutil.virtual_memory().available,
+        "gradient_seconds": gradient,
+        "gradients": steps,
+        "search_seconds": search_seconds,
+        "heldout_seconds_at_most": scored * heldout / workers,
+        "spends": spends,
+        "reached": limits(job).over(spends),
+        "taught_bytes": sum(file.stat().st_size for file in worker.taught.values()),
+        "kernels_seconds": compiling.seconds,
+        "warnings": [*paper["warnings"], *_warnings(job, anchors, every)],
+    }
+
+
+def print_check(found: dict[str, Any]) -> None:
+    """The findings as a table."""
+    steps = f" and {found['gradients']} gradients" if found["gradients"] else ""
+    once, unseen = found["candidate_seconds"], found["heldout_seconds"]
+    rows = {
+        "job": f"{found['name']}: valid",
+        "pool": f"{len(found['experts'])} experts of {_millions(found['parameters'])} parameters, "
+        f"{gb(found['pool_bytes'])} on disk in all",
+        "dimension": f"{found['coefficients']} coefficients in {found['groups']} groups"
+        + _and_further(found["further"]),
+        "objectives": ", ".join(found["objectives"]),
+        "items": ", ".join(f"{name} {_counts(n)}" for name, n in found["items"].items()),
+        **({"split": "\n".join(found["provenance"])} if found["provenance"] else {}),
+        "memory": f"{gb(found['worker_private_bytes'])} private in each of {found['workers']} workers, beside the "
+        f"shared pool (measured); {gb(found['available_bytes'])} free here",
+        **rows_of(found["paper"]),
+        "read from": "\n".join(found["reads"].values()),
+        **({"layers": "\n".join(found["layers"])} if len(found["layers"]) > 1 else {}),
+        "one candidate": f"{once:.3g} s, and {unseen:.3g} s on held-out items (measured on one)",
+        "search": f"{found['evaluations']} candidates ({found['anchors']} of them anchors){steps}: "
+        f"about {duration(found['search_seconds'])}{' at most' if steps else ''}",
+        **({"references": _references(found["references"])} if found["references"] else {}),
+        "kernels": f"compiled just now, in {duration(kernels)}, and kept: later starts do without"
+        if (kernels := found["kernels_seconds"])
+        else "compiled before, and read from the disk",
+        "held-out": f"at most {duration(found['heldout_seconds_at_most'])}, if every candidate were on the front",
+    }
+    if found["ledger"]:
+        rows["ledger"] = found["ledger"]
+    if said := _spends(found["spends"]):
+        rows["spends"] = said
+    if found["taught_bytes"]:
+        rows["teachers"] = f"the experts' outputs on items take {gb(found['taught_bytes'])} of the cache"
+    for name, adapter in found["adapters"].items():
+        ranks = ", ".join(map(str, adapter["ranks"]))
+        rows[f"adapter {name}"] = f"rank {ranks}, {gb(adapter['bytes'])}; merged without being made whole"
+    if found["gradient_seconds"] is not None:
+        rows["one gradient"] = f"{found['gradient_seconds']:.3g} s (measured on one, in one process)"
+    short = [f"the budget ends the search before that: {found['reached']}"] if found["reached"] else []
+    _print(rows, [*found["warnings"], *short])
+
+
+def _references(names: list[str]) -> str:
+    """What is scored beside the budget, for people."""
+    return f"{', '.join(names)}: scored once as they are, beside the budget, as no anchor is exactly that model"
+
+
+def print_paper(found: dict[str, Any]) -> None:
+    """What `on_paper` found, as a table."""
+    rows = {"models": f"base and {len(found['experts'])} experts of {_millions(found['parameters'])} parameters"}
+    refused = [f"does not fit here: {found['refusal']}"] if found["refusal"] else []
+    _print({**rows, **rows_of(found)}, [*refused, *found["warnings"]])
+
+
+def _print(rows: dict[str, str], warnings: list[str]) -> None:
+    table = Table(show_header=False, box=None)
+    for name, text in rows.items():
+        table.add_row(name, escape(text))
+    console = Console()
+    console.print(table)
+    for warning in warnings:
+        console.print(f"warning: {escape(warning)}", style="yellow", highlight=False)
+
+
+def _spends(spends: dict[str, float]) -> str:
+    """What the search comes to beside its time, where the job says what that is."""
+    said = [f"{spends['gpu_hours']:.3g} GPU hours"] if spends["gpu_hours"] else []
+    said += [f"{spends['money']:.3g} at budget.price_per_hour"] if spends["money"] else []
+    return ", ".join([*said, "held-out scores come on top"]) if said else ""
+
+
+def _further(domain: Domain) -> list[str]:
+    """What is searched beside coefficients, and where it may go, one line a coordinate."""
+    lines = []
+    for i in range(domain.shape[0] * domain.shape[1], len(domain.names)):
+        span = ", ".join(domain.labels[i]) if i in domain.labels else f"{domain.low[i]:g} to {domain.high[i]:g}"
+        lines.append(
+            f"{domain.names[i]}: {span}{' (whole)' if domain.kinds[i] == 'integer' and i not in domain.labels else ''}"
+        )
+    return lines
+
+
+def _and_further(lines: list[str]) -> str:
+    if not lines:
+        return ""
+    left = len(lines) - FURTHER_SHOWN
+    more = [f"and {left} more"] if left > 0 else []
+    return f", and {len(lines)} of method and options:\n" + "\n".join([*lines[:FURTHER_SHOWN], *more])
+
+
+def _layers(worker: Any) -> list[str]:
+    """Which groups of layers are on which device, one line a device."""
+    groups = {name: layer for layer, names in worker.problem.pool.groups("layer").items() for name in names}
+    lines = []
+    for device, names in worker.resident.placement().items():
+        there = list(dict.fromkeys(groups[name] for name in names))
+        lines.append(f"{device}: {there[0]}" + (f" to {there[-1]} ({len(there)})" if len(there) > 1 else ""))
+    return lines
+
+
+def _splits(evaluator: Evaluator) -> list[tuple[str, Indices]]:
+    found = evaluator.splits
+    return [("calibration", found.calibration), ("heldout", found.heldout), ("train", found.train)]
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e6:,.0f} M" if count >= 1e8 else f"{count / 1e6:.3g} M"
+
+
+def _counts(items: dict[str, int]) -> str:
+    train = f" + {items['train']} that gradients see" if items["train"] else ""
+    return f"{items['calibration']}{train} + {items['heldout']} held out"
+
+
+def _gradient(worker: Any, options: Options) -> float:
+    """Seconds of one gradient at the starting point, of the kind that most steps ask for."""
+    items = Items("train", options.batch, 0)
+    worker.answer(Question(0, worker.space.domain.start, options.asks, items))  # the first one may compile kernels
+    answer = worker.answer(Question(0, worker.space.domain.start, options.asks, items))
+    if answer.failure is not None:
+        raise JobError(f"the starting point has no gradient: {answer.failure}")
+    return float(answer.seconds)
+
+
+def _seconds(worker: Any, split: str) -> float:
+    question = Question(0, worker.space.domain.start, items=Items(split))  # type: ignore[arg-type]
+    answer = worker.answer(question)
+    if answer.failure is not None:
+        raise JobError(f"the starting point cannot be scored: {answer.failure}")
+    return float(answer.seconds)
+
+
+def _warnings(job: Job, anchors: int, every: int) -> list[str]:
+    found = []
+    if all(name.endswith(".entropy") for name in job.objectives):
+        found.append(
+            "every objective is an entropy, which a merge that is sure and wrong lowers too; choose by accuracy or "
+            "cross_entropy, or without labels by kl from each expert (`teacher`)"
+        )
+    if anchors < every:
+        methods = f" of {len(job.space.methods)} methods" if len(job.space.methods) > 1 else ""
+        found.append(
+            f"the {every} anchors{methods} would take more than half of the budget of {job.budget.evaluations}: the "
+            f"{anchors} best known of them are asked; all are with budget.evaluations: {2 * every}"
+        )
+    if job.executor.kind == "ray" and job.executor.address == "local":
+        wanted, cores = job.executor.workers * job.executor.threads, psutil.cpu_count() or 1
+        if wanted > cores:
+            found.append(f"{wanted} threads on {cores} cores; fewer workers will be faster")
+    return found
+
+
+def _private_bytes() -> int:
+    """Resident memory of this process that no file backs (pages of the mapped pool are shared, and not counted)."""
+    memory = psutil.Process().memory_info()
+    return int(memory.rss - memory.shared)

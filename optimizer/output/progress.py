@@ -1,0 +1,120 @@
+"""How far is a search? A live line for a terminal, plain lines for a log."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+from optimizer.answer import Answer
+from optimizer.objectives import values
+from optimizer.searching.search import Search
+
+LINE_EVERY_SECONDS = 5.0
+
+
+class SearchProgress:
+    """Shows candidates per minute, best so far, hypervolume and time left, as answers are committed."""
+
+    def __init__(self, console: Console, live: bool | None = None) -> None:
+        self._console = console
+        self._live = console.is_terminal if live is None else live
+        self._start = time.monotonic()
+        self._before: int | None = None  # the first answer's count, replayed ones included
+        self._last_line = 0.0
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> SearchProgress:
+        if self._live:
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=24),
+                TextColumn("{task.fields[text]}"),
+                console=self._console,
+            )
+            self._bar.start()
+            self._task = self._bar.add_task("starting", total=None, text="")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def on_start(self, search: Search) -> None:
+        """The search is about to replay and start its workers."""
+        if self._bar is None:
+            many = f"{search.steps} steps at most" if search.steps else f"{search.evaluations} candidates"
+            self._console.print(f"search of {many}; starting the workers", highlight=False, soft_wrap=True)
+
+    def on_answer(self, search: Search, answer: Answer) -> None:
+        """An answer was committed."""
+        if answer.number < 0 and search.phase != "heldout":  # a reference: no candidate
+            if self._bar is not None and self._task is not None:
+                self._bar.update(self._task, description="base and experts")
+            return
+        if self._before is None:  # the first prepares what later ones find: it is left out of the rate
+            self._before, self._start = _count(search)[0], time.monotonic()
+        if search.phase == "heldout":
+            self._heldout(search)
+            return
+        text, (made, most) = self.describe(search), _count(search)
+        said = f"{made}/{most} steps" if search.steps else f"{made}/{most}"
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, total=most, completed=made, description=said, text=text)
+        elif time.monotonic() - self._last_line > LINE_EVERY_SECONDS or made == most:
+            self._last_line = time.monotonic()
+            self._console.print(f"{said}  {text}", highlight=False, soft_wrap=True)
+
+    def describe(self, search: Search) -> str:
+        """The figures after the count, as one line."""
+        made, most = _count(search)
+        since = made - (made if self._before is None else self._before)
+        rate = since / max(1e-9, time.monotonic() - self._start)
+        parts = [f"{rate * 60:.1f}/min"] if since else []
+        parts += [f"hypervolume {search.front.hypervolume:.4f}"]
+        best = search.front.best()
+        if best is not None:
+            shown = zip(search.objectives, values(search.objectives, best), strict=True)
+            parts.append(
+                "best " + " ".join(f"{o.name} {v:.3f}" for o, v in list(shown)[:4]) + (" …" if len(best) > 4 else "")
+            )
+        if search.steps:
+            parts.append(f"{search.answered} scored")
+        if search.repeated:
+            parts.append(f"{search.repeated} known already")
+        if search.failed:
+            parts.append(f"{search.failed} failed")
+        if rate > 0:
+            parts.append(f"{duration((most - made) / rate)} left{' at most' if search.steps else ''}")
+        return "  ".join(parts)
+
+    def _heldout(self, search: Search) -> None:
+        total = len(search.reported()) + len(search.references)
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, total=total, completed=total - search.waiting, description="held-out", text="")
+        elif time.monotonic() - self._last_line > LINE_EVERY_SECONDS or search.waiting == 0:
+            self._last_line = time.monotonic()
+            self._console.print(
+                f"held-out items: {total - search.waiting}/{total} of the front, the anchors and other models",
+                highlight=False,
+                soft_wrap=True,
+            )
+
+
+def _count(search: Search) -> tuple[int, int]:
+    """How far it is, and how far it can get: in steps of a walk, else in candidates."""
+    if search.steps:
+        return search.gradients, search.steps
+    return search.answered, search.evaluations
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words: 45 s, 12 min, 3.5 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,292 @@
+"""How is a run told in a terminal, and in JSON? Plain values first, then their tables."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from evaluators.evaluator import Measure
+from optimizer.output.terminal import Terminal
+from optimizer.record.results import Candidate, Results
+
+if TYPE_CHECKING:
+    from searchspaces import Recipe
+
+BEST_SHOWN = 15
+
+
+def status(results: Results) -> dict[str, Any]:
+    """How far the run is. Rates are over the answers of this run's ledger, pauses included."""
+    answered, times = len(results.scored), [at for _, at in results.times]
+    minutes = (times[-1] - times[0]) / 60 if len(times) > 1 else 0.0
+    best = results.pick("best") if len(results.failures) < answered else None
+    held = sum(1 for c in results.scored if c.heldout)
+    compared = results.references.values()
+    missing = results.references_asked - sum(1 for c in compared if c.failure or c.heldout)
+    return {
+        "name": results.name,
+        "folder": str(results.folder),
+        "evaluations": results.evaluations,
+        "answered": answered,
+        "repeated": results.repeated,
+        "failed": len(results.failures),
+        "in_flight": results.asked - len(results.candidates),
+        "front": len(results.on_front) if best else 0,
+        "heldout": held,
+        "hypervolume": results.front.hypervolume,
+        "hypervolume_exact": results.front.exact,
+        "epsilon": results.front.epsilon,
+        "per_minute": (answered - 1) / minutes if minutes else None,
+        "best": None
+        if best is None
+        else {"candidate": best.number, "label": best.label, **_values(results, best.measures)},
+        "references": {
+            "models": results.references_asked,
+            "scored": sum(1 for c in compared if c.failure is None),
+            "failed": sum(1 for c in compared if c.failure is not None),
+        },
+        "unbeaten": None if results.unbeaten is None else results.unbeaten.label,
+        "verdict": results.verdict,
+        "gradients": results.gradients,
+        "steps": results.steps,
+        "ended": results.done,
+        "running": results.driven_by,
+        "spent": results.spent,
+        "reached": results.reached,
+        "parent": results.parent,
+        "finished": (results.done or results.reached is not None or answered >= results.evaluations)
+        and results.heldout_answered >= results.heldout_asked > 0
+        and missing <= 0,
+    }
+
+
+def front(results: Results) -> list[dict[str, Any]]:
+    """The front, best mean first, the anchors that it dominates, then base and experts as they are (no candidates)."""
+    return [_row(results, c) for c in (*_shown(results), *results.compared)]
+
+
+def candidate(results: Results, chosen: Candidate) -> dict[str, Any]:
+    """Everything about one candidate, every metric and option included, and coefficients, or where groups come from."""
+    return {
+        "candidate": None if chosen.is_reference else chosen.number,
+        "label": chosen.label,
+        "stage": chosen.stage,
+        "same_as": chosen.of,
+        "recipe": chosen.recipe,
+        "failure": None if chosen.failure is None else str(chosen.failure),
+        "seconds": chosen.seconds,
+        "attempts": chosen.attempts,
+        "worker": chosen.worker,
+        "tries": [vars(t) for t in chosen.tries],
+        "calibration": {k: _measure(m) for k, m in chosen.measures.items()},
+        "heldout": {k: _measure(m) for k, m in chosen.heldout.items()},
+        **({} if chosen.is_reference else _said_of(results.recipe(chosen))),
+    }
+
+
+def _said_of(recipe: Recipe) -> dict[str, Any]:
+    """What a recipe is: of a method that takes each group from one model, which; else coefficients."""
+    found = {"method": recipe.method, "options": recipe.plain_options}
+    if recipe.picked is not None:
+        return {**found, "models": recipe.picked}
+    rows = zip(recipe.groups, recipe.coefficients, strict=True)
+    return {**found, "coefficients": {g: dict(zip(recipe.experts, map(float, row), strict=True)) for g, row in rows}}
+
+
+def print_status(found: Mapping[str, Any], process: str | None = None) -> None:
+    """What `status` gives as a short table; `process` is what a cluster says of the run's process there."""
+    table = Table(show_header=False, box=None)
+    state = "finished" if found["finished"] else "not finished: 'mergeopt resume' goes on"
+    if found["running"]:
+        state = f"running: {found['running']}"
+    elif found["ended"]:
+        state += "; its driver has nothing left to ask" + (" that is new" if found["repeated"] else "")
+    elif found["reached"]:
+        state += f"; {found['reached']}"
+    table.add_row("run", f"{escape(found['name'])} ({escape(state)})")
+    if process:
+        table.add_row("process", escape(process))
+    table.add_row(
+        "candidates",
+        f"{found['answered']} of {found['evaluations']} at most, {found['failed']} failed, "
+        f"{found['in_flight']} in flight"
+        + (f"; {found['repeated']} more were known already" if found["repeated"] else ""),
+    )
+    if found["references"]["models"]:
+        models = found["references"]
+        failed = f", {models['failed']} failed" if models["failed"] else ""
+        table.add_row("references", f"{models['scored']} of {models['models']} models of the pool as they are{failed}")
+    if found["steps"]:
+        table.add_row("steps", f"{found['gradients']} of {found['steps']} at most")
+    table.add_row("front", f"{found['front']} candidates, {found['heldout']} candidates scored on held-out items")
+    about = "" if found["hypervolume_exact"] else "about "
+    table.add_row(
+        "hypervolume",
+        f"{about}{found['hypervolume']:.4f} (0: no better than the anchors; 1: the best of each at once)",
+    )
+    if found["per_minute"]:
+        table.add_row("rate", f"{found['per_minute']:.1f} candidates a minute")
+    if found["best"]:
+        best = found["best"]
+        scores = "  ".join(f"{escape(k)} {v:.3f}" for k, v in best.items() if k not in ("candidate", "label"))
+        anchor = "" if best["label"] == str(best["candidate"]) else f" ({escape(best['label'])})"
+        table.add_row("best mean", f"candidate {best['candidate']}{anchor}: {scores}")
+    if found["verdict"]:
+        table.add_row("", escape(found["verdict"]))
+    Terminal().print(table)
+
+
+def print_front(results: Results, everything: bool = False) -> None:
+    """The front as a table: calibration over held-out scores, with standard errors; the best unless `everything`."""
+    shown = _shown(results)
+    if not shown:
+        Terminal().print("no candidate has been scored yet")
+        return
+    on_front = {c.number for c in results.on_front}
+    count = len(on_front) if everything else min(BEST_SHOWN, len(on_front))
+    best = [c for i, c in enumerate(shown[: len(on_front)]) if i < count or (c.is_anchor and _plain_anchor(c))]
+    anchors = [c for c in shown[len(on_front) :] if everything or _plain_anchor(c)]
+    console = Terminal()
+    exact = console.width >= 32 + 11 * len(results.objectives)
+    title = f"{escape(results.name)}: {len(on_front)} candidates on the front, best mean first"
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("candidate", no_wrap=True, min_width=20)
+    table.add_column("items", no_wrap=True)
+    for objective in results.objectives:
+        table.add_column(escape(objective.name).replace(".", "\n", 1), justify="right", overflow="fold")
+    for c in (*best, *anchors, *results.compared):
+        name = escape(c.label if not c.is_anchor else f"{c.label} ({c.number})")
+        style = None if c.number in on_front else "dim"
+        table.add_row(name, "seen", *_cells(results, c.measures, exact), style=style)
+        if c.heldout:
+            table.add_row("", "held-out", *_cells(results, c.heldout, exact), style=style)
+    console.print(table)
+    if results.verdict:
+        console.print(escape(results.verdict), highlight=False)
+    notes = ["seen: the calibration items, which chose these merges; held-out: items the search never saw."]
+    if anchors:
+        notes.append("Dim: anchors that others dominate.")
+    if results.compared:
+        notes.append("Last: models of the pool as they are, which are no candidates.")
+    failed = [c for c in results.references.values() if c.failure is not None]
+    notes += [f"{escape(c.label)} could not be scored: {escape(str(c.failure))}." for c in failed]
+    if not exact:
+        notes.append("A wider terminal shows standard errors, --json always has them.")
+    if hidden := len(shown) - len(best) - len(anchors):
+        notes.append(f"{hidden} more with 'mergeopt front {escape(_called(results))} --all'.")
+    console.print(" ".join(notes), style="dim", highlight=False)
+
+
+def print_candidate(results: Results, chosen: Candidate) -> None:
+    """Scores, then method, options and coefficients, of one candidate."""
+    console = Terminal()
+    about = f"candidate {chosen.number}   asked as {escape(chosen.stage)}   recipe {chosen.recipe}"
+    if chosen.is_reference:
+        about = f"{escape(chosen.label)}, as it is: no candidate   weights {chosen.recipe}"
+    console.print(about, highlight=False)
+    if chosen.of is not None:
+        console.print(f"the same recipe as candidate {chosen.of}, whose scores these are", highlight=False)
+    if chosen.failure is not None:
+        console.print(f"failed: {escape(str(chosen.failure))}", highlight=False)
+    for number, t in enumerate(chosen.tries, 1):
+        where = f" on {t.worker}" if t.worker else ""
+        console.print(f"attempt {number}{escape(where)}: {t.kind}: {escape(t.reason)}", highlight=False)
+    scores = Table("metric", "calibration", "held-out", "items")
+    for name, m in chosen.measures.items():
+        unseen = chosen.heldout.get(name)
+        counts = f"{m.count}" + (f" / {unseen.count}" if unseen else "")
+        scores.add_row(escape(name), _text(m), _text(unseen) if unseen else "", counts)
+    console.print(scores)
+    if not chosen.is_reference:
+        _print_recipe(console, results.recipe(chosen))
+
+
+def _print_recipe(console: Console, recipe: Recipe) -> None:
+    """Method, options, and coefficients by group and expert, or the model that each group comes from."""
+    plain = {name: value for name, value in recipe.options.items() if not isinstance(value, np.ndarray)}
+    said = "".join(f"   {name} {_said(value)}" for name, value in plain.items())
+    console.print(f"method {escape(recipe.method)}{escape(said)}", highlight=False)
+    by_group = {n: v[:, 0] for n, v in recipe.options.items() if isinstance(v, np.ndarray) and v.shape[1] == 1}
+    cells = [[f"{c:.3f}" for c in row] for row in recipe.coefficients]
+    heads = recipe.experts
+    if recipe.picked is not None:
+        cells, heads = [[escape(name)] for name in recipe.picked.values()], ("comes from",)
+    table = Table("group", *map(escape, heads), *map(escape, by_group))
+    for g, (group, row) in enumerate(zip(recipe.groups, cells, strict=True)):
+        table.add_row(escape(group), *row, *(_said(float(v[g])) for v in by_group.values()))
+    console.print(table)
+    for name in (n for n in recipe.options if n not in plain and n not in by_group):
+        console.print(_option_table(recipe, name))
+
+
+def _option_table(recipe: Recipe, name: str) -> Table:
+    """An option by expert, or by group and expert where it differs by group too."""
+    values = np.asarray(recipe.options[name])
+    same = (values == values[0]).all()
+    table = Table(escape(name), *map(escape, recipe.experts))
+    for group, row in zip(("every group",) if same else recipe.groups, values, strict=False):
+        table.add_row(escape(group), *(_said(float(v)) for v in row))
+    return table
+
+
+def _said(value: object) -> str:
+    """An option's value as a job says it."""
+    return str(value).lower() if isinstance(value, bool) else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _plain_anchor(c: Candidate) -> bool:
+    """An anchor that is a model of the pool or their average, and no step of a sweep."""
+    return any(not label.startswith("global") for label in c.label.split(", "))
+
+
+def _shown(results: Results) -> list[Candidate]:
+    """The front, then the anchors that are not on it."""
+    if len(results.failures) == len(results.scored):
+        return []
+    front = results.on_front
+    numbers = {c.number for c in front}
+    anchors = [c for c in results.scored if c.is_anchor and c.failure is None and c.number not in numbers]
+    return [*front, *anchors]
+
+
+def _called(results: Results) -> str:
+    """How a command line names the run: by its name where it lies under runs/, else by its folder."""
+    usual = results.folder.parent == Path("runs").absolute() and results.folder.name == results.name
+    return shlex.quote(results.name if usual else str(results.folder))
+
+
+def _row(results: Results, c: Candidate) -> dict[str, Any]:
+    return {
+        "candidate": None if c.is_reference else c.number,
+        "label": c.label,
+        "stage": c.stage,
+        "recipe": c.recipe,
+        "reference": c.is_reference,
+        "front": c.number in set(results.front.nondominated),
+        "calibration": {o.name: _measure(c.measures[o.name]) for o in results.objectives},
+        "heldout": {o.name: _measure(c.heldout[o.name]) for o in results.objectives} if c.heldout else None,
+    }
+
+
+def _values(results: Results, measures: Mapping[str, Measure]) -> dict[str, float]:
+    return {o.name: measures[o.name].value for o in results.objectives}
+
+
+def _measure(m: Measure) -> dict[str, float | int | None]:
+    return {"value": m.value, "stderr": m.stderr, "count": m.count}
+
+
+def _cells(results: Results, measures: Mapping[str, Measure], exact: bool) -> list[str]:
+    return [_text(measures[o.name]) if exact else f"{measures[o.name].value:.3f}" for o in results.objectives]
+
+
+def _text(m: Measure) -> str:
+    return f"{m.value:.3f}" if m.stderr is None else f"{m.value:.3f}±{m.stderr:.3f}".replace("±0.", "±.")

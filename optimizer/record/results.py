@@ -1,0 +1,269 @@
+"""What does a run's folder say? A read-only view of ledger and job: needs no models, no torch, no lock."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluators.evaluator import Measure
+from optimizer.answer import Failure, Try
+from optimizer.driver import ANCHOR, REFERENCE, Point
+from optimizer.errors import JobError
+from optimizer.objectives import Objective, losses
+from optimizer.record.folders import LEDGER
+from optimizer.record.foreign import Meta, measured, numbers, readable, texts
+from optimizer.record.front import Front
+from optimizer.record.ledger import Ledger
+from optimizer.record.owner import owner
+
+NAMES_SHOWN = 12
+
+if TYPE_CHECKING:
+    from searchspaces import CoefficientSpace, Recipe
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """One candidate: what it is, and what it scored on calibration and (where reported) on held-out items.
+
+    A reference, a model of the pool that was scored as it is, has a number below 0, no point, and its model's content
+    hash for a recipe. `of` is the candidate of the same recipe whose answer this is: it was not scored again.
+    """
+
+    number: int
+    stage: str
+    recipe: str
+    point: Point
+    measures: Mapping[str, Measure]
+    heldout: Mapping[str, Measure] = field(default_factory=dict)
+    failure: Failure | None = None
+    seconds: float = 0.0
+    attempts: int = 1
+    worker: str = ""
+    tries: Sequence[Try] = ()  # the attempts before the last
+    of: int | None = None
+
+    @property
+    def label(self) -> str:
+        """The anchor's name for an anchor, `base` or `expert NAME` for a reference, else the number."""
+        if self.is_reference:
+            name = self.stage.removeprefix(REFERENCE)
+            return name if name == "base" else f"expert {name}"
+        return self.stage.removeprefix(ANCHOR) if self.is_anchor else str(self.number)
+
+    @property
+    def is_reference(self) -> bool:
+        return self.number < 0
+
+    @property
+    def is_anchor(self) -> bool:
+        return self.stage.startswith(ANCHOR)
+
+
+class Results:
+    """A run as it stands now.
+
+    `candidates` holds all that was answered, `scored` those that a worker was asked for, `front` each recipe once.
+    `references` are models of the pool as they are, by label: those that no anchor is. `curve` holds (candidates so
+    far, hypervolume, epsilon) after each of `scored`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+        ledger = Ledger.open(self.folder / LEDGER, readonly=True)
+        try:
+            with readable(self.folder), ledger.snapshot():
+                self._read(ledger)
+        finally:
+            ledger.close()
+
+    def _read(self, ledger: Ledger) -> None:
+        said = Meta.of(ledger)
+        self.name, self.evaluations = said.name, said.evaluations
+        self.objectives = tuple(Objective(name, goal) for name, goal in said.objectives)
+        self.goals, self.space = said.metrics, said.space
+        self.times = ledger.times()
+        numbers([at for _, at in self.times])
+        self.steps, self.done, self.reached, self.spent = said.steps, said.done, said.reached, said.spent
+        self.parent, self.references_asked = said.parent, len(said.references)
+        self.gradients = len(ledger.times("train"))
+        self.heldout_answered = len(ledger.answers("heldout"))
+        self.asked = len(ledger.questions())
+        self.heldout_asked = len(ledger.questions("heldout"))
+        self.candidates: dict[int, Candidate] = {}
+        self.front = Front(len(self.objectives))
+        self.curve: list[tuple[int, float, float]] = []
+        recipes: set[str] = set()
+        for c in _candidates(ledger):
+            self.candidates[c.number] = c
+            if c.failure is None and c.recipe not in recipes:
+                recipes.add(c.recipe)
+                self.front.add(c.number, self._losses(c), anchor=c.is_anchor)
+            if c.of is None:
+                self.curve.append((len(self.curve) + 1, self.front.hypervolume, self.front.epsilon))
+        self.scored = [c for c in self.candidates.values() if c.of is None]
+        self.references = {c.label: c for c in _candidates(ledger, references=True)}
+
+    def _losses(self, c: Candidate) -> NDArray[np.float64]:
+        return losses(self.objectives, c.measures)[0]
+
+    @property
+    def driven_by(self) -> str | None:
+        """Which process drives the run now, if one does."""
+        who = owner(self.folder)
+        return None if who is None else str(who)
+
+    @cached_property
+    def on_front(self) -> list[Candidate]:
+        """The non-dominated candidates, best mean first."""
+        order = self.front.by_mean()
+        front = set(self.front.nondominated)
+        return [self.candidates[n] for n in order if n in front]
+
+    @cached_property
+    def provenance(self) -> dict[str, list[str]]:
+        """Where items are from, in sentences, by evaluator: of those that chose them for the user."""
+        with readable(self.folder):
+            splits = json.loads((self.folder / "splits.json").read_text())
+            found = {name: list(rows["provenance"]) for name, rows in splits.items() if "provenance" in rows}
+            texts([line for lines in found.values() for line in lines])
+        return found
+
+    @cached_property
+    def _space(self) -> CoefficientSpace:
+        from searchspaces import CoefficientSpace
+
+        with readable(self.folder):
+            return CoefficientSpace(**self.space)
+
+    @property
+    def failures(self) -> list[Candidate]:
+        return [c for c in self.scored if c.failure is not None]
+
+    @property
+    def repeated(self) -> int:
+        """Candidates whose recipe had been scored before."""
+        return len(self.candidates) - len(self.scored)
+
+    @property
+    def compared(self) -> list[Candidate]:
+        """The references that were scored, the best mean first; none before a candidate was."""
+        if not self.front.numbers:
+            return []
+        found = [c for c in self.references.values() if c.failure is None]
+        return sorted(found, key=lambda c: self.front.mean(self._losses(c)))
+
+    @property
+    def unbeaten(self) -> Candidate | None:
+        """The reference, else the anchor, whose mean on calibration items no other merge of this run is better than."""
+        order = self.front.by_mean()
+        if not order:
+            return None
+        best = self.candidates[order[0]]
+        for other in self.compared[:1]:
+            if self.front.mean(self._losses(other)) <= self.front.mean(self._losses(best)):
+                return other
+        return best if best.is_anchor else None
+
+    @property
+    def verdict(self) -> str | None:
+        """A sentence on that, where there is one."""
+        found = self.unbeaten
+        if found is None:
+            return None
+        what = f"the anchor {found.label}"
+        if found.is_reference:
+            what = "the base" if found.label == "base" else found.label
+        return f"No merge has a better mean than {what}."
+
+    def pick(self, text: str) -> Candidate:
+        """A candidate by number, recipe hash (eight characters or more), anchor, `expert NAME`, `best`, `best:METRIC`.
+
+        `best` has the least mean of the objectives, each in units of the anchors' range. Raises JobError for none.
+        """
+        scored = [c for c in self.scored if c.failure is None]
+        if not scored and text not in self.references:
+            raise JobError(f"{self.folder}: no candidate has been scored yet; run or resume the search first")
+        if text == "best":
+            return self.candidates[self.front.by_mean()[0]]
+        if text.startswith("best:"):
+            return self._best_of(text.removeprefix("best:"), scored)
+        if text.isdigit() and len(text) < 8:
+            found = [c for c in self.candidates.values() if c.number == int(text)]
+        else:
+            found = [c for c in self.candidates.values() if len(text) >= 8 and c.recipe.startswith(text)]
+            named = _plain_name(text)
+            found = found[:1] or [c for c in self.candidates.values() if named in _names(c)]
+            found = found or [c for c in self.references.values() if named in _names(c)]
+        if not found:
+            there = [c.label for c in (*self.candidates.values(), *self.references.values()) if _names(c)]
+            raise JobError(
+                f"no candidate {text!r} in {self.folder}; give a candidate's number, a recipe hash, 'best', "
+                f"'best:METRIC', or one of: {', '.join(there[:NAMES_SHOWN])}{', ...' * (len(there) > NAMES_SHOWN)}"
+            )
+        return found[0]
+
+    def _best_of(self, metric: str, scored: list[Candidate]) -> Candidate:
+        if metric not in self.goals:
+            raise JobError(f"no metric {metric!r} in {self.folder}; there are: {', '.join(sorted(self.goals))}")
+        objective = Objective(metric, "max" if self.goals[metric] == "max" else "min")
+        return min(scored, key=lambda c: (objective.sign * c.measures[metric].value, c.number))
+
+    def recipe(self, candidate: Candidate) -> Recipe:
+        """What a candidate is: method, options and coefficients."""
+        with readable(self.folder):
+            return self._space.decode(candidate.point)
+
+    def coefficients(self, candidate: Candidate) -> tuple[list[str], list[str], NDArray[np.float64]]:
+        """Groups, experts, and the coefficients `(groups, experts)` of a candidate."""
+        recipe = self.recipe(candidate)
+        return list(recipe.groups), list(recipe.experts), np.asarray(recipe.coefficients)
+
+    def settings(self, candidate: Candidate) -> dict[str, str]:
+        """What else was searched of a candidate, its method and its options, by coordinate."""
+        return self._space.told(candidate.point)
+
+    def searched(self, candidate: Candidate) -> dict[str, object]:
+        """The method, where it is searched, and by the job's names the options of it that are: of several, the mean."""
+        recipe, space = self.recipe(candidate), self._space
+        found: dict[str, object] = {"method": recipe.method} if len(space.methods) > 1 else {}
+        for name, option, owners in space.searched:
+            if recipe.method in owners:
+                value = recipe.options[option]
+                found[name] = float(value.mean()) if isinstance(value, np.ndarray) else value
+        return found
+
+
+def _plain_name(label: str) -> str:
+    """An expert as it is has two labels: `expert: NAME` as an anchor, `expert NAME` as a reference. Both mean it."""
+    return label.replace("expert: ", "expert ", 1) if label.startswith("expert: ") else label
+
+
+def _names(c: Candidate) -> list[str]:
+    """By which names an anchor or a reference may be asked for."""
+    if c.is_reference:
+        return [_plain_name(c.label)]
+    return [_plain_name(label) for label in c.label.split(", ")] if c.is_anchor else []
+
+
+def _candidates(ledger: Ledger, references: bool = False) -> Iterator[Candidate]:
+    """All that was answered on calibration items, in the order told, with the held-out scores of each recipe."""
+    questions = {q.number: q for q in ledger.questions(references=references)}
+    heldout = {a.number: a.measures for a in ledger.answers("heldout", references)}
+    recipes, tries = ledger.recipes(), ledger.tries()
+    for a in ledger.answers(references=references):
+        q = questions[a.number]
+        unseen = measured(heldout.get(a.number if a.of is None else a.of, {}))
+        numbers([a.number, a.seconds, a.attempts])
+        texts([q.stage, recipes[a.number], a.worker])
+        yield Candidate(
+            *(a.number, q.stage, recipes[a.number], q.point, measured(a.measures), unseen, a.failure),
+            *(a.seconds, a.attempts, a.worker, tries.get(a.number, ()), a.of),
+        )

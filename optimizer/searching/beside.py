@@ -1,0 +1,47 @@
+"""What is asked that no driver asks? Models as they are, held-out scores, and what failed and may do so no more."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from optimizer.driver import Items, Question, Split, reference
+from optimizer.record.ledger import Ledger
+from optimizer.searching.known import AGAIN, Known
+
+
+def unscored(ledger: Ledger, known: Known, reported: Sequence[int]) -> list[Question]:
+    """Questions on held-out items: those that were in flight at a crash, then the reported ones not asked yet."""
+    asked = {q.number for q in ledger.questions("heldout")}
+    new = [replace(known.questions[n], items=Items("heldout")) for n in reported if n not in asked]
+    waiting = ledger.pending("heldout")
+    if new:
+        ledger.asked(0, new, [known.recipe(q.number) for q in new])
+    return [*waiting, *new]
+
+
+def unscored_references(
+    ledger: Ledger,
+    references: Mapping[str, str],  # `base` or an expert's name -> content hash
+    split: Split,
+) -> list[Question]:
+    """References that have no answer on these items yet; on held-out ones only those that did not fail before."""
+    failed = {a.number for a in ledger.answers(references=True) if a.failure is not None}
+    asked = {q.number for q in ledger.questions(split, references=True)} | failed
+    wanted = (reference(i, model, split) for i, model in enumerate(references))
+    new = [question for question in wanted if question.number not in asked]
+    waiting = ledger.pending(split, references=True)
+    if new:
+        ledger.asked(0, new, [references[str(question.model)] for question in new])
+    return [*waiting, *new]
+
+
+def failed_before(ledger: Ledger, known: Known) -> list[Question]:
+    """The candidates whose failures may not come again. Their driver has heard of these, so they are new questions."""
+    failed = [known.questions[n] for n in known.passing()]
+    new = [replace(q, number=q.number + AGAIN) for q in failed]
+    if new:
+        recipes = [known.recipe(q.number) for q in failed]
+        ledger.asked(0, new, recipes)
+        known.asked(new, recipes)
+    return new
