@@ -47,3 +47,8 @@ class NonFinite(SpaceError):
     """NaN or infinity among merged weights: the candidate has failed."""
 
     exit_code = 1
+
+
+def first_line(error: Exception) -> str:
+    """What an exception of somebody else's says, in a line: its class where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

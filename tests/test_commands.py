@@ -15,7 +15,7 @@ from rich.console import Console
 
 from optimizer import Job, Run
 from optimizer.answer import Answer
-from optimizer.commands import cli
+from optimizer.commands import cli, remote
 from optimizer.output import progress
 from optimizer.remote import wire
 from searchspaces.cache import holds
@@ -143,7 +143,7 @@ def test_a_users_mistake_is_one_message_and_code_2(
 def test_what_means_nothing_on_a_cluster_is_refused_and_not_dropped(
     option: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cli.cli_runs, "remote_resume", lambda *given: pytest.fail("it was sent"))
+    monkeypatch.setattr(remote, "resume", lambda *given: pytest.fail("it was sent"))
     assert mergeopt(monkeypatch, "resume", "far", "--address", "http://localhost:1", option) == 2
     said = capsys.readouterr().err
     assert option.partition("=")[0] in said and "not with --address" in said
@@ -167,7 +167,7 @@ def test_help_begins_with_what_everybody_needs(
     assert mergeopt(monkeypatch, "--help") == 0
     words = capsys.readouterr().out.replace("│", " ").split("\n")
     listed = [line.split()[0] for line in words if line.startswith("  ") and line[2:3].isalpha()]
-    assert listed[:5] == ["init", "check", "run", "resume", "status"]
+    assert listed[:5] == ["demo", "init", "check", "run", "resume"]
     assert listed.index("methods") < listed.index("launch") < listed.index("cluster")
 
 

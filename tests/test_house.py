@@ -42,7 +42,7 @@ RULES = [
     # what is asked from afar needs no models, and what is asked of this host no Ray
     (
         r"optimizer/remote/(?!orders).*",
-        r"optimizer\.(?!run$|commands|executors\.(cluster|worker)$|searching\.search$).*",
+        r"searchspaces\.errors|optimizer\.(?!run$|commands|executors\.(cluster|worker)$|searching\.search$).*",
         r"torch|transformers",
     ),
 ]

@@ -22,7 +22,7 @@ import worlds
 from filelock import FileLock
 
 from optimizer import Job, Run
-from optimizer.commands import cli, cli_runs
+from optimizer.commands import cli, remote, results
 from optimizer.doctor import ray_cluster
 from optimizer.errors import ClusterError, JobError, RunError, RunLocked
 from optimizer.output import show
@@ -348,14 +348,14 @@ def test_a_status_from_afar_reads_as_one_of_here(
         send=lambda order: "answer",
         answer=lambda sent: json.loads(json.dumps(show.status(finished.results()))),
     )
-    monkeypatch.setattr(cli_runs, "_cluster", lambda address: there)
-    cli.status("pico", finished.folder.parent)
+    monkeypatch.setattr(remote, "_cluster", lambda address: there)
+    results.status("pico", finished.folder.parent)
     here = capsys.readouterr().out.splitlines()
-    cli.status("pico", address="http://far:8265")
+    results.status("pico", address="http://far:8265")
     far = capsys.readouterr().out.splitlines()
     (process,) = [line for line in far if "pico-1 on http://far:8265: SUCCEEDED" in line]
     assert [line.split() for line in far if line != process] == [line.split() for line in here]
-    cli.status("pico", address="http://far:8265", json_out=True)
+    results.status("pico", address="http://far:8265", json_out=True)
     assert json.loads(capsys.readouterr().out)["process"] == "SUCCEEDED"
 
 

@@ -25,14 +25,11 @@ def drive(
     evaluations: int | None,
     allow_code: bool,
     metrics_port: int | None = None,
-    log_json: bool = False,
     retry_failed: bool = False,
 ) -> None:
     """Search with progress, then print the front and write the report. Ctrl-C drains and exits 130."""
     with ExitStack() as stack:
         told: list[SearchProgress | Metrics] = [stack.enter_context(SearchProgress(Console()))]
-        if log_json:
-            stack.enter_context(logs.to(as_json=True))
         interruptible = stack.enter_context(_Interruptible())
         if metrics_port is not None:
             told.append(_metrics(made, metrics_port, stack))

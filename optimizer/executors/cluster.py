@@ -17,6 +17,7 @@ from optimizer.errors import WorkerError
 from optimizer.executors.executor import AnswersQuestions, make_worker
 from optimizer.executors.placement import Share, shortage
 from optimizer.executors.ray_session import LOCAL, connect
+from searchspaces.errors import first_line
 
 log = logging.getLogger(__name__)
 
@@ -204,7 +205,7 @@ class RayExecutor:
         """Its machine may have left: another is made, unless this happens again and again."""
         self._actors.pop(index)
         self._start_deaths += 1
-        said = _line(error)
+        said = first_line(error)
         if self._start_deaths < START_DEATHS:
             log.warning("worker %d died as it started, another is made: %s", index, said)
             self._make()
@@ -265,18 +266,18 @@ class RayExecutor:
             answer: Answer = ray.get(ref)
         except OutOfMemoryError as error:  # Ray ended the worker before the system would have
             self._replace(task.worker)
-            return self._again(replace(task, halved=True), OOM_RETRIES, "oom", _line(error))
+            return self._again(replace(task, halved=True), OOM_RETRIES, "oom", first_line(error))
         except RayTaskError as error:
             if isinstance(error.cause, Exception) and hasattr(error.cause, "exit_code"):
                 raise error.cause from error  # the run cannot go on, and the question is not to blame
             # the worker itself let an exception out: a defect, told as it is; the actor lives on
             self._idle.append(task.worker)
-            return _failed(task, "error", str(error.cause or error).splitlines()[0])
+            return _failed(task, "error", first_line(error.cause or error))
         except RayError as error:
             task.nodes = (*task.nodes, self._nodes.get(task.worker, ""))
             self._replace(task.worker)
             retries = min(RETRIES + self._lost(task), LOST_RETRIES)
-            return self._again(task, retries, "infrastructure", f"the worker died: {_line(error)}")
+            return self._again(task, retries, "infrastructure", f"the worker died: {first_line(error)}")
         self._idle.append(task.worker)
         if task.attempts == 1:
             return answer
@@ -335,11 +336,6 @@ def _failed(task: _Task, kind: FailureKind, reason: str) -> Answer:
         part=q.part,
         tries=task.tries,
     )
-
-
-def _line(error: Exception) -> str:
-    """The first line of what Ray says."""
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _cause(error: RayTaskError) -> Exception:

@@ -17,6 +17,7 @@ import ray
 from ray._private import ray_constants
 
 from optimizer.errors import WorkerError
+from searchspaces.errors import first_line
 
 LOCAL = "local"  # the address of a Ray of our own
 
@@ -35,9 +36,7 @@ def connect(address: str, cpus: float = 1.0) -> None:
         else:
             _init(address)
     except ConnectionError as error:
-        raise WorkerError(
-            f"no Ray cluster answers at {address!r} (executor.address): {str(error).splitlines()[0]}"
-        ) from error
+        raise WorkerError(f"no Ray cluster answers at {address!r} (executor.address): {first_line(error)}") from error
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, term)  # Ray takes it, and would end us without a drain
 

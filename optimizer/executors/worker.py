@@ -25,7 +25,7 @@ from optimizer.training.gathering import gathered, heads_of, merged_pool
 from optimizer.training.teachers import teach
 from optimizer.training.training import Training
 from searchspaces import Recipe, Resident
-from searchspaces.errors import CacheError
+from searchspaces.errors import CacheError, first_line
 from searchspaces.errors import NonFinite as NonFiniteWeights
 from searchspaces.models.stamps import Stamps
 
@@ -117,7 +117,7 @@ class Worker:
         except Exception as error:
             # an evaluator is somebody else's code: whatever it raises fails this candidate, not the run
             if _out_of_memory(error):
-                failure = Failure("oom", str(error).splitlines()[0] if str(error) else "out of memory")
+                failure = Failure("oom", first_line(error))
             else:
                 failure = Failure("error", f"{type(error).__name__}: {error}")
         return pack(question, found, failure, time.perf_counter() - start, self.name)

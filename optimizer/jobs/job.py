@@ -25,6 +25,7 @@ from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEv
 from optimizer.errors import JobError
 from optimizer.jobs.job_space import Name, Space, Strict
 from optimizer.wording import server_url, shown
+from searchspaces.errors import first_line
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 50  # of values inside values
@@ -278,7 +279,7 @@ def read_yaml(path: Path) -> Any:
     except YAMLError as error:
         where = getattr(error, "problem_mark", None)
         line = f", line {where.line + 1}" if where else ""
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        problem = getattr(error, "problem", None) or first_line(error)
         raise JobError(f"{path}{line}: not valid YAML: {problem}") from error
     except JobError:
         raise

@@ -20,7 +20,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 POLL_MILLISECONDS = 500  # SQLite's own wait, after which the user is told
 BUSY = (
-    f"{{}} was locked by another process for {PATIENCE_SECONDS:g} s; close it there and resume: nothing answered is lost"
+    f"{{}} was locked by another process for {PATIENCE_SECONDS:g} s; "
+    "close it there and resume: nothing answered is lost"
 )
 
 

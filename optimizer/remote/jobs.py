@@ -23,6 +23,7 @@ from optimizer.errors import ClusterError
 from optimizer.remote import wire
 from optimizer.remote.address import TOKEN_FILE, Endpoint
 from optimizer.remote.wire import Order
+from searchspaces.errors import first_line
 
 ENTRY = "exec python -m optimizer.remote.orders"
 LOG = "job-driver-{}.log"  # Ray's name of what an order prints
@@ -167,10 +168,10 @@ class Cluster:
         except (ConnectionError, requests.ConnectionError, requests.Timeout) as error:
             raise ClusterError(
                 f"no cluster answers at {url}; is it running, and is this the port of its job API (8265 unless it was "
-                f"given another)? {str(error).splitlines()[0][:200]}"
+                f"given another)? {first_line(error)[:200]}"
             ) from error
         except (RuntimeError, requests.RequestException) as error:
-            raise ClusterError(f"{url} answers, but not as a Ray cluster does: {_first_line(error)}") from error
+            raise ClusterError(f"{url} answers, but not as a Ray cluster does: {first_line(error)[:300]}") from error
 
 
 class _Client(JobSubmissionClient):  # type: ignore[misc]  # Ray's has no types
@@ -203,10 +204,6 @@ def explained(log: str, order: Sent) -> str:
     lines = [line for line in log.splitlines() if line.strip()]
     last = " ".join(lines[-2:])[-600:]
     return f"the order {order.id} ended as {order.status} without an answer; the last that it said: {last}"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:300]
 
 
 def _sent(job: JobDetails) -> Sent:

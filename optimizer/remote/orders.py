@@ -63,7 +63,7 @@ def runs_folder(order: Order) -> Path:
 
 def _drive(order: Order, folder: Path) -> None:
     """The command of that name, in this process: what it prints is the log, and Ray's stop is its SIGTERM."""
-    from optimizer.commands import cli
+    from optimizer.commands import searches
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     if order.verb == "run" and folder.exists():
@@ -75,9 +75,9 @@ def _drive(order: Order, folder: Path) -> None:
         control.nobody_drives(folder)
     _answer({"folder": str(folder)})
     if order.verb == "run":
-        cli.run(Path(wire.JOB).absolute(), None, folder.parent, order.allow_code)
+        searches.run(Path(wire.JOB).absolute(), None, folder.parent, order.allow_code)
     else:
-        cli.resume(str(folder), folder.parent, order.evaluations, allow_code=order.allow_code)
+        searches.resume(str(folder), folder.parent, order.evaluations, allow_code=order.allow_code)
 
 
 def _send(order: Order, folder: Path) -> None:

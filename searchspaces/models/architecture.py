@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from searchspaces.errors import PoolError
+from searchspaces.errors import PoolError, first_line
 from searchspaces.models.checkpoint import read_json
 from searchspaces.models.layout import finder
 
@@ -36,9 +36,8 @@ def skeleton(folder: Path) -> Any:
         with torch.device("meta"):
             return kind.from_config(config) if hasattr(kind, "from_config") else kind(config)
     except Exception as error:  # a config's values go into the constructors of hundreds of architectures
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise PoolError(
-            f"base: transformers cannot make a model of {folder}: {reason}; check its config.json"
+            f"base: transformers cannot make a model of {folder}: {first_line(error)}; check its config.json"
         ) from error
 
 

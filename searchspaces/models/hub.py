@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from searchspaces.errors import PoolError
+from searchspaces.errors import PoolError, first_line
 
 _HUB = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)@([0-9a-f]{40})")
 _UNPINNED = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@\S*)?")
@@ -35,6 +35,7 @@ def folder_of(where: str | Path, label: str) -> Path:
     try:
         found = snapshot_download(pinned[1], revision=pinned[2], allow_patterns=_FETCHED, ignore_patterns=["*/*"])
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise PoolError(f"{label}: {where} cannot be fetched: {reason}; check id, commit and network") from error
+        raise PoolError(
+            f"{label}: {where} cannot be fetched: {first_line(error)}; check id, commit and network"
+        ) from error
     return Path(found)

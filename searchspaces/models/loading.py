@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from searchspaces.errors import PoolError
+from searchspaces.errors import PoolError, first_line
 from searchspaces.models.architecture import model_class
 from searchspaces.models.checkpoint import read_json
 from searchspaces.models.layout import Place, finder
@@ -39,9 +39,8 @@ def load_model(folder: Path, device: Where = "cpu", dtype: torch.dtype | None = 
                 **({"device_map": several} if several is not None else {}),
             )
     except (ValueError, OSError, KeyError, RuntimeError, ImportError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         where = "its config.json" if several is None else "its config.json, and executor.device"
-        raise PoolError(f"transformers cannot load {folder}: {reason}; check {where}") from error
+        raise PoolError(f"transformers cannot load {folder}: {first_line(error)}; check {where}") from error
     state = model.state_dict()
     for name in report["missing_keys"]:
         if name in state and state[name].is_floating_point():
@@ -82,8 +81,9 @@ def _moved(model: Any, device: Any) -> Any:
     try:
         return model.to(device)
     except (AssertionError, RuntimeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise PoolError(f"the model cannot be moved to {str(device)!r}: {reason}; see executor.device") from error
+        raise PoolError(
+            f"the model cannot be moved to {str(device)!r}: {first_line(error)}; see executor.device"
+        ) from error
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import torch
 
-from searchspaces.errors import PoolError
+from searchspaces.errors import PoolError, first_line
 from searchspaces.models.architecture import skeleton
 
 Where: TypeAlias = str | torch.device | Mapping[str, str | int]
@@ -58,8 +58,7 @@ def dispatch(model: Any, devices: str | dict[str, str | int]) -> Any:
             devices = dict(infer_auto_device_map(model, room, no_split_module_classes=whole))
         laid = dispatch_model(model, devices, skip_keys=model._skip_keys_device_placement)
     except (ValueError, RuntimeError, AssertionError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise PoolError(f"the model cannot be laid over {devices}: {reason}; see executor.device") from error
+        raise PoolError(f"the model cannot be laid over {devices}: {first_line(error)}; see executor.device") from error
     return settled(laid)
 
 

@@ -11,41 +11,34 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from optimizer.commands.arguments import (
+    DEFAULT_RUNS,
+    Address,
+    AllowCode,
+    JobFile,
+    NewName,
+    RunAnywhere,
+    RunsAnywhere,
+)
 from optimizer.record.folders import run_folder
+from optimizer.wording import printable
 
 if TYPE_CHECKING:
-    from optimizer.remote.jobs import Cluster
+    from optimizer.remote.jobs import Cluster, Sent
 
-JobFile = Annotated[Path, typer.Argument(help="The job file (YAML).", show_default=False)]
-RunName = Annotated[
-    str, typer.Argument(help="A run: its name or folder; with --address also its id.", show_default=False)
-]
-Runs = Annotated[Path, typer.Option(help="Where runs are kept; with --address a folder of the cluster, from its home.")]
-Address = Annotated[
-    str | None,
-    typer.Option(
-        help="A Ray cluster's job API, such as http://head:8265, or auto: of 'cluster up'.", show_default=False
-    ),
-]
-AllowCode = Annotated[bool, typer.Option("--allow-code", help="Let evaluators run Python files that the job names.")]
-DEFAULT_RUNS = Path("runs")
 PANEL = "On a cluster, or of a run that goes on"
 
+app = typer.Typer()
 cluster_app = typer.Typer(no_args_is_help=True, help="A cluster of this host alone, to try things on.")
+app.add_typer(cluster_app, name="cluster", rich_help_panel=PANEL)
 
 
-def register(app: typer.Typer) -> None:
-    """Add these commands to the program's."""
-    for command in (launch, logs, watch, stop, cancel, fetch):
-        app.command(rich_help_panel=PANEL)(command)
-    app.add_typer(cluster_app, name="cluster", rich_help_panel=PANEL)
-
-
+@app.command(rich_help_panel=PANEL)
 def launch(
     job: JobFile,
     address: Annotated[str, typer.Option(help="A Ray cluster's job API, such as http://head:8265, or auto.")],
-    name: Annotated[str | None, typer.Option(help="Name the run otherwise than the job does.")] = None,
-    runs: Runs = DEFAULT_RUNS,
+    name: NewName = None,
+    runs: RunsAnywhere = DEFAULT_RUNS,
     root: Annotated[
         str | None, typer.Option(help="The cluster's folder where the job's relative paths start.", show_default=False)
     ] = None,
@@ -62,10 +55,11 @@ def launch(
     typer.echo(f"'mergeopt watch {sent.name} --address {address}' follows it")
 
 
+@app.command(rich_help_panel=PANEL)
 def logs(
-    name: RunName,
+    name: RunAnywhere,
     address: Address = None,
-    runs: Runs = DEFAULT_RUNS,
+    runs: RunsAnywhere = DEFAULT_RUNS,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run ends.")] = False,
 ) -> None:
     """What happened: a line for each answer here, what the run printed on a cluster."""
@@ -78,7 +72,8 @@ def logs(
         _print(following.log(there, there.find(name).id, follow))
 
 
-def watch(name: RunName, address: Address = None, runs: Runs = DEFAULT_RUNS) -> None:
+@app.command(rich_help_panel=PANEL)
+def watch(name: RunAnywhere, address: Address = None, runs: RunsAnywhere = DEFAULT_RUNS) -> None:
     """Follow a run until it ends: how far it is, and what it has found."""
     from optimizer.remote import following
 
@@ -92,7 +87,8 @@ def watch(name: RunName, address: Address = None, runs: Runs = DEFAULT_RUNS) -> 
     typer.echo(f"{order.id}: {ended.status}")
 
 
-def stop(name: RunName, address: Address = None, runs: Runs = DEFAULT_RUNS) -> None:
+@app.command(rich_help_panel=PANEL)
+def stop(name: RunAnywhere, address: Address = None, runs: RunsAnywhere = DEFAULT_RUNS) -> None:
     """Ask a run to stop, as Ctrl-C does: it asks nothing more, and waits at most 30 s for what is in flight."""
     from optimizer.remote import control
 
@@ -107,23 +103,28 @@ def stop(name: RunName, address: Address = None, runs: Runs = DEFAULT_RUNS) -> N
         typer.echo(f"{order.id} is over already: {there.state(order.id).status}")
 
 
-def cancel(name: RunName, address: Address = None, runs: Runs = DEFAULT_RUNS) -> None:
+@app.command(rich_help_panel=PANEL)
+def cancel(name: RunAnywhere, address: Address = None, runs: RunsAnywhere = DEFAULT_RUNS) -> None:
     """Stop a run at once, as a second Ctrl-C does; what was answered is kept."""
     from optimizer.remote import control
 
-    pid = control.cancel(run_folder(name, runs)) if address is None else _ask(address, name, "cancel")["pid"]
+    if address is None:
+        pid = control.cancel(run_folder(name, runs))
+    else:
+        pid = _ask(_cluster(address), name, "cancel")[1]["pid"]
     typer.echo(f"process {pid} has ended; what was answered is kept, resume goes on")
 
 
+@app.command(rich_help_panel=PANEL)
 def fetch(
-    name: RunName,
+    name: RunAnywhere,
     what: Annotated[
         Literal["ledger", "report", "export"], typer.Argument(help="ledger: a run's folder, for status, front, show.")
     ] = "ledger",
     out: Annotated[Path | None, typer.Option(help="What to make; by default under --runs' name here.")] = None,
     candidate: Annotated[str, typer.Option(help="Of an export.")] = "best",
     address: Address = None,
-    runs: Runs = DEFAULT_RUNS,
+    runs: RunsAnywhere = DEFAULT_RUNS,
     allow_code: AllowCode = False,
 ) -> None:
     """Bring a run's ledger, report or an exported candidate here, while it runs or afterwards."""
@@ -173,8 +174,6 @@ def down() -> None:
 @cluster_app.command("status")
 def cluster_status(address: Annotated[str, typer.Option(help="Which cluster.")] = "auto") -> None:
     """Where the cluster listens, and what it was sent."""
-    from optimizer.wording import printable
-
     there = _cluster(address)
     typer.echo(f"cluster {there.url}")
     for one in there.sent():
@@ -182,21 +181,19 @@ def cluster_status(address: Annotated[str, typer.Option(help="Which cluster.")] 
         typer.echo(printable(f"  {one.id:<32}{one.verb:<8}{one.name:<24}{one.status:<10}{began}"))
 
 
-def remote_status(name: str, address: str, json_out: bool) -> None:
+def status(name: str, address: str, json_out: bool) -> None:
     """Print what 'status' says of a run on a cluster, with what Ray says of its process."""
     from optimizer.output import show
-    from optimizer.remote.wire import Order
 
     there = _cluster(address)
-    order = there.find(name)
-    found = there.answer(there.send(Order("status", order.name, order.runs)))
+    order, found = _ask(there, name, "status")
     if json_out:
         typer.echo(json.dumps({"id": order.id, "process": order.status, **found}))
     else:
         show.print_status(found, f"{order.id} on {there.url}: {order.status}")
 
 
-def remote_resume(name: str, address: str, evaluations: int | None, allow_code: bool) -> None:
+def resume(name: str, address: str, evaluations: int | None, allow_code: bool) -> None:
     """Go on with a run on a cluster."""
     from optimizer.remote.wire import Order
 
@@ -215,12 +212,12 @@ def _cluster(address: str) -> Cluster:
     return Cluster(endpoint)
 
 
-def _ask(address: str, name: str, verb: Literal["status", "cancel"]) -> dict[str, Any]:
+def _ask(there: Cluster, name: str, verb: Literal["status", "cancel"]) -> tuple[Sent, dict[str, Any]]:
+    """The order that a run came of, and what the cluster says of it."""
     from optimizer.remote.wire import Order
 
-    there = _cluster(address)
     order = there.find(name)
-    return there.answer(there.send(Order(verb, order.name, order.runs)))
+    return order, there.answer(there.send(Order(verb, order.name, order.runs)))
 
 
 def _default_out(name: str, what: str) -> Path:
@@ -244,7 +241,7 @@ def _print(lines: Iterable[str]) -> None:
     """Line by line; Ctrl-C ends the looking, and nothing else."""
     try:
         for line in lines:
-            typer.echo("".join(c if c.isprintable() else "�" for c in line.expandtabs()))
+            typer.echo(printable(line.expandtabs().replace("\n", " ")))
     except KeyboardInterrupt:
         typer.echo("no longer following; the run goes on", err=True)
         raise SystemExit(130) from None

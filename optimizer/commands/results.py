@@ -1,0 +1,124 @@
+"""What does the command line offer to look at a run, and to take from it?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from optimizer.commands import remote
+from optimizer.commands.arguments import (
+    DEFAULT_RUNS,
+    Address,
+    AllowCode,
+    AsJson,
+    RunAnywhere,
+    RunName,
+    Runs,
+    RunsAnywhere,
+    opened,
+)
+
+app = typer.Typer()
+
+
+@app.command()
+def status(
+    name: RunAnywhere, runs: RunsAnywhere = DEFAULT_RUNS, json_out: AsJson = False, address: Address = None
+) -> None:
+    """How far a run is, and what it has found."""
+    from optimizer.output import show
+
+    if address is not None:
+        remote.status(name, address, json_out)
+        return
+    found = show.status(opened(name, runs).results())
+    typer.echo(json.dumps(found)) if json_out else show.print_status(found)
+
+
+@app.command()
+def front(
+    name: RunName,
+    runs: Runs = DEFAULT_RUNS,
+    json_out: AsJson = False,
+    everything: Annotated[bool, typer.Option("--all", help="Every candidate of the front and every anchor.")] = False,
+) -> None:
+    """The non-dominated candidates, the anchors, and models as they are, on calibration and on held-out items."""
+    from optimizer.output import show
+
+    results = opened(name, runs).results()
+    typer.echo(json.dumps(show.front(results))) if json_out else show.print_front(results, everything)
+
+
+@app.command("show")
+def show_candidate(
+    name: RunName,
+    candidate: Annotated[
+        str, typer.Argument(help="A number, a recipe hash, an anchor's name, 'expert NAME', best, or best:METRIC.")
+    ] = "best",
+    runs: Runs = DEFAULT_RUNS,
+    json_out: AsJson = False,
+) -> None:
+    """One candidate: scores, coefficients, how it was asked."""
+    from optimizer.output import show
+
+    results = opened(name, runs).results()
+    chosen = results.pick(candidate)
+    typer.echo(json.dumps(show.candidate(results, chosen))) if json_out else show.print_candidate(results, chosen)
+
+
+@app.command()
+def export(
+    name: RunName,
+    candidate: Annotated[
+        str, typer.Argument(help="A number, a recipe hash, an anchor's name, best, or best:METRIC.")
+    ] = "best",
+    out: Annotated[Path | None, typer.Option(help="The folder to make; by default under the run's exports/.")] = None,
+    runs: Runs = DEFAULT_RUNS,
+    allow_code: AllowCode = False,
+    lora: Annotated[
+        str | None,
+        typer.Option(help="Write one LoRA of the base instead, of this rank or 'exact'.", show_default=False),
+    ] = None,
+) -> None:
+    """Write a candidate as a Hugging Face checkpoint, load it again and check that it scores the same."""
+    from optimizer.wording import printable
+
+    if lora is not None:
+        where, written = opened(name, runs).export_adapter(candidate, out, _rank(lora), allow_code)
+        typer.echo(f"exported {where}\n{written.describe()}; its scores are in {where / 'README.md'}")
+        return
+    made = opened(name, runs)
+    chosen = made.results().pick(candidate)
+    folder = made.export(chosen, out, allow_code)
+    typer.echo(f"exported {folder}\nits scores on reload are those of the ledger")
+    if not (folder / "mergekit.yaml").is_file():
+        typer.echo(f"mergekit cannot express it; the reason is in {folder / 'README.md'}")
+    verdict = made.results().verdict
+    if candidate == "best" and verdict:
+        typer.echo(printable(f"it is the anchor {chosen.label}. {verdict}" if chosen.is_anchor else verdict))
+
+
+@app.command()
+def report(
+    name: RunName,
+    out: Annotated[
+        Path | None, typer.Option(help="The file to write; by default report.html in the run's folder.")
+    ] = None,
+    runs: Runs = DEFAULT_RUNS,
+) -> None:
+    """Write the standalone HTML report."""
+    typer.echo(f"wrote {opened(name, runs).report(out)}")
+
+
+def _rank(text: str) -> int | None:
+    """The rank that --lora asks for; None for what is exact."""
+    from optimizer.errors import ExportError
+
+    if text == "exact":
+        return None
+    if not (text.isascii() and text.isdecimal() and len(text) < 10 and int(text) > 0):
+        raise ExportError(f"--lora: expected a rank from 1, or 'exact', got {text!r}")
+    return int(text)

@@ -1,0 +1,178 @@
+"""What does the command line offer to start a search? First files, checks, and searches that stay in the terminal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from optimizer.commands import remote
+from optimizer.commands.arguments import (
+    DEFAULT_RUNS,
+    Address,
+    AllowCode,
+    AsJson,
+    JobFile,
+    NewName,
+    RunAnywhere,
+    Runs,
+    RunsAnywhere,
+    only_here,
+    opened,
+)
+from optimizer.errors import DiskFull, LedgerBusy, OptimizerError, RunLocked
+from optimizer.output import logs
+
+app = typer.Typer()
+
+MetricsPort = Annotated[
+    int | None,
+    typer.Option(min=0, max=65535, help="Serve metrics for Prometheus on this port of 127.0.0.1.", show_default=False),
+]
+LogJson = Annotated[bool, typer.Option("--log-json", help="Log to stderr, one JSON object a line and candidate.")]
+
+
+def _as_json(command: Callable[..., None]) -> Callable[..., None]:
+    """With --log-json all that a command says on stderr is lines of JSON, a refusal that ends it too."""
+
+    @wraps(command)
+    def told(*given: Any, **options: Any) -> None:
+        if not options.get("log_json"):
+            command(*given, **options)
+            return
+        with logs.to(as_json=True):
+            try:
+                command(*given, **options)
+            except ValueError as error:
+                if not hasattr(error, "exit_code"):
+                    raise
+                logs.program.error("%s", error)
+                raise SystemExit(error.exit_code) from None
+
+    return told
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Where models, data and the run go.")] = Path("demo"),
+    evaluations: Annotated[int, typer.Option(min=20, help="The search's budget, in candidates.")] = 120,
+) -> None:
+    """Train a tiny base and four experts on digits, search, and export the best merge. No network, a few minutes."""
+    from optimizer.jobs.demo import prepare
+
+    job = prepare(out, evaluations, typer.echo)
+    from optimizer.commands.driving import drive
+    from optimizer.run import Run
+
+    made = Run.create(job, out / "runs")
+    drive(made, None, False)
+    folder = made.export("best")
+    typer.echo(f"exported {folder}: reloaded, it scores what the ledger says")
+
+
+@app.command()
+def init(
+    base: Annotated[str, typer.Option(help="The base model's folder.", show_default=False)],
+    expert: Annotated[
+        list[str], typer.Option(help="An expert, NAME=FOLDER; give it once for each.", show_default=False)
+    ],
+    data: Annotated[list[str] | None, typer.Option(help="Items of a task, NAME=FILE; once for each.")] = None,
+    out: Annotated[Path, typer.Option(help="The job file to write.")] = Path("job.yaml"),
+) -> None:
+    """Look at the models and write a commented job file."""
+    from optimizer.jobs.starter import write_job
+
+    write_job(base, expert, data or [], out)
+    typer.echo(f"wrote {out}; look it through, then: mergeopt check {out}")
+
+
+@app.command()
+def check(
+    job: JobFile,
+    json_out: AsJson = False,
+    allow_code: AllowCode = False,
+    paper: Annotated[
+        bool, typer.Option("--paper", help="Only the arithmetic, from headers and bandwidths: nothing is loaded.")
+    ] = False,
+) -> None:
+    """Validate everything, score one candidate, and say what the search will need."""
+    from optimizer.jobs.checking import check_job, print_check, print_paper
+    from optimizer.jobs.job import Job
+    from optimizer.jobs.paper import on_paper
+
+    loaded = Job.load(job)
+    found = on_paper(loaded) if paper else check_job(loaded, allow_code)
+    if json_out:
+        typer.echo(json.dumps(found))
+    else:
+        (print_paper if paper else print_check)(found)
+
+
+@app.command()
+@_as_json
+def run(
+    job: JobFile,
+    name: NewName = None,
+    runs: Runs = DEFAULT_RUNS,
+    allow_code: AllowCode = False,
+    metrics_port: MetricsPort = None,
+    log_json: LogJson = False,
+) -> None:
+    """Start a search, and stay with it until its front is scored on held-out items."""
+    from optimizer.commands.driving import drive
+    from optimizer.jobs.job import Job
+    from optimizer.run import Run
+
+    loaded = Job.load(job)
+    if name is not None:
+        loaded = Job.parse({**loaded.model_dump(mode="json"), "name": name}, Path(loaded.root or "."))
+    made = Run.create(loaded, runs, allow_code, lambda what: logs.say("reading %s", what))
+    typer.echo(f"run {made.folder}")
+    try:
+        drive(made, None, allow_code, metrics_port)
+    except (RunLocked, LedgerBusy, DiskFull):
+        raise  # it can go on as it is, or does
+    except ValueError:
+        with suppress(OptimizerError, OSError):  # a run that stays is the lesser evil: the reason is to be heard
+            made.discard()  # what could not even start can be mended and run again under its name
+        raise
+
+
+@app.command()
+@_as_json
+def resume(
+    name: RunAnywhere,
+    runs: RunsAnywhere = DEFAULT_RUNS,
+    evaluations: Annotated[
+        int | None, typer.Option(min=1, help="A new budget, in candidates.", show_default=False)
+    ] = None,
+    fork: Annotated[
+        str | None,
+        typer.Option(help="Inputs have changed: start a child run of this name with them.", show_default=False),
+    ] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="First ask again what failed for want of a worker, time or memory.")
+    ] = False,
+    allow_code: AllowCode = False,
+    address: Address = None,
+    metrics_port: MetricsPort = None,
+    log_json: LogJson = False,
+) -> None:
+    """Go on where a run was stopped or killed; nothing that was answered is asked again."""
+    from optimizer.commands.driving import drive
+
+    if address is not None:
+        local = {"--fork": fork, "--metrics-port": metrics_port, "--log-json": log_json or None}
+        only_here(**local, **{"--retry-failed": retry_failed or None})
+        remote.resume(name, address, evaluations, allow_code)
+        return
+    found = opened(name, runs)
+    if fork is not None:
+        found = found.fork(fork, allow_code, lambda what: logs.say("reading %s", what))
+        typer.echo(f"run {found.folder}")
+    drive(found, evaluations, allow_code, metrics_port, retry_failed)
