@@ -6,7 +6,7 @@ READY = $(VENV)/.ready
 # a file's tests stay together, for what they share (a Ray, models), and files go in their order: the longest ones are early
 PARALLEL = -n $(or $(WORKERS),2) --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup demo test check format clean
+.PHONY: setup debian demo test check format clean
 
 setup: $(READY)
 
@@ -16,6 +16,11 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet torch==2.13.0 -c constraints.txt
 	$(BIN)/python -m pip install --quiet -e '.[dev]' -c constraints.txt
 	touch $@
+
+# of Debian, for tests of pages and of servers, which are skipped where these are not
+debian:
+	@command -v chromium >/dev/null && ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || \
+	(apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium postgresql)
 
 demo: setup
 	$(BIN)/mergeopt demo

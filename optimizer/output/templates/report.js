@@ -25,7 +25,7 @@ function layout(extra) {
 const goal = (i) => (data.objectives[i].goal === "max" ? "higher is better" : "lower is better");
 const title = (i) => `${plain(objectives[i])} (${goal(i)})`;
 const describe = (c, values, errors, where) =>
-  `<b>${plain(c.label)}</b> · ${where}<br>${plain(c.stage)}<br>` +
+  `${plain(c.label)} · ${where}<br>${plain(c.stage)}<br>` +
   objectives.map((o, i) => `${plain(o)} ${number(values[i])}${plusMinus(errors[i])}`)
     .concat(c.settings.slice(0, 10).map(([name, value]) => `${plain(name)}: ${plain(value)}`),
       c.settings.length > 10 ? [`and ${c.settings.length - 10} more`] : []).join("<br>");
@@ -116,7 +116,7 @@ function choose(n) {
   $("candidate").value = String(n);
   $("heat").textContent = "";
   $("heat").style.height = `${Math.max(260, 110 + 22 * Math.min(data.groups.length, 60))}px`;
-  Plotly.newPlot("heat", [{ type: "heatmap", y: data.groups.map(plain), ...(c.from ? origins(c.from) : weights(c.coefficients)) }],
+  Plotly.newPlot("heat", [{ type: "heatmap", xgap: 1, ygap: 1, y: data.groups.map(plain), ...(c.from ? origins(c.from) : weights(c.coefficients)) }],
     layout({ xaxis: { type: "category" }, yaxis: { type: "category", autorange: "reversed" } }), config);
 }
 
