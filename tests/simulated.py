@@ -25,7 +25,8 @@ class Bowl:
     The first questions that are asked, of whichever worker, end as `troubles` has it: (a file that counts them, "kill"
     or "hang" for each). A point whose first coordinate lies above `fatal` kills its worker; above
     `hang` it never returns, asleep or (`busy`) in a C call that lets nobody else run; above `changed` the run cannot
-    go on; above `bad` the candidate fails.
+    go on; above `bad` the candidate fails. With `eats`, (a coordinate, GB), a point above the coordinate takes so much
+    memory; one below its square root, which is more, takes none with half the batch.
 
     Where gradients are wanted, the tasks' training losses are those squared distances, to targets that move a little
     from minibatch to minibatch and from one share of it to the next.
@@ -48,6 +49,7 @@ class Bowl:
         self.targets: list[float] = data.get("targets", [0.25, 0.75])
         self.seconds: float = data.get("seconds", 0.0)
         self.fatal, self.hang, self.bad = (data.get(k, 2.0) for k in ("fatal", "hang", "bad"))
+        self.eats: tuple[float, float] = data.get("eats", (2.0, 0.0))
         self.busy, self.changed = data.get("busy", False), data.get("changed", 2.0)
 
     def answer(self, question: Question, halved: bool = False) -> Answer:
@@ -61,6 +63,9 @@ class Bowl:
             pow(7, 10**10) if self.busy else time.sleep(3600)
         if first > self.changed:
             raise RunError("model 'spam' has changed")
+        if first > self.eats[0] and not (halved and first < self.eats[0] ** 0.5):
+            _held = [np.ones(100_000_000, dtype=np.uint8) for _ in range(int(self.eats[1] * 10))]
+            time.sleep(60)
         if self.seconds:
             time.sleep(self.seconds)
         split = question.items.split

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import signal
@@ -16,9 +17,12 @@ import psutil
 import pytest
 import torch
 import worlds
+from simulated import Bowl
 
 from evaluators.evaluator import Measure, Metric, Scores, Setting, Splits
+from optimizer.answer import Answer
 from optimizer.driver import Items, Question
+from optimizer.executors.cluster import RayExecutor
 from optimizer.executors.worker import Worker, specification
 from optimizer.jobs.job import Job
 
@@ -115,3 +119,25 @@ def test_a_checkpoint_cut_short_under_a_worker_ends_the_run_before_it_is_read(tm
     file.unlink()
     with pytest.raises(ValueError, match=r"expert 'two'.*is gone since it was opened"):
         made.answer(question)
+
+
+@pytest.mark.slow
+def test_a_worker_that_ray_ends_for_want_of_memory_is_tried_at_half_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = psutil.virtual_memory()
+    limit = 1 - (memory.available - 1.5e9) / memory.total
+    if limit > 0.8:
+        pytest.skip("this machine has too little memory left to fill some")
+    monkeypatch.setenv("RAY_memory_usage_threshold", f"{limit:.3f}")
+    monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "50")
+    executor = RayExecutor(Bowl.TARGET, json.dumps({"eats": (0.5, 3.0)}), workers=1, cpus=1)
+    executor.start()
+    try:
+        executor.submit(Question(7, np.array([0.6, 0.5])))
+        found: list[Answer] = []
+        while not found:
+            found = executor.collect(timeout=0.5)
+        (answer,) = found
+        assert answer.attempts == 2 and answer.failure is None, "half the batch has room"
+        assert [t.kind for t in answer.tries] == ["oom"] and "low on memory" in answer.tries[0].reason
+    finally:
+        executor.close()
