@@ -56,6 +56,13 @@ def start_of(
     return values
 
 
+def first_pick(start: NDArray[np.float64]) -> int:
+    """Of each expert's start, what a method that picks starts at: the expert whose start is 1, all others' 0, by its
+    number from 1; else 0, the base.
+    """
+    return int(np.argmax(start)) + 1 if sorted(start.tolist()) == [0.0] * (len(start) - 1) + [1.0] else 0
+
+
 def free_groups(groups: Mapping[str, Sequence[str]], patterns: Sequence[str]) -> NDArray[np.int64]:
     """The numbers of the groups that no pattern names, by their own name or by one of their tensors'.
 

@@ -49,6 +49,14 @@ class NonFinite(SpaceError):
     exit_code = 1
 
 
-def first_line(error: Exception) -> str:
-    """What an exception of somebody else's says, in a line: its class where it says nothing."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def said(error: BaseException) -> str:
+    """What an exception of somebody else's says, where its own text can be made."""
+    try:
+        return str(error)
+    except Exception as worse:
+        return f"its text cannot be made ({type(worse).__name__})"
+
+
+def first_line(error: BaseException) -> str:
+    """The same in a line: its class where it says nothing."""
+    return (said(error).strip().splitlines() or [type(error).__name__])[0]

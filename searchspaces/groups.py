@@ -44,6 +44,15 @@ def group_tensors(
     return _group_tensors(tuple(tensors), granularity, tuple(blocks))
 
 
+def layers_of(groups: Mapping[str, Sequence[str]], granularity: str, blocks: Sequence[str] = ()) -> dict[str, str]:
+    """Group name -> the layer that it is of, for groups of that granularity; `model` has one layer, `model`."""
+    if granularity == "model":
+        return dict.fromkeys(groups, "model")
+    every = [t for tensors in groups.values() for t in tensors]
+    layer = {t: name for name, tensors in group_tensors(every, "layer", blocks).items() for t in tensors}
+    return {group: layer[tensors[0]] for group, tensors in groups.items()}
+
+
 @lru_cache(maxsize=16)
 def _group_tensors(
     tensors: tuple[str, ...], granularity: str, blocks: tuple[str, ...]

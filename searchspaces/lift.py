@@ -15,11 +15,15 @@ from searchspaces.recipe import Recipe
 class Lift:
     """From numbers by a recipe's groups to numbers by `groups` (name -> tensors), whose blocks these are.
 
-    Raises RecipeError where the recipe's groups are not those of these tensors.
+    Where they are by expert too, `experts` says in which order they are to be: the recipe's, in another. Raises
+    RecipeError where the recipe's groups are not those of these tensors.
     """
 
-    def __init__(self, recipe: Recipe, groups: Mapping[str, Sequence[str]], blocks: Sequence[str]) -> None:
+    def __init__(
+        self, recipe: Recipe, groups: Mapping[str, Sequence[str]], blocks: Sequence[str], experts: Sequence[str]
+    ) -> None:
         self._granularity, self._groups = recipe.granularity, groups
+        self._order = [recipe.experts.index(e) for e in experts]
         self._row: dict[str, int] | None = None  # tensor -> group of the recipe; none where groups are the same
         if recipe.groups == tuple(groups):
             return
@@ -30,7 +34,12 @@ class Lift:
         self._row = {t: recipe.groups.index(group) for group, tensors in coarse.items() for t in tensors}
 
     def __call__(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """From `(groups of the recipe, n)` to `(groups, n)`. Raises RecipeError where a group would have several."""
+        """From `(groups of the recipe, n)` to `(groups, n)`, n being 1 or the number of experts.
+
+        Raises RecipeError where a group would have several.
+        """
+        if values.shape[1] == len(self._order):
+            values = values[:, self._order]
         if self._row is None:
             return values
         lifted = np.empty((len(self._groups), values.shape[1]))

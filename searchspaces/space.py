@@ -15,10 +15,10 @@ from searchspaces import methods
 from searchspaces.algebra import simplex
 from searchspaces.anchors import BASE, Anchor, anchors_of, best_known
 from searchspaces.axes import Options
-from searchspaces.box import Bounds, bounds_of, free_groups, start_of
+from searchspaces.box import Bounds, bounds_of, first_pick, free_groups, start_of
 from searchspaces.domain import SLACK, Domain, Point
 from searchspaces.errors import RecipeError
-from searchspaces.groups import group_tensors
+from searchspaces.groups import group_tensors, layers_of
 from searchspaces.lift import Lift
 from searchspaces.method import check_linear
 from searchspaces.option import Option, complete
@@ -78,7 +78,7 @@ class CoefficientSpace:
         low, high = bounds_of(self.experts, bounds, simplex)
         begin = start_of(self.experts, start, low, high, simplex)
         self._free = free_groups(self.groups, frozen)
-        first = _first_pick(begin)
+        first = first_pick(begin)
         self._templates = {
             name: np.tile(np.eye(len(begin) + 1)[first, 1:] if kind.picks else begin, (len(self._names), 1))
             for name, kind in self._kinds.items()
@@ -107,6 +107,13 @@ class CoefficientSpace:
                 chosen = {a.option: value for a, value in zip(axes, values, strict=True)}
                 found.append((method, {**self._options.start[method], **chosen}))
         return tuple(found)
+
+    @property
+    def starts(self) -> list[Recipe]:
+        """Where each method begins, the first at the domain's start: coefficients and options at theirs."""
+        return [
+            self._recipe(name, self._templates[name][self._free], self._options.start[name]) for name in self.methods
+        ]
 
     @property
     def searched(self) -> list[tuple[str, str, tuple[str, ...]]]:
@@ -169,8 +176,8 @@ class CoefficientSpace:
             raise RecipeError(f"the recipe's experts are {list(recipe.experts)}, this space's {list(self.experts)}")
         if self._hashes and recipe.models and dict(recipe.models) != self._hashes:
             raise RecipeError("the recipe was made from other models; encode it in a space over those")
-        lift, order = Lift(recipe, self.groups, self._blocks), [recipe.experts.index(e) for e in self.experts]
-        values, held = lift(recipe.coefficients)[:, order], np.setdiff1d(np.arange(len(self._names)), self._free)
+        lift = Lift(recipe, self.groups, self._blocks, self.experts)
+        values, held = lift(recipe.coefficients), np.setdiff1d(np.arange(len(self._names)), self._free)
         if not np.array_equal(values[held], self._templates[recipe.method][held]):
             raise RecipeError("the recipe changes groups that this space holds at their start; unfreeze them")
         point = self.domain.start.copy()
@@ -178,7 +185,7 @@ class CoefficientSpace:
         if self._places.switch is not None:
             point[self._places.switch] = self.methods.index(recipe.method)
         every = complete(recipe.method, self._kinds[recipe.method].options, recipe.options)
-        found = {name: _lifted(value, lift, order) for name, value in every.items()}
+        found = {name: lift(value) if isinstance(value, np.ndarray) else value for name, value in every.items()}
         for axis, block in self._options.encode(recipe.method, found):
             point[self._places.axes[axis]] = block
         return self.domain.checked(point)  # refuses what lies outside the bounds
@@ -284,37 +291,17 @@ class CoefficientSpace:
         vertices = None
         if rule.affine and not self.simplex and not len(places.start):
             vertices = rule.unit * np.tile(np.eye(len(self.experts)), count)
+        layer = layers_of(self.groups, self.granularity, self._blocks)
         return Domain(
             places.names,
             places.whole(low, places.low),
             places.whole(high, places.high),
             places.whole(begin),
             shape,
-            self._layers(),
+            tuple(layer[self._names[g]] for g in self._free),
             base,
             places.whole(uniform),
             vertices,
             places.kinds,
             places.labels,
         )
-
-    def _layers(self) -> tuple[str, ...]:
-        """Each free group's layer."""
-        if self.granularity == "model":
-            return ("model",)
-        every = [t for tensors in self.groups.values() for t in tensors]
-        layer = {t: name for name, tensors in group_tensors(every, "layer", self._blocks).items() for t in tensors}
-        return tuple(layer[self.groups[self._names[g]][0]] for g in self._free)
-
-
-def _first_pick(begin: NDArray[np.float64]) -> int:
-    """What a method that picks starts at: the one expert whose start is 1 where all others' are 0, else the base."""
-    return int(np.argmax(begin)) + 1 if sorted(begin.tolist()) == [0.0] * (len(begin) - 1) + [1.0] else 0
-
-
-def _lifted(value: Option, lift: Lift, order: list[int]) -> Option:
-    """An option of a recipe over this space's groups, and its experts in this space's order."""
-    if not isinstance(value, np.ndarray):
-        return value
-    lifted = lift(value)
-    return lifted[:, order] if lifted.shape[1] == len(order) else lifted

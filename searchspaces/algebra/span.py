@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from searchspaces.composition import Composition
+from searchspaces.option import Option
 
 Array = NDArray[np.float64]
 BLUR = 1e-6
@@ -18,8 +20,8 @@ so that its length is known to the root of float64's precision, 1.5e-8, times wh
 
 
 class InSpan:
-    """What methods share whose merge is `a_0 theta_0 + sum_k a_k tau_k` with `a` out of Gram matrices and
-    coefficients.
+    """What methods share whose merge is `a_0 theta_0 + sum_k a_k tau_k` with `a` out of coefficients and, but for layer
+    swapping, Gram matrices.
 
     Vectors here are their coordinates in `theta_0, tau_1, ... tau_K`, float64 `(K + 1,)`. Coefficients enter in other
     ways than linearly: there is no gradient.
@@ -34,6 +36,9 @@ class InSpan:
     affine = False
     grounded = True
     sweep: tuple[float, ...] = ()
+
+    def __init__(self, options: Mapping[str, Option]) -> None:
+        """Nothing: options enter where a tensor is composed."""
 
 
 def experts(count: int, task_vectors: bool) -> Array:

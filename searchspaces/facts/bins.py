@@ -69,6 +69,7 @@ def _load_some(address, code, places, n, out):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True)
 def _some_differences(base, base_code, experts, codes, places, n, origin, taus):  # type: ignore[no-untyped-def]
+    # as `streams.differences`: one loop for both would be given a function, and such code is not kept on the disk
     _load_some(base, base_code, places, n, origin)
     for k in range(len(experts)):
         tau = taus[k]

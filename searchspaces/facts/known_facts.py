@@ -206,20 +206,19 @@ class TensorFacts:
         return torch.from_numpy(out)
 
     def _make_gram(self) -> list[torch.Tensor]:
-        from searchspaces.facts import streams
-
-        out = np.zeros((1, self.count + 1, self.count + 1))
-        for piece in self._deltas().pieces():
-            streams.row_grams(*piece, max(1, self.size), out)
-        return [torch.from_numpy(out[0])]
+        return [self._grams_of(1, self.size)[0]]
 
     def _make_row_grams(self) -> list[torch.Tensor]:
+        return [self._grams_of(rows_of(self.shape), width_of(self.shape))]
+
+    def _grams_of(self, rows: int, width: int) -> torch.Tensor:
+        """Of each of so many rows of the flat tensor."""
         from searchspaces.facts import streams
 
-        out = np.zeros((rows_of(self.shape), self.count + 1, self.count + 1))
+        out = np.zeros((rows, self.count + 1, self.count + 1))
         for piece in self._deltas().pieces():
-            streams.row_grams(*piece, max(1, width_of(self.shape)), out)
-        return [torch.from_numpy(out)]
+            streams.row_grams(*piece, max(1, width), out)
+        return torch.from_numpy(out)
 
     def _make_column_grams(self) -> list[torch.Tensor]:
         from searchspaces.facts import streams

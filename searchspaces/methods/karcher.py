@@ -8,7 +8,7 @@ from typing import ClassVar
 from searchspaces.algebra import span
 from searchspaces.composition import Composition
 from searchspaces.facts.facts import Facts
-from searchspaces.option import Number, Option, Spec
+from searchspaces.option import Number, Spec
 from searchspaces.row import Row
 
 
@@ -25,9 +25,6 @@ class Karcher(span.InSpan):
         "max_iter": Number(10, 0, 1000, search=(1, 20), whole=True), "tol": Number(1e-5, 0.0, 0.01)
     }  # fmt: skip
     experts: ClassVar[tuple[int, int | None]] = (1, None)
-
-    def __init__(self, options: Mapping[str, Option]) -> None:
-        pass
 
     def compose(self, row: Row, facts: Facts) -> Composition:
         """One weight a model, for all of a tensor."""

@@ -7,14 +7,15 @@ from typing import ClassVar
 
 import numpy as np
 
+from searchspaces.algebra.span import InSpan
 from searchspaces.composition import Composition
 from searchspaces.errors import RecipeError
 from searchspaces.facts.facts import Facts
-from searchspaces.option import Option, Spec
+from searchspaces.option import Spec
 from searchspaces.row import Row
 
 
-class LayerSwap:
+class LayerSwap(InSpan):
     """`W = theta_k` where a group's coefficient of expert k is 1, and `theta_0` where all are 0 (Bandarkar et al.
     2024).
 
@@ -24,19 +25,8 @@ class LayerSwap:
 
     summary: ClassVar[str] = "each group whole from the base or from one expert"
     options: ClassVar[Mapping[str, Spec]] = {}
-    linear: ClassVar[bool] = False
-    random: ClassVar[bool] = False
-    processes: ClassVar[bool] = False
     experts: ClassVar[tuple[int, int | None]] = (1, None)
     picks: ClassVar[bool] = True
-    unit = 1.0
-    restores = True
-    affine = False
-    grounded = True
-    sweep: tuple[float, ...] = ()
-
-    def __init__(self, options: Mapping[str, Option]) -> None:
-        pass
 
     def compose(self, row: Row, facts: Facts) -> Composition:
         c = row.coefficients

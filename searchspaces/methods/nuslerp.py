@@ -10,7 +10,7 @@ import numpy as np
 from searchspaces.algebra import span
 from searchspaces.composition import Composition
 from searchspaces.facts.facts import Facts
-from searchspaces.option import Choice, Flag, Option, Spec
+from searchspaces.option import Choice, Flag, Spec
 from searchspaces.row import Row
 
 SHORT = 1e-7  # norms count as at least this much
@@ -34,9 +34,6 @@ class NuSlerp(span.InSpan):
         "task_vectors": Flag(False),
     }
     experts: ClassVar[tuple[int, int | None]] = (2, 2)
-
-    def __init__(self, options: Mapping[str, Option]) -> None:
-        pass
 
     def compose(self, row: Row, facts: Facts) -> Composition:
         """One pair of weights for the tensor, or one for each row or column."""

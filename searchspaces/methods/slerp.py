@@ -10,7 +10,7 @@ import numpy as np
 from searchspaces.algebra import span
 from searchspaces.composition import Composition
 from searchspaces.facts.facts import Facts
-from searchspaces.option import Option, Spec
+from searchspaces.option import Spec
 from searchspaces.row import Row
 
 STRAIGHT = 0.9995  # cosines above it in magnitude: a line, as in mergekit
@@ -30,9 +30,6 @@ class Slerp(span.InSpan):
     options: ClassVar[Mapping[str, Spec]] = {}
     experts: ClassVar[tuple[int, int | None]] = (1, 1)
     sweep = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)
-
-    def __init__(self, options: Mapping[str, Option]) -> None:
-        pass
 
     def compose(self, row: Row, facts: Facts) -> Composition:
         """The same arc for all of a tensor."""

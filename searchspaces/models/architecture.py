@@ -53,11 +53,12 @@ def vocabulary(names: Sequence[str], folder: Path) -> dict[str, int]:
     owners = {name: place.parts[0].name for name in names if (place := find(name)) is not None}
     before = {name: tensor.shape for name, tensor in model.state_dict().items()}
     try:
-        count = model.get_input_embeddings().weight.shape[0]
+        embeddings = model.get_input_embeddings()
+        if not isinstance(embeddings, torch.nn.Embedding):  # but of patches (ViT)
+            return {}
         with torch.device("meta"):
-            model.resize_token_embeddings(count + 1, mean_resizing=False)
-    except (NotImplementedError, AttributeError):
-        # no embeddings of tokens (ViT), or a config that does not say how many where resizing looks (CLIP)
+            model.resize_token_embeddings(embeddings.num_embeddings + 1, mean_resizing=False)
+    except NotImplementedError:  # no one input (CLIP), or several tables
         return {}
     after = {name: tensor.shape for name, tensor in model.state_dict().items()}
     found = {}

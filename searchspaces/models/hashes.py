@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import zlib
 from collections.abc import Iterator
 from io import FileIO
@@ -17,6 +16,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from searchspaces.adapters.adapter import Adapter
+from searchspaces.cache.limit import root
 from searchspaces.errors import PoolError
 from searchspaces.models.checkpoint import Checkpoint
 from searchspaces.models.headers import read_header
@@ -95,8 +95,7 @@ class _Cache:
     """Digests by (path, size, times), in a JSON file of the user's; where it cannot be kept, files are read again."""
 
     def __init__(self) -> None:
-        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        self._path = Path(home) / "mergeopt" / "hashes.json"
+        self._path = root() / "hashes.json"
 
     def get(self, key: str) -> str | None:
         found = self._load().get(key)
@@ -119,7 +118,7 @@ class _Cache:
         # a lock that many files share makes their readers wait for each other, and nothing else
         lock = self._path.with_name(f"hashes-{zlib.crc32(key.encode()) % LOCKS}.lock")
         with contextlib.ExitStack() as held:
-            with contextlib.suppress(OSError, NotImplementedError):  # of a file system without locks
+            with contextlib.suppress(OSError):  # of a file system without locks
                 lock.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
                 held.enter_context(FileLock(lock))
             yield

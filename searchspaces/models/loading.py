@@ -70,9 +70,11 @@ def load_base(pool: Pool, device: Where = "cpu", dtype: torch.dtype | None = Non
 def input_device(model: Any) -> torch.device:
     """Where a model's inputs belong: the device of its input embeddings, or of its first parameter."""
     try:
-        first = next(model.get_input_embeddings().parameters(), None)
+        embeddings = model.get_input_embeddings()
     except NotImplementedError:  # a model of two towers (CLIP) has no one input
-        first = None
+        embeddings = None
+    # Perceiver's are a bare parameter: its latents
+    first = next(embeddings.parameters(), None) if isinstance(embeddings, torch.nn.Module) else None
     found: torch.device = (next(model.parameters()) if first is None else first).device
     return found
 

@@ -1,4 +1,4 @@
-"""Are a pool's files still those that were opened? Sizes and times, asked before every candidate."""
+"""Are a pool's files still those that were opened? Sizes and times, asked before and after every candidate."""
 
 from __future__ import annotations
 

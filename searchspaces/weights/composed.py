@@ -8,9 +8,10 @@ from numpy.typing import NDArray
 
 from searchspaces.algebra import draws
 from searchspaces.cache.compiled import kept_on_disk
-from searchspaces.weights import election, kernel, sparse
+from searchspaces.weights import election, gates, kernel, sparse
 from searchspaces.weights import packed as packed_numbers
-from searchspaces.weights.election import combine, divide, fill, leave, open_gate, shut, weigh
+from searchspaces.weights.election import combine, divide, leave, weigh
+from searchspaces.weights.gates import open_gate, shut
 from searchspaces.weights.kernel import (
     CHUNK,
     DIFFERENCE,
@@ -24,9 +25,9 @@ from searchspaces.weights.kernel import (
     rounded,
 )
 from searchspaces.weights.packed import EQUAL, LARGEST, NONE, SHARED, Packed, fours
-from searchspaces.weights.sparse import STRIDE, ZEROS, begin, keep, line, scaled
+from searchspaces.weights.sparse import STRIDE, ZEROS, begin, fill, keep, line, scaled
 
-_compiled = kept_on_disk(kernel, sparse, election, packed_numbers, draws)
+_compiled = kept_on_disk(kernel, sparse, gates, election, packed_numbers, draws)
 
 
 def merge(

@@ -150,6 +150,13 @@ def line(home, number, n):  # type: ignore[no-untyped-def]
     return floats(home, number * STRIDE, n)
 
 
+@njit(nogil=True)
+def fill(row, n, value):  # type: ignore[no-untyped-def]
+    """Set n elements to a value."""
+    for i in range(n):
+        row[i] = value
+
+
 @njit(nogil=True, inline="always")
 def _bytes(address, at, n):  # type: ignore[no-untyped-def]
     return carray(pointer(address + at, np.uint8), (n,))
