@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from importlib import import_module, metadata
 from typing import TYPE_CHECKING
 
-from evaluators.errors import OptionError
+from evaluators.errors import OptionError, meant
 
 if TYPE_CHECKING:
     from evaluators.evaluator import Evaluator
@@ -37,9 +36,7 @@ def load(kind: str) -> type[Evaluator]:
     """The evaluator class of a kind, imported now; raises `OptionError` for a kind that is not in the table."""
     known = table()
     if kind not in known:
-        near = difflib.get_close_matches(kind, known, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise OptionError(f"no evaluator of kind {kind!r}; {hint}there are: {', '.join(sorted(known))}")
+        raise OptionError(f"no evaluator of kind {kind!r}; {meant(kind, known)}there are: {', '.join(sorted(known))}")
     module, _, name = known[kind].partition(":")
     found: type[Evaluator] = getattr(import_module(module), name)
     return found

@@ -93,6 +93,14 @@ class Batches:
         return iter(self._batches)
 
 
+def by_item(states: Tensor, inputs: Mapping[str, Tensor]) -> list[Tensor]:
+    """Hidden states `(b, t, d)` of each item, `(n, d)`, without padding; those of an image in one row, `(1, t * d)`."""
+    mask = inputs.get("attention_mask")
+    if mask is None:
+        return list(states.flatten(1).unsqueeze(1))
+    return [state[:n] for state, n in zip(states, mask.sum(dim=1).tolist(), strict=True)]
+
+
 def by_length(splits: Splits, lengths: Mapping[int, int], size: int) -> list[Indices]:
     """Rows of one split, `size` at a time, of similar length: little is spent on padding."""
     return [

@@ -12,9 +12,9 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from evaluators import heads, images, labels, losses, metrics, statistics, teacher, texts
-from evaluators.batches import Batch, Batches, by_length, in_order, pad
+from evaluators.batches import Batch, Batches, by_item, by_length, in_order, pad
 from evaluators.errors import NonFinite, OptionError
-from evaluators.evaluator import TAUGHT, Head, Indices, Loss, Metric, Scores, Setting
+from evaluators.evaluator import Head, Indices, Loss, Metric, Scores, Setting
 from evaluators.options import Count, ItemOptions, parse
 from evaluators.splits import load_items
 
@@ -83,6 +83,7 @@ class Classification:
     """Accuracy, macro F1 and cross-entropy of a task's head on the resident trunk; entropy, and KL from a teacher."""
 
     runs_code: ClassVar[bool] = False
+    brings_head: ClassVar[bool] = True
     Options: ClassVar[type[ClassificationOptions]] = ClassificationOptions
 
     def __init__(self, name: str, options: ClassificationOptions | Mapping[str, Any], root: Path) -> None:
@@ -198,8 +199,7 @@ class Classification:
     def _distance(self, inputs: Mapping[str, Tensor], rows: Indices, layer: int, states: Tensor) -> Tensor:
         """The mean over items of the distance between hidden states `(b, t, d)` and the teacher's."""
         wanted = self._learned(f"hidden.{layer}").of(f"hidden.{layer}", rows.tolist())
-        own = _positions(states, inputs)
-        return torch.stack([losses.hidden(h, w.to(h.device)) for h, w in zip(own, wanted, strict=True)]).mean()
+        return losses.hidden(by_item(states, inputs), wanted).mean()
 
     def unpadded(self, rows: Indices, size: int) -> list[Indices]:
         return self._batches.unpadded(rows, size)
@@ -228,7 +228,7 @@ class Classification:
         def step(batch: Batch) -> dict[str, teacher.Pieces]:
             logits, states = self._forward(model, batch.inputs, layers)
             found = {"logits": list(logits.unsqueeze(1))}
-            found |= {f"hidden.{n}": _positions(s, batch.inputs) for n, s in zip(layers, states, strict=True)}
+            found |= {f"hidden.{n}": by_item(s, batch.inputs) for n, s in zip(layers, states, strict=True)}
             return {name: zip(batch.rows.tolist(), values, strict=True) for name, values in found.items()}
 
         counts, whose = self._counts(), f"evaluator {self.name!r}: the outputs of its teacher {self.teacher!r}"
@@ -239,7 +239,7 @@ class Classification:
         self._outputs = teacher.Outputs(file, self._batches, self._counts(), self._classes)
 
     def _counts(self) -> dict[str, Indices]:
-        """How many rows each item has among the teacher's outputs, by row number: see `_positions`."""
+        """How many rows each item has among the teacher's outputs, by row number: see `by_item`."""
         positions = np.zeros(len(self._items.rows), dtype=np.int64)
         ones = np.zeros(len(self._items.rows), dtype=np.int64)
         for batch in self._batches:
@@ -249,12 +249,7 @@ class Classification:
         return {"logits": ones, **{f"hidden.{layer}": positions for layer in self._options.hidden_layers}}
 
     def _learned(self, table: str) -> teacher.Outputs:
-        if self._outputs is None or table not in self._outputs:
-            raise OptionError(
-                f"evaluator {self.name!r}: {' and '.join(TAUGHT)} need the outputs of the expert {self.teacher!r}, "
-                "which are not there; `teach` computes them"
-            )
-        return self._outputs
+        return teacher.learned(self.name, self._outputs, table, self.teacher)
 
     def _taught(self, rows: Indices, device: torch.device) -> Tensor:
         return self._learned("logits").cut("logits", rows.tolist(), 0, None, device)
@@ -293,11 +288,3 @@ class Classification:
             return {"pixel_values": pixels.to(setting.device, parameter.dtype)}
 
         return [Batch(rows, move(pixels)) for rows, pixels in zip(chunks, stacks, strict=True)]
-
-
-def _positions(states: Tensor, inputs: Mapping[str, Tensor]) -> list[Tensor]:
-    """Hidden states `(b, t, d)` of each item, `(n, d)`, without padding; those of an image in one row, `(1, t * d)`."""
-    mask = inputs.get("attention_mask")
-    if mask is None:
-        return list(states.flatten(1).unsqueeze(1))
-    return [state[:n] for state, n in zip(states, mask.sum(dim=1).tolist(), strict=True)]

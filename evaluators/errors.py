@@ -6,6 +6,11 @@ EvaluatorError
 └── NonFinite     NaN or infinity in logits or losses                      (a failed candidate)
 """
 
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
 
 class EvaluatorError(ValueError):
     """Anything that an evaluator refuses. The message says what was expected, what arrived, and what to do."""
@@ -25,3 +30,9 @@ class NonFinite(EvaluatorError):
     """NaN or infinity in logits, losses or scores: the candidate has failed."""
 
     exit_code = 1
+
+
+def meant(said: str, known: Iterable[str]) -> str:
+    """For the middle of a message: which of the known names was probably meant; nothing where none is near."""
+    near = difflib.get_close_matches(said, list(known), n=1)
+    return f"did you mean {near[0]!r}? " if near else ""

@@ -100,6 +100,7 @@ class Evaluator(Protocol):
 
     Where items were chosen for the user, `provenance` says in sentences which are calibration and which are held out.
     What was read that is no file of the user's (a data set of the hub) is known by `contents`: sha256 in hex by name.
+    A class that reads no head of the model's, but one of the task's own, has `brings_head`, true.
     """
 
     runs_code: ClassVar[bool]
@@ -125,6 +126,11 @@ class Evaluator(Protocol):
         are not finite.
         """
         ...
+
+
+def brings_head(evaluator: Evaluator) -> bool:
+    """Whether an evaluator, prepared or not, has a head of its own; the others read the model's."""
+    return bool(getattr(evaluator, "brings_head", False))
 
 
 TAUGHT = ("kl", "hidden")

@@ -93,7 +93,7 @@ def linear_head(
     bias = by_part["bias"].to(device, torch.float32) if "bias" in by_part else None
 
     def forward(model: Any, inputs: Mapping[str, Tensor], layers: Sequence[int] = ()) -> tuple[Tensor, list[Tensor]]:
-        output = trunk_of(model)(**inputs, **_wanting(layers))
+        output = trunk_of(model)(**inputs, **wanting(layers))
         hidden = output.last_hidden_state.float()
         mask = inputs.get("attention_mask")
         if hidden.dim() != 3 or hidden.shape[2] != weight.shape[1]:
@@ -109,7 +109,7 @@ def linear_head(
             # Padding is left out by `where` and not by a product: 0 * NaN would be NaN.
             kept = mask[..., None].bool()
             pooled = hidden.where(kept, hidden.new_zeros(())).sum(1) / kept.sum(1)
-        return linear(normalize(pooled, dim=-1) if unit else pooled, weight, bias), _states(name, output, layers)
+        return linear(normalize(pooled, dim=-1) if unit else pooled, weight, bias), states(name, output, layers)
 
     return forward, int(weight.shape[0])
 
@@ -144,17 +144,18 @@ def model_head(
 
     def forward(model: Any, inputs: Mapping[str, Tensor], layers: Sequence[int] = ()) -> tuple[Tensor, list[Tensor]]:
         setattr(classifier, prefix, _with(trunk_of(model), inner))
-        output = classifier(**inputs, **_wanting(layers))
-        return output.logits.float(), _states(name, output, layers)
+        output = classifier(**inputs, **wanting(layers))
+        return output.logits.float(), states(name, output, layers)
 
     return forward, int(config.num_labels)
 
 
-def _wanting(layers: Sequence[int]) -> dict[str, bool]:
+def wanting(layers: Sequence[int]) -> dict[str, bool]:
+    """What to call a model with for `states` of these layers."""
     return {"output_hidden_states": True} if layers else {}
 
 
-def _states(name: str, output: Any, layers: Sequence[int]) -> list[Tensor]:
+def states(name: str, output: Any, layers: Sequence[int]) -> list[Tensor]:
     """The hidden states of these layers; raises `OptionError` for one that the model does not have."""
     if not layers:
         return []

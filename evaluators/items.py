@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import warnings
 from collections.abc import Iterator, Sequence
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evaluators.errors import DataError
+from evaluators.errors import DataError, meant
 
 Row = dict[str, Any]
 
@@ -58,10 +57,8 @@ def _select(table: Table, columns: Sequence[str]) -> Iterator[Row]:
     for number, row in enumerate(table.rows):
         for column in columns:
             if column not in row:
-                near = difflib.get_close_matches(column, row, n=1)
-                hint = f"did you mean {near[0]!r}? " if near else ""
                 raise DataError(
-                    f"{table.where(number)} has no column {column!r}; {hint}"
+                    f"{table.where(number)} has no column {column!r}; {meant(column, row)}"
                     f"it has: {', '.join(map(str, row)) or 'none'}"
                 )
             if row[column] is None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluators.errors import DataError, OptionError
+from evaluators.errors import DataError, OptionError, meant
 from evaluators.splits import ItemSet
 
 Label = str | int
@@ -72,10 +71,8 @@ def numbers(items: ItemSet, column: str, labels: dict[int, Label], classes: list
     for row, label in labels.items():
         at = place.get(label, place.get(str(label)))
         if at is None:
-            near = difflib.get_close_matches(str(label), [str(c) for c in classes], n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
             raise DataError(
-                f"{items.where(row, column)}: unknown label {label!r}; {hint}"
+                f"{items.where(row, column)}: unknown label {label!r}; {meant(str(label), map(str, classes))}"
                 f"the {len(classes)} classes are: {_some(classes)}"
             )
         found[row] = at

@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
-from evaluators import losses, metrics, statistics, teacher, texts
-from evaluators.batches import Batch, Batches, by_length, pad
+from evaluators import heads, losses, metrics, statistics, teacher, texts
+from evaluators.batches import Batch, Batches, by_item, by_length, pad
 from evaluators.causal import CHUNK, check_causal, probe_head, uncached
-from evaluators.errors import DataError, NonFinite, OptionError
-from evaluators.evaluator import TAUGHT, Indices, Loss, Metric, Scores, Setting
+from evaluators.errors import DataError, NonFinite
+from evaluators.evaluator import Indices, Loss, Metric, Scores, Setting
 from evaluators.options import Count, ItemOptions, parse
 from evaluators.splits import load_items
 
@@ -179,9 +179,8 @@ class Language:
             parts.append(checkpoint(_token_losses, *part, use_reentrant=False))
         value = torch.stack(parts).sum() / total
         for layer, found in zip(layers, hidden, strict=True):
-            own = _texts(found, inputs)
             kept = self._learned(f"hidden.{layer}").of(f"hidden.{layer}", rows.tolist())
-            apart = torch.stack([losses.hidden(h, w.to(h.device)) for h, w in zip(own, kept, strict=True)])
+            apart = losses.hidden(by_item(found, inputs), kept)
             value = value + loss.weights["hidden"] * apart.sum() / (count * len(layers))
         return torch.as_tensor(value)
 
@@ -221,16 +220,10 @@ class Language:
         """What the head reads at the predicted positions, `(n, d)`; the head; hidden states `(b, t, d)` of layers."""
         kept = inputs["attention_mask"][:, 1:].bool()
         whole = model.base_model if self._split_head else model
-        output = whole(**inputs, **uncached(whole), **({"output_hidden_states": True} if layers else {}))
+        output = whole(**inputs, **uncached(whole), **heads.wanting(layers))
         read = output.last_hidden_state if self._split_head else output.logits
-        for layer in layers:
-            if not -len(output.hidden_states) <= layer < len(output.hidden_states):
-                raise OptionError(
-                    f"evaluator {self.name!r}: hidden_layers has {layer}; the model's are 0 to "
-                    f"{len(output.hidden_states) - 1}"
-                )
         head = model.get_output_embeddings() if self._split_head else torch.nn.Identity()
-        return read[:, :-1][kept], head, [output.hidden_states[layer] for layer in layers]
+        return read[:, :-1][kept], head, heads.states(self.name, output, layers)
 
     @torch.inference_mode()
     def teach(self, model: Any, file: Path, hidden: bool, room: Callable[[int], None] = lambda needed: None) -> None:
@@ -248,7 +241,7 @@ class Language:
             states, head, kept = self._predicted(model, batch.inputs, layers)
             found: dict[str, teacher.Pieces] = {"logits": logits(batch.rows, states, head)}
             for layer, whole in zip(layers, kept, strict=True):
-                found[f"hidden.{layer}"] = zip(batch.rows.tolist(), _texts(whole, batch.inputs), strict=True)
+                found[f"hidden.{layer}"] = zip(batch.rows.tolist(), by_item(whole, batch.inputs), strict=True)
             return found
 
         counts, whose = self._counts(), f"evaluator {self.name!r}: the outputs of its teacher {self.teacher!r}"
@@ -265,21 +258,10 @@ class Language:
         return {"logits": self._tokens, **{f"hidden.{layer}": tokens for layer in self._options.hidden_layers}}
 
     def _learned(self, table: str) -> teacher.Outputs:
-        if self._outputs is None or table not in self._outputs:
-            raise OptionError(
-                f"evaluator {self.name!r}: {' and '.join(TAUGHT)} need the outputs of an expert, which are not there; "
-                "name one under `teacher`"
-            )
-        return self._outputs
+        return teacher.learned(self.name, self._outputs, table, self.teacher)
 
     def _taught(self, rows: Indices, device: torch.device) -> Wanted:
         return partial(self._learned("logits").cut, "logits", rows.tolist(), device=device)
-
-
-def _texts(states: Tensor, inputs: Mapping[str, Tensor]) -> list[Tensor]:
-    """Hidden states `(b, t, d)` of each text, `(n, d)`: padding left out."""
-    lengths = inputs["attention_mask"].sum(dim=1).tolist()
-    return [state[:n] for state, n in zip(states, lengths, strict=True)]
 
 
 def _likelihood(head: Any, states: Tensor, targets: Tensor) -> Tensor:

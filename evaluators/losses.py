@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -50,10 +50,14 @@ def kl(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     return (wanted.exp() * (wanted - found)).sum(dim=-1) * temperature**2
 
 
-def hidden(states: Tensor, teacher: Tensor) -> Tensor:
-    """`|h - h'|^2 / |h'|^2` of one item's hidden states h and its teacher's h', both `(t, d)`, to a scalar.
+def hidden(states: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+    """`|h - h'|^2 / |h'|^2` of each item's hidden states h and its teacher's h', both `(t, d)`, to `(n,)`.
 
     Relative, so that layers and architectures of any scale weigh alike.
     """
-    wanted = teacher.float()
-    return (states.float() - wanted).square().sum() / wanted.square().sum().clamp_min(torch.finfo(torch.float32).tiny)
+    tiny = torch.finfo(torch.float32).tiny
+    found = []
+    for own, kept in zip(states, teacher, strict=True):
+        wanted = kept.to(own.device).float()
+        found.append((own.float() - wanted).square().sum() / wanted.square().sum().clamp_min(tiny))
+    return torch.stack(found)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from evaluators.errors import OptionError
+from evaluators.errors import OptionError, meant
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -57,9 +56,7 @@ def _explain(model: type[BaseModel], problem: Mapping[str, Any], options: object
     if problem["type"] == "extra_forbidden":
         *above, key = map(str, problem["loc"])
         known = _inside(model, above).model_fields
-        near = difflib.get_close_matches(key, known, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        return f"unknown option {where!r}; {hint}known: {', '.join(known)}"
+        return f"unknown option {where!r}; {meant(key, known)}known: {', '.join(known)}"
     if problem["type"] == "missing":
         return f"option {where!r} is missing; add it"
     return f"option {where!r}: {problem['msg'][:1].lower()}{problem['msg'][1:]}, got {problem['input']!r}"

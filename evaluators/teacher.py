@@ -18,8 +18,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from evaluators.batches import Batch, Batches
-from evaluators.errors import DataError, NonFinite
-from evaluators.evaluator import Indices
+from evaluators.errors import DataError, NonFinite, OptionError
+from evaluators.evaluator import TAUGHT, Indices
 
 _DTYPES = {np.dtype("<f2"): "F16", np.dtype("<f4"): "F32"}
 
@@ -178,6 +178,17 @@ class Outputs:
                 at = int(first[item]) - begin
                 yield kept[at + low : at + high]
             begin = end
+
+
+def learned(name: str, outputs: Outputs | None, table: str, whose: str | None) -> Outputs:
+    """The outputs, with that table; raises `OptionError` where evaluator `name` has none of its teacher `whose`."""
+    if outputs is None or table not in outputs:
+        expert = "an expert" if whose is None else f"the expert {whose!r}"
+        remedy = "name one under `teacher`" if whose is None else "`teach` computes them"
+        raise OptionError(
+            f"evaluator {name!r}: {' and '.join(TAUGHT)} need the outputs of {expert}, which are not there; {remedy}"
+        )
+    return outputs
 
 
 def starts(rows: Indices, counts: Indices) -> NDArray[np.int64]:
