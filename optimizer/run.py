@@ -6,20 +6,23 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Mapping
-from contextlib import closing
+from collections.abc import Callable
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optimizer.errors import RunError
 from optimizer.jobs import room
-from optimizer.jobs.assemble import build_driver, build_executor, limits, most_anchors, most_steps
+from optimizer.jobs.assemble import build_driver, build_executor, limits, most_steps
 from optimizer.jobs.changes import changed_content, differences, identity
 from optimizer.jobs.job import Hashes, Job
 from optimizer.output import logs
+from optimizer.record import files
 from optimizer.record.attempt import Attempt
+from optimizer.record.copied import no_copy
 from optimizer.record.folders import LEDGER, SPOOL, found
 from optimizer.record.foreign import readable
+from optimizer.record.inherited import PARENT, Inherited
 from optimizer.record.ledger import Ledger
 from optimizer.record.owner import owning
 from optimizer.record.results import Candidate, Results
@@ -30,7 +33,6 @@ if TYPE_CHECKING:
     from optimizer.answer import Answer
     from optimizer.jobs.problem import Problem
     from optimizer.searching.search import Search
-    from searchspaces import CoefficientSpace
     from searchspaces.adapters.concatenate import OneAdapter
 
 
@@ -68,6 +70,7 @@ class Run:
         JobError where an input does not fit.
         """
         from optimizer.jobs.caching import check_writable
+        from optimizer.jobs.founding import write_folder
         from searchspaces.models.shards import sync_folder
 
         folder = Path(runs).absolute() / job.name
@@ -89,7 +92,10 @@ class Run:
         partial = folder.parent / f".{job.name}.{os.getpid()}-{secrets.token_hex(4)}"  # a killed one's may be there
         partial.mkdir()
         try:
-            _write_run(partial, job, problem, space, parent)
+            write_folder(partial, job, problem, space, None if parent is None else parent._as_parent(hashes))
+            if parent is not None and parent._scores_alike(job, problem):
+                with closing(Ledger.open(parent.folder / LEDGER, readonly=True)) as ledger:
+                    ledger.copy(partial / PARENT)
             partial.rename(folder)
             sync_folder(folder.parent)
         except BaseException:
@@ -113,7 +119,8 @@ class Run:
         last is the budget from then on. With `retry_failed` what failed for want of a worker, time or memory is asked
         again first.
 
-        Raises RunLocked where another process drives this run, RunError where models or data have changed.
+        Raises RunLocked where another process drives this run, RunError where models or data have changed, and where
+        the folder is a copy of a run that lives elsewhere.
         """
         from optimizer.searching.search import Search
 
@@ -121,6 +128,7 @@ class Run:
             logs.answered(answer)
             on_answer(search, answer)
 
+        no_copy(self.folder)
         with owning(self.folder):
             self._same_job()
             problem = _with_room(self.job, self.open_problem(allow_code))
@@ -130,7 +138,12 @@ class Run:
                 left = max(0, ledger.meta("evaluations") - len(ledger.times()))
                 room.check(self.folder, room.needed(self.job, problem, len(space.domain.names), left))
                 attempt = Attempt(self.folder / "attempt.json")
-                with closing(build_executor(self.job, allow_code, attempt)) as executor:
+                with ExitStack() as stack:
+                    inherited = None
+                    if (parent := ledger.meta("parent", None)) and (self.folder / PARENT).is_file():
+                        inherited = Inherited(self.folder / PARENT, parent["name"])
+                        stack.callback(inherited.close)
+                    executor = stack.enter_context(closing(build_executor(self.job, allow_code, attempt)))
                     search = Search(
                         # all anchors of a run from before they were bounded
                         build_driver(self.job, space, problem, ledger.meta("anchors", None)),
@@ -146,6 +159,7 @@ class Run:
                         Meter(limits(self.job), ledger.meta("spent", {})),
                         Spool(self.folder / SPOOL),
                         attempt,
+                        inherited,
                     )
                     on_start(search)
                     search.run(heldout, retry_failed)
@@ -159,6 +173,8 @@ class Run:
                 evaluations = said
             ledger.set_meta("said_evaluations", said)
         if evaluations is not None:
+            if evaluations < (before := ledger.meta("evaluations")):
+                logs.say("the budget is %d candidates now, it was %d", evaluations, before)
             ledger.set_meta("evaluations", evaluations)
 
     def _same_job(self) -> None:
@@ -171,39 +187,51 @@ class Run:
 
     def edited(self) -> list[str]:
         """What job.yaml says otherwise than the job that the run was made with, one line a key."""
-        ledger = Ledger.open(self.folder / LEDGER, readonly=True)
-        try:
-            with readable(self.folder):
-                return list(differences(ledger.meta("job"), identity(self.job)))
-        finally:
-            ledger.close()
+        with closing(Ledger.open(self.folder / LEDGER, readonly=True)) as ledger, readable(self.folder):
+            return list(differences(ledger.meta("job"), identity(self.job)))
 
     def fork(self, name: str, allow_code: bool = False, progress: Callable[[str], None] = lambda what: None) -> Run:
         """A run of its own beside this one, of job.yaml, models and data as they are now.
 
-        It knows its parent and what has changed, and begins without answers: the parent's are of other inputs.
+        It knows its parent and what has changed. Where a recipe's scores cannot have changed (driver, objectives or
+        space have, and neither models nor items nor evaluators), those that the parent has now are not computed again.
         """
         child = Job.parse(
             {**self.job.model_dump(mode="json"), "name": name, "hashes": None}, Path(self.job.root or ".")
         )
         return Run.create(child, self.folder.parent, allow_code, progress, self)
 
+    def _as_parent(self, hashes: Hashes) -> dict[str, Any]:
+        """What a child run of models and data with these hashes keeps of this one: its name, and what has changed."""
+        return {"name": self.folder.name, "changed": [*self.edited(), *changed_content(self._hashes(), hashes)]}
+
+    def _scores_alike(self, job: Job, problem: Problem) -> bool:
+        """Whether a recipe has the same scores in a run of this job: same models, evaluators, items, seed."""
+        with closing(Ledger.open(self.folder / LEDGER, readonly=True)) as ledger, readable(self.folder):
+            made, now = ledger.meta("job"), identity(job)
+            same = all(made.get(key) == now[key] for key in ("models", "evaluators", "seed"))
+        return same and self._hashes() == job.hashes and self._splits() == problem.splits()
+
     def open_problem(self, allow_code: bool = False) -> Problem:
         """The job's models and items, checked to be those that the run was made with."""
         problem = _open(self.job, allow_code)
         problem.unchanged(self._hashes())
-        path = self.folder / "splits.json"
-        try:
-            kept = json.loads(path.read_text())
-            for rows in kept.values():
-                rows.pop("provenance", None)  # words, which say the same of the same rows
-        except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
-            raise RunError(f"{path} cannot be read: {error}; restore it from a copy of the run's folder") from error
-        if problem.splits() != kept:
+        if problem.splits() != self._splits():
             raise RunError(
                 f"{self.folder}: the items no longer split as splits.json says; restore the data or start another run"
             )
         return problem
+
+    def _splits(self) -> Any:
+        """What splits.json says of the rows. Raises RunError where it cannot be read."""
+        path = self.folder / "splits.json"
+        try:
+            kept = json.loads(files.read(path, links=True))
+            for rows in kept.values():
+                rows.pop("provenance", None)  # words, which say the same of the same rows
+        except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
+            raise RunError(f"{path} cannot be read: {error}; restore it from a copy of the run's folder") from error
+        return kept
 
     def results(self) -> Results:
         """The run as it stands now."""
@@ -276,36 +304,3 @@ def _with_room(job: Job, problem: Problem) -> Problem:
 
     check_room(job, problem.pool)
     return problem
-
-
-def _write_run(folder: Path, job: Job, problem: Problem, space: CoefficientSpace, parent: Run | None) -> None:
-    from optimizer.jobs.references import references
-    from searchspaces.models.shards import write_text
-
-    write_text(folder / "job.yaml", job.yaml())
-    if Job.load(folder / "job.yaml").yaml() != job.yaml():  # before there is a run that nothing can read
-        raise RunError("the job is not what is read back once it is written; give its values as plain YAML has them")
-    said = {name: {"provenance": lines} for name, lines in problem.provenance.items()}
-    splits = {name: {**rows, **said.get(name, {})} for name, rows in problem.splits().items()}
-    write_text(folder / "splits.json", json.dumps(splits))
-    meta: Mapping[str, Any] = {
-        "name": job.name,
-        "evaluations": job.budget.evaluations,
-        "said_evaluations": job.budget.evaluations,  # by job.yaml, so that an edit of it is seen
-        "objectives": [[o.name, o.goal] for o in problem.objectives],
-        "metrics": {name: metric.goal for name, metric in problem.metrics.items()},
-        "space": space.describe(),
-        "job": identity(job),
-        "steps": most_steps(job),
-        "references": references(problem, space),
-        "anchors": most_anchors(job),  # whatever the budget is later: a resume asks the same
-        "done": False,  # whether the driver has nothing left to ask
-        "parent": None if parent is None else {"name": parent.folder.name, "changed": _changed(parent, job)},
-    }
-    Ledger.create(folder / LEDGER, meta, job.ledger).close()
-
-
-def _changed(parent: Run, job: Job) -> list[str]:
-    """What a child run has otherwise than its parent."""
-    content = changed_content(parent._hashes(), job.hashes) if job.hashes is not None else ()
-    return [*parent.edited(), *content]

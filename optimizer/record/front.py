@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -72,11 +70,6 @@ class Front:
         return tuple(self._front_numbers)
 
     @property
-    def losses(self) -> Array:
-        """Losses of the non-dominated candidates, `(len(nondominated), m)`, in natural units."""
-        return self._front.copy()
-
-    @property
     def ideal(self) -> Array | None:
         """The best losses of the anchors, `(m,)`: 0 in the box. None before the first candidate."""
         return None if self._box is None else self._box[0].copy()
@@ -106,7 +99,10 @@ class Front:
 
     def by_mean(self) -> list[int]:
         """All candidates, the least mean of box units first; of equals the earliest added first."""
-        return self._ranked(np.ones(self._m))
+        if not self._losses:
+            return []
+        order = np.argsort(self._scaled(np.array(self._losses)) @ np.ones(self._m), kind="stable")
+        return [self._numbers[i] for i in order]
 
     def mean(self, losses: Array) -> float:
         """Mean of losses `(m,)` in box units, of whatever model. Raises ValueError before the first candidate."""
@@ -118,22 +114,6 @@ class Front:
         """Losses `(m,)` of the candidate of least mean in box units; None before the first candidate."""
         order = self.by_mean()
         return self._losses[self._numbers.index(order[0])] if order else None
-
-    def nearest(self, weights: Sequence[float] | Array) -> int:
-        """The non-dominated candidate of least weighted sum in box units. Raises ValueError where there is none."""
-        wanted = np.array(weights, dtype=np.float64)
-        if wanted.shape != (self._m,) or not np.isfinite(wanted).all() or (wanted < 0).any() or not wanted.any():
-            raise ValueError(f"expected {self._m} non-negative weights, not all zero, got {wanted.tolist()}")
-        if not self._front_numbers:
-            raise ValueError("the front is empty: no candidate has been scored yet")
-        front = set(self._front_numbers)
-        return next(n for n in self._ranked(wanted) if n in front)
-
-    def _ranked(self, weights: Array) -> list[int]:
-        if not self._losses:
-            return []
-        order = np.argsort(self._scaled(np.array(self._losses)) @ weights, kind="stable")
-        return [self._numbers[i] for i in order]
 
     def _widen(self, losses: Array, anchor: bool) -> None:
         """Bring the box up to date."""

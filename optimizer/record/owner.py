@@ -17,6 +17,7 @@ import psutil
 from filelock import FileLock, Timeout
 
 from optimizer.errors import RunError, RunLocked
+from optimizer.record import files
 from optimizer.record.folders import LEDGER, found, there
 
 LOCK, RECORD = "driver.lock", "driver.json"
@@ -24,7 +25,6 @@ PATIENCE_SECONDS = 1.0  # who looks from another host has the lock for microseco
 TAKEN = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES)
 MOST_PID = 2**22  # of Linux; the least of a process that is anybody's is 2
 MOST_BYTES = 4096  # of the record, which may be somebody else's
-CLOCK_SECONDS = 2.0  # a process's start is told by a clock that may be set meanwhile
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Owner:
     host: str = "?"
     pid: int = 0
     since: str = "?"
-    began: float = 0.0  # of the process, in seconds since the epoch: its id alone may be another's by now
+    began: float = 0.0  # of the process, as `began` tells it: its id alone may be another's by now
 
     @property
     def here(self) -> bool:
@@ -44,14 +44,26 @@ class Owner:
     def alive(self) -> bool:
         """Whether it is a process of this host that runs."""
         try:
-            process = psutil.Process(self.pid)
-            same = abs(process.create_time() - self.began) < CLOCK_SECONDS
-            return self.here and same and process.status() != psutil.STATUS_ZOMBIE
+            same = began(self.pid) == self.began
+            return self.here and same and psutil.Process(self.pid).status() != psutil.STATUS_ZOMBIE
         except (psutil.Error, ValueError, OverflowError):
             return False
 
     def __str__(self) -> str:
         return f"process {self.pid}{'' if self.here else f' on {self.host}'} since {self.since}"
+
+
+def began(pid: int) -> float:
+    """When a process of this host began: the same number each time it is asked, whoever sets the clock meanwhile.
+
+    Where there is /proc: its clock ticks since the start of the machine; else in seconds since the epoch. Raises
+    psutil.Error where there is no such process.
+    """
+    try:
+        said = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return float(psutil.Process(pid).create_time())
+    return float(said.rpartition(")")[2].split()[19])  # the 22nd field; the second, a name, may hold anything
 
 
 def owner(folder: Path) -> Owner | None:
@@ -83,7 +95,7 @@ def owning(folder: Path) -> Iterator[None]:
         if not found(folder / LEDGER):
             _unmake(folder)
             raise gone
-        record.write_text(json.dumps(asdict(_myself())))
+        files.write_new(record, json.dumps(asdict(_myself())))
         yield
     finally:
         record.unlink(missing_ok=True)
@@ -99,7 +111,7 @@ def _unmake(folder: Path) -> None:
 
 def _myself() -> Owner:
     since = time.strftime("%Y-%m-%d %H:%M:%S")
-    return Owner(socket.gethostname(), os.getpid(), since, psutil.Process().create_time())
+    return Owner(socket.gethostname(), os.getpid(), since, began(os.getpid()))
 
 
 def _named(folder: Path) -> str:
@@ -113,11 +125,8 @@ def _named(folder: Path) -> str:
 
 def _read(folder: Path) -> Owner | None:
     """What the folder's record says; None where there is none."""
-    path = folder / RECORD
     try:
-        if not path.is_file():
-            return None
-        said = json.loads(path.read_bytes()[:MOST_BYTES])
+        said = json.loads(files.read(folder / RECORD, MOST_BYTES))
         found = Owner(said["host"], said["pid"], said["since"], float(said.get("began", 0.0)))
     except OSError:
         return None
@@ -130,13 +139,12 @@ def _read(folder: Path) -> Owner | None:
 def _held(folder: Path) -> bool:
     """Whether a process has the lock. A shared lock is no other looker's hindrance, and `owning` outwaits it."""
     try:
-        file = os.open(folder / LOCK, os.O_RDONLY)
-    except OSError:
+        file = files.opened(folder / LOCK)
+    except (OSError, RunError):
         return False
-    try:
-        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        return False
-    except OSError as error:
-        return error.errno in TAKEN
-    finally:
-        os.close(file)
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError as error:
+            return error.errno in TAKEN
+    return False

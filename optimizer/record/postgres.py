@@ -1,67 +1,42 @@
-"""How does a ledger lie in PostgreSQL? A schema a run, one writer by an advisory lock, readers never blocked."""
+"""How does a ledger lie in PostgreSQL? A schema a run, in the SQL that is written for SQLite."""
 
 from __future__ import annotations
 
 import json
-import logging
-import os
 import re
 import secrets
-import socket
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from optimizer.errors import DiskFull, LedgerBusy, OptimizerError, RunError, RunLocked
-from optimizer.record.schema import SCHEMA
+from optimizer.errors import RunError
+from optimizer.record import files
+from optimizer.record.connection import WRITER, Connection
+from optimizer.record.schema import KEEP_META, SCHEMA
 from optimizer.record.sqlite import SQLite
-from optimizer.record.store import PATIENCE_SECONDS
-from optimizer.wording import redacted
 
 if TYPE_CHECKING:
     import psycopg
 
-log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 TYPES = {"BLOB": "BYTEA", "REAL": "DOUBLE PRECISION", "INTEGER": "BIGINT", " WITHOUT ROWID": ""}  # SQLite's, and ours
-LOCK_SECONDS = 3.0  # the server may need a moment to see that a killed writer is gone
-RETRY_SECONDS = 0.3
 COPIED = 100  # rows at a time: one has the gradient, or the values of all items, of a candidate
-FULL = "53100"  # SQLSTATE: disk full
-WAITED = ("55P03", "57014")  # a lock was not to be had in time
-DENIED = re.compile(r"authentication|password|pg_hba|permission denied|does not exist|SSL|certificate", re.IGNORECASE)
-# what every connection says: a lost host is seen within a minute on either side, and no password is sent in the clear
-# (keepalives are silent while something sent has not arrived: that has a time of its own, in ms)
-CONNECTION = {
-    **{"connect_timeout": 10, "keepalives_idle": 20, "keepalives_interval": 5, "keepalives_count": 3},
-    "tcp_user_timeout": 35_000,
-}
-SESSION = """
-SET synchronous_commit = on; SET lock_timeout = '30s'; SET client_min_messages = warning;
-SET tcp_keepalives_idle = 20; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3;
-SET tcp_user_timeout = 35000;
-"""
-WRITER = "writer"  # key of `meta`: which writer, of all that ever had this run open, was the last
 
 
 class Postgres:
     """The tables of one run, in a schema of its own on a server.
 
-    A connection that is lost is looked for again for `PATIENCE_SECONDS`, aloud. What may be read is of the server's
-    rights; passwords come from PGPASSWORD, ~/.pgpass or a service file, as libpq has them, and are kept nowhere.
+    What may be read is of the server's rights; passwords come from PGPASSWORD, ~/.pgpass or a service file, as libpq
+    has them, and are kept nowhere.
     """
 
     def __init__(self, url: str, run: str, readonly: bool) -> None:
         self.url, self.run = url, run
-        self._readonly = readonly
         self._inside = False  # a transaction, whose statements cannot be repeated one by one
-        self._token = secrets.token_hex(4)  # of this writer; part of what its connections are called
-        self._entered = False  # in `meta`, as the writer
-        self._db = self._connected()
+        self.connection = Connection(url, run, readonly)
 
     @classmethod
     def create(cls, note: Path, url: str, meta: Mapping[str, str]) -> Postgres:
@@ -70,14 +45,14 @@ class Postgres:
         from psycopg import sql  # there, else the line before has said that it is missing
 
         def make() -> None:
-            store._db.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(store._schema)))
+            store._db.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(store.connection.schema)))
             store._db.execute(translated(SCHEMA))
             store.executemany("INSERT INTO meta VALUES (?, ?)", list(meta.items()))
             store._enter()
 
         try:
             store.write(make, lambda: store._made())
-            store._entered = True
+            store.connection.entered = True
             note.write_text(json.dumps({"server": url, "run": store.run}))
         except BaseException:
             store.close()
@@ -88,14 +63,17 @@ class Postgres:
     def open(cls, note: Path, readonly: bool) -> Postgres:
         """The schema that `note` names. Raises RunLocked where another process writes to it, RunError for none."""
         store = cls(*noted(note), readonly)
-        if not store._made():
+        try:
+            if not store._made():
+                raise RunError(
+                    f"{note}: {store.url} has no run {store.run}; restore the database, or remove the run's folder"
+                )
+            if not readonly:
+                store.write(store._enter, lambda: False)
+                store.connection.entered = True
+        except BaseException:
             store.close()
-            raise RunError(
-                f"{note}: {store.url} has no run {store.run}; restore the database, or remove the run's folder"
-            )
-        if not readonly:
-            store.write(store._enter, lambda: False)
-            store._entered = True
+            raise
         return store
 
     @classmethod
@@ -120,7 +98,7 @@ class Postgres:
         store = cls(*noted(note), readonly=False)
         from psycopg import sql
 
-        drop = sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(store._schema))
+        drop = sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(store.connection.schema))
         try:
             store.write(lambda: store._db.execute(drop), lambda: not store._made())
         finally:
@@ -136,7 +114,7 @@ class Postgres:
             except psycopg.Error as error:
                 if self._inside:
                     raise
-                self._recover(error)
+                self.connection.recover(error)
 
     def executemany(self, sql: str, rows: Sequence[Sequence[Any]], /) -> None:
         with self._db.cursor() as cursor:
@@ -154,7 +132,7 @@ class Postgres:
                     made[:] = [work()]
                 return made[0]
             except psycopg.Error as error:
-                self._recover(error)
+                self.connection.recover(error)
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
@@ -165,7 +143,7 @@ class Postgres:
                 self._db.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
                 yield
         except psycopg.Error as error:
-            raise self._in_our_words(error) from error
+            raise self.connection.in_our_words(error) from error
 
     def check(self) -> list[str]:
         return []  # the server looks after its files
@@ -187,8 +165,12 @@ class Postgres:
         self._db.close()
 
     @property
-    def _schema(self) -> str:
-        return f"mergeopt_{self.run}"
+    def _db(self) -> psycopg.Connection[Any]:
+        return self.connection.db  # another one after each loss
+
+    def _enter(self) -> None:
+        """Say in `meta` that this is the writer now."""
+        self._db.execute(translated(KEEP_META), (WRITER, json.dumps(self.connection.token)))
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -200,109 +182,8 @@ class Postgres:
             self._inside = False
 
     def _made(self) -> bool:
-        row = self.execute("SELECT count(*) FROM pg_namespace WHERE nspname = ?", (self._schema,)).fetchone()
+        row = self.execute("SELECT count(*) FROM pg_namespace WHERE nspname = ?", (self.connection.schema,)).fetchone()
         return bool(row and row[0])
-
-    def _connected(self) -> psycopg.Connection[Any]:
-        """A connection, and for a writer the run's lock. Raises RunError, RunLocked, LedgerBusy."""
-        try:
-            import psycopg
-        except ImportError as error:
-            raise RunError(
-                "a ledger on PostgreSQL needs the package psycopg; pip install 'mergeopt[postgres]'"
-            ) from error
-        try:
-            guarded = {**CONNECTION, "application_name": self._name, "require_auth": "!password"}
-            db = psycopg.connect(self.url, autocommit=True, **guarded)
-        except psycopg.Error as error:
-            raise self._in_our_words(error) from error
-        try:
-            db.execute(SESSION)
-            db.execute("SELECT set_config('search_path', %s, false)", (self._schema,))
-            if self._readonly:
-                db.execute("SET default_transaction_read_only = on")
-            else:
-                self._lock(db)
-        except BaseException as error:
-            db.close()
-            if isinstance(error, psycopg.Error):
-                raise self._in_our_words(error) from error
-            raise
-        return db
-
-    @property
-    def _name(self) -> str:
-        """What a connection of this writer is called: program, host, process, token. A name has 63 bytes."""
-        return f"mergeopt {socket.gethostname()[:32]} {os.getpid()} {self._token}"
-
-    def _enter(self) -> None:
-        """Say in `meta` that this is the writer now."""
-        keep = "INSERT INTO meta VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
-        self._db.execute(translated(keep), (WRITER, json.dumps(self._token)))
-
-    def _lock(self, db: psycopg.Connection[Any]) -> None:
-        """One writer a run, as long as its connection lives. Raises RunLocked where another has it, or had it since."""
-        key = int(self.run[:15], 16)
-        until = time.monotonic() + LOCK_SECONDS
-        while not db.execute("SELECT pg_try_advisory_lock(%s)", (key,)).fetchone()[0]:
-            pid, who, since = db.execute(
-                "SELECT pid, application_name, to_char(backend_start, 'YYYY-MM-DD HH24:MI:SS')"
-                " FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE locktype = 'advisory' AND granted"
-                " AND classid::bigint = %s AND objid::bigint = %s AND objsubid = 1",
-                (key >> 32, key & 0xFFFFFFFF),
-            ).fetchone() or (None, "somebody", "?")
-            if who == self._name:  # our own, of before the network was cut: the server has not seen that it is gone
-                db.execute("SELECT pg_terminate_backend(%s)", (pid,))
-            if time.monotonic() > until:
-                if who == self._name:
-                    raise LedgerBusy(
-                        f"the ledger at {self.url} is still locked by this process's own connection, which was lost; "
-                        "wait a minute for its server to see that, then resume"
-                    )
-                raise RunLocked(
-                    f"run {self.run} at {self.url} is being written by '{' '.join(str(who).split()[:3])}' since "
-                    f"{since} (program, host, process); stop it there, or wait; 'mergeopt status' shows how it stands"
-                )
-            time.sleep(0.1)
-        if self._entered and (last := self._last_writer(db)) != self._token:
-            raise RunLocked(
-                f"run {self.run} at {self.url} has been written by another process ({last}) while the connection was "
-                "lost; 'mergeopt resume' goes on from what it wrote"
-            )
-
-    @staticmethod
-    def _last_writer(db: psycopg.Connection[Any]) -> str | None:
-        row = db.execute("SELECT value FROM meta WHERE key = %s", (WRITER,)).fetchone()
-        return None if row is None else str(json.loads(row[0]))
-
-    def _recover(self, error: psycopg.Error) -> None:
-        """Be connected again, and return; or say in our words what is wrong."""
-        if not self._db.closed:
-            raise self._in_our_words(error) from error
-        log.warning("lost the connection to the ledger at %s; looking for it for %g s", self.url, PATIENCE_SECONDS)
-        until = time.monotonic() + PATIENCE_SECONDS
-        while True:
-            try:
-                self._db = self._connected()
-                log.warning("connected to the ledger at %s again", self.url)
-                return
-            except OptimizerError as again:
-                if isinstance(again, RunLocked) or time.monotonic() > until:
-                    raise
-            time.sleep(RETRY_SECONDS)
-
-    def _in_our_words(self, error: psycopg.Error) -> OptimizerError:
-        text = redacted(" ".join(str(error).split()))
-        where = f"the ledger at {self.url}"
-        if error.sqlstate == FULL:
-            return DiskFull(f"no room left on the disk of {where}; free some and resume: nothing answered is lost")
-        if error.sqlstate in WAITED:
-            return LedgerBusy(f"{where} was locked by another process for 30 s; end it there and resume")
-        if error.sqlstate is None and not DENIED.search(text):
-            return LedgerBusy(f"cannot reach {where}: {text}; see that its server runs, then resume")
-        if DENIED.search(text):
-            text += "; its user needs CREATE on the database; a password comes from PGPASSWORD, ~/.pgpass or a service"
-        return RunError(f"cannot use {where}: {text}")
 
 
 @lru_cache(maxsize=64)
@@ -318,7 +199,7 @@ def noted(note: Path) -> tuple[str, str]:
     from optimizer.wording import server_url
 
     try:
-        data = json.loads(note.read_bytes()[:10_000])
+        data = json.loads(files.read(note, 10_000, links=True))
         url, run = server_url(data["server"]), str(data["run"])
         if not re.fullmatch(r"[0-9a-f]{24}", run):
             raise ValueError(f"{run!r} is no run of a server")

@@ -17,6 +17,7 @@ from optimizer.answer import Failure, Try
 from optimizer.driver import ANCHOR, REFERENCE, Point
 from optimizer.errors import JobError
 from optimizer.objectives import Objective, losses
+from optimizer.record import files
 from optimizer.record.folders import LEDGER
 from optimizer.record.foreign import Meta, measured, numbers, readable, texts
 from optimizer.record.front import Front
@@ -71,8 +72,7 @@ class Results:
     """A run as it stands now.
 
     `candidates` holds all that was answered, `scored` those that a worker was asked for, `front` each recipe once.
-    `references` are models of the pool as they are, by label: those that no anchor is. `curve` holds (candidates so
-    far, hypervolume, epsilon) after each of `scored`.
+    `references` are models of the pool as they are, by label: those that no anchor is.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -94,20 +94,17 @@ class Results:
         self.steps, self.done, self.reached, self.spent = said.steps, said.done, said.reached, said.spent
         self.parent, self.references_asked = said.parent, len(said.references)
         self.gradients = len(ledger.times("train"))
-        self.heldout_answered = len(ledger.answers("heldout"))
+        self.heldout_answered = len(ledger.times("heldout"))
         self.asked = len(ledger.questions())
         self.heldout_asked = len(ledger.questions("heldout"))
         self.candidates: dict[int, Candidate] = {}
         self.front = Front(len(self.objectives))
-        self.curve: list[tuple[int, float, float]] = []
         recipes: set[str] = set()
         for c in _candidates(ledger):
             self.candidates[c.number] = c
             if c.failure is None and c.recipe not in recipes:
                 recipes.add(c.recipe)
                 self.front.add(c.number, self._losses(c), anchor=c.is_anchor)
-            if c.of is None:
-                self.curve.append((len(self.curve) + 1, self.front.hypervolume, self.front.epsilon))
         self.scored = [c for c in self.candidates.values() if c.of is None]
         self.references = {c.label: c for c in _candidates(ledger, references=True)}
 
@@ -128,10 +125,22 @@ class Results:
         return [self.candidates[n] for n in order if n in front]
 
     @cached_property
+    def curve(self) -> list[tuple[int, float, float]]:
+        """(candidates so far, hypervolume, epsilon) after each of `scored`. Many objectives take 50 ms for each."""
+        front, counted = Front(len(self.objectives)), set(self.front.numbers)
+        found: list[tuple[int, float, float]] = []
+        for c in self.candidates.values():
+            if c.number in counted:
+                front.add(c.number, self._losses(c), anchor=c.is_anchor)
+            if c.of is None:
+                found.append((len(found) + 1, front.hypervolume, front.epsilon))
+        return found
+
+    @cached_property
     def provenance(self) -> dict[str, list[str]]:
         """Where items are from, in sentences, by evaluator: of those that chose them for the user."""
         with readable(self.folder):
-            splits = json.loads((self.folder / "splits.json").read_text())
+            splits = json.loads(files.read(self.folder / "splits.json", links=True))
             found = {name: list(rows["provenance"]) for name, rows in splits.items() if "provenance" in rows}
             texts([line for lines in found.values() for line in lines])
         return found

@@ -62,6 +62,7 @@ CREATE TABLE item_values (
     PRIMARY KEY (number, split, metric)
 );
 """
+KEEP_META = "INSERT INTO meta VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
 
 
 def upgrade(store: Store, version: int) -> None:

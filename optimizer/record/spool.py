@@ -6,7 +6,7 @@ import base64
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
@@ -17,8 +17,13 @@ from numpy.typing import NDArray
 from evaluators.evaluator import Measure
 from optimizer.answer import Answer, Failure, FailureKind, Try
 from optimizer.driver import Question
+from optimizer.errors import RunError
+from optimizer.record import files
 
 log = logging.getLogger(__name__)
+
+MOST_BYTES = 1 << 28  # of a line: scores of every item of one answer are a few MB
+MOST_TORN = 100  # a kill tears one
 
 
 class Spool:
@@ -31,22 +36,40 @@ class Spool:
         """Append answers, and sync them to the disk."""
         if not answers:
             return
-        with self.path.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(_plain(answer)) + "\n" for answer in answers)
+        with files.opened(self.path, append=True) as file:
+            file.writelines(json.dumps(_plain(answer)).encode() + b"\n" for answer in answers)
             file.flush()
             os.fsync(file.fileno())
 
-    def read(self) -> list[Answer]:
-        """The answers that wait, in their order; a line that was torn by a kill is left out, and logged."""
-        if not self.path.exists():
-            return []
-        found = []
-        for number, line in enumerate(self.path.read_bytes().splitlines(), 1):
+    def read(self) -> Iterator[Answer]:
+        """The answers that wait, in their order; a line that was torn by a kill is left out, and logged.
+
+        One line at a time is in memory. Raises RunError for what is no spool: a link, no file, nothing but torn lines.
+        """
+        torn = 0
+        for number, line in enumerate(self._lines(), 1):
             try:
-                found.append(_answer(json.loads(line)))
+                found = _answer(json.loads(line))
             except Exception as error:  # somebody may have written anything into it
                 log.warning("%s: line %d is torn (%s); that question is asked again", self.path, number, error)
-        return found
+                torn += 1
+                if torn > MOST_TORN:
+                    break
+            else:
+                yield found
+        if torn > MOST_TORN:
+            raise RunError(f"{self.path}: over {MOST_TORN} lines are no answers; move it away: they are asked again")
+
+    def _lines(self) -> Iterator[bytes]:
+        try:
+            file = files.opened(self.path)
+        except FileNotFoundError:
+            return
+        with file:
+            while line := file.readline(MOST_BYTES + 1):
+                if len(line) > MOST_BYTES:
+                    raise RunError(f"{self.path}: a line of over {MOST_BYTES} bytes is no answer; move the file away")
+                yield line.rstrip(b"\r\n")
 
     def fitting(self, unanswered: Sequence[Question], metrics: Sequence[str]) -> list[Answer]:
         """Those of the answers that wait which these questions are after; others are of another ledger, and logged.

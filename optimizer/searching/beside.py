@@ -36,12 +36,10 @@ def unscored_references(
     return [*waiting, *new]
 
 
-def failed_before(ledger: Ledger, known: Known) -> list[Question]:
-    """The candidates whose failures may not come again. Their driver has heard of these, so they are new questions."""
+def ask_failed_again(ledger: Ledger, known: Known) -> None:
+    """Have all pending whose failures may not come again. A driver has heard of its candidates': these are new ones."""
     failed = [known.questions[n] for n in known.passing()]
     new = [replace(q, number=q.number + AGAIN) for q in failed]
-    if new:
-        recipes = [known.recipe(q.number) for q in failed]
-        ledger.asked(0, new, recipes)
-        known.asked(new, recipes)
-    return new
+    recipes = [known.recipe(q.number) for q in failed]
+    ledger.asked_again(new, recipes)
+    known.asked(new, recipes)

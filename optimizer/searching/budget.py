@@ -47,9 +47,12 @@ class Meter:
         self._last: float | None = None
 
     def tick(self, workers: int) -> None:
-        """The time since the tick before was spent with so many workers; the first tick starts the clock."""
+        """The time since the tick before was spent with so many workers; the first tick starts the clock.
+
+        Without a worker it is waited, and nothing is spent.
+        """
         now = self._clock()
-        if self._last is not None:
+        if self._last is not None and workers > 0:
             for name, more in self.limits.spent((now - self._last) / 3600, workers).items():
                 self.spent[name] += more
         self._last = now

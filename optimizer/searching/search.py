@@ -5,28 +5,24 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 
-import numpy as np
-from numpy.typing import NDArray
-
-from optimizer.answer import Answer, training_loss
-from optimizer.driver import ANCHOR, FOREIGN, Driver, Outcome, Point, Question
-from optimizer.errors import LedgerBusy, RunError, RunLocked, TooManyFailures
+from optimizer.answer import Answer
+from optimizer.driver import ANCHOR, Driver, Point, Question
+from optimizer.errors import LedgerBusy, RunError, RunLocked
 from optimizer.executors.executor import Executor
-from optimizer.objectives import Objective, losses
-from optimizer.record.attempt import Attempt
+from optimizer.objectives import Objective
+from optimizer.record.attempt import Attempt, DrainOver
 from optimizer.record.front import Front
+from optimizer.record.inherited import Inherited
 from optimizer.record.ledger import SEEN, Ask, Ledger
 from optimizer.record.spool import Spool
 from optimizer.searching import beside
 from optimizer.searching.budget import Limits, Meter
-from optimizer.searching.known import AGAIN, Known
+from optimizer.searching.known import Known
+from optimizer.searching.tally import Tally
 
 DRAIN_SECONDS = 30.0
-FAILURE_WINDOW = 20
 METER_SECONDS = 10.0  # at most so much of what was spent is forgotten in a kill
-UNSEEN_WORST = 1e6  # loss told of a failure before anything has succeeded
 
 
 class Search:
@@ -37,12 +33,12 @@ class Search:
     the pool (`base`, or an expert's name -> content hash) that are scored as they are before all else; no driver hears
     of them, and they are not counted either. `recipe_of` names the recipe (its hash) that a point decodes to;
     `on_answer` is called after each committed answer. `tasks` are the evaluators whose losses gradients are taken of,
-    `steps` how many the driver asks at most, to show how far it is. `front` holds the calibration losses of all that
-    did not fail, each recipe once; `answered` and `gradients` count answers of workers, `repeated` those that were
-    known, `failed` the candidates without scores. `ended` says whether the driver has nothing left to ask, or nothing
-    new. `phase` is `starting` until workers are ready, `calibration`, then `heldout`. `meter` counts what is spent, and
-    `reached` says which of its limits ended the search. Answers that a locked ledger could not take go to `spool`.
-    `attempt` says at which question a driver was that was killed.
+    `steps` how many the driver asks at most, to show how far it is. `front` and the counts are those of `tally.Tally`.
+    `ended` says whether the driver has nothing left to ask, or nothing new. `phase` is `starting` until workers are
+    ready, `calibration`, then `heldout`. `meter` counts what is spent, and `reached` says which of its limits ended the
+    search. Answers that a locked ledger could not take go to `spool`.
+    `attempt` says at which question a driver was that was killed. What is `inherited` of another run is as if a worker
+    had answered it at once.
     """
 
     def __init__(
@@ -60,31 +56,48 @@ class Search:
         meter: Meter | None = None,
         spool: Spool | None = None,
         attempt: Attempt | None = None,
+        inherited: Inherited | None = None,
     ) -> None:
         self.objectives = tuple(objectives)
         self.evaluations = evaluations
-        self.front = Front(len(self.objectives))
         self.references = dict(references or {})
-        self.answered = 0
-        self.repeated = 0
-        self.failed = 0
-        self.gradients = 0
         self.steps = steps
-        self.gradient_failure: str | None = None  # of the last gradient, if it failed
         self.phase = "starting"
         self.reached: str | None = None
         self._meter = meter or Meter(Limits(), {})
         self._metered = time.monotonic()
-        self._spool, self._attempt = spool, attempt
+        self._spool, self._attempt, self._inherited = spool, attempt, inherited
         self._driver, self._executor, self._ledger = driver, executor, ledger
-        self._recipe_of, self._on_answer, self._tasks = recipe_of, on_answer, tuple(tasks)
+        self._recipe_of, self._on_answer = recipe_of, on_answer
         self._known = Known()
+        self._tally = Tally(driver, self._known, self.objectives, tuple(tasks))
         self._in_flight: dict[tuple[int, str], Question] = {}
-        self._waiting: deque[Question] = deque()  # for a worker: references, then what is scored on held-out items
-        self._recent: deque[bool] = deque(maxlen=FAILURE_WINDOW)
-        self._worst: NDArray[np.float64] | None = None
-        self._best: NDArray[np.float64] | None = None
+        self._waiting: deque[Question] = deque()  # for a worker: references, what a resume asks again, held-out
         self._stop_at: float | None = None
+
+    @property
+    def front(self) -> Front:
+        return self._tally.front
+
+    @property
+    def answered(self) -> int:
+        return self._tally.answered
+
+    @property
+    def repeated(self) -> int:
+        return self._tally.repeated
+
+    @property
+    def failed(self) -> int:
+        return self._tally.failed
+
+    @property
+    def gradients(self) -> int:
+        return self._tally.gradients
+
+    @property
+    def gradient_failure(self) -> str | None:
+        return self._tally.gradient_failure
 
     @property
     def stopped(self) -> bool:
@@ -97,13 +110,27 @@ class Search:
 
     @property
     def waiting(self) -> int:
-        """Questions in flight, and references or held-out scores that wait for a worker."""
+        """Questions in flight, and those that wait for a worker."""
         return len(self._in_flight) + len(self._waiting)
 
     def stop(self) -> None:
-        """Ask nothing more, and wait at most 30 s for what is in flight. Safe to call from a signal handler."""
+        """Ask nothing more, and wait at most 30 s for what is in flight. Safe to call from a signal handler.
+
+        A kill from now on is held against no question. Where this process itself is at one, somebody has to call
+        `end_drain`, since nothing else can.
+        """
         if self._stop_at is None:
             self._stop_at = time.monotonic() + DRAIN_SECONDS
+            if self._attempt is not None:
+                self._attempt.forgive()
+
+    def end_drain(self) -> None:
+        """For the handler of an alarm: leave the question that this process is at, if the drain is over.
+
+        `run` then ends as after any drain; the question stays to be asked.
+        """
+        if self._late and self._attempt is not None and self._attempt.under_way:
+            raise DrainOver
 
     def run(self, heldout: bool = True, retry_failed: bool = False) -> None:
         """Run to the budget, or until `stop`; what was answered before is replayed, what was in flight is asked again.
@@ -124,19 +151,17 @@ class Search:
         if self._spool is not None:
             self._ledger.answered(self._spool.fitting(self._ledger.unanswered(), [o.name for o in self.objectives]))
             self._spool.clear()
-        if retry_failed:
-            self._ledger.forget_failures()
         self.replay()
         if self._attempt is not None:
             self._absorb(self._attempt.after_kill(self._ledger, self._ledger.unanswered()))
+        if retry_failed:
+            beside.ask_failed_again(self._ledger, self._known)
         self._executor.start()
         self.phase = "calibration"
-        self._meter.tick(self._executor.slots)
-        pending = self._ledger.pending()
+        self._meter.tick(self._executor.ready)
+        # in the order in which they were first given to workers: so that answers come, and are told, as they would have
         self._waiting.extend(beside.unscored_references(self._ledger, self.references, "calibration"))
-        if retry_failed:
-            self._waiting.extend(beside.failed_before(self._ledger, self._known))
-        self._submit(pending)
+        self._waiting.extend(self._ledger.pending())
         self._loop(self._ask)
         self._save_meter()
         if not self.stopped:
@@ -158,8 +183,7 @@ class Search:
                     self._driver.replay(event.requested, event.questions)
                 self._known.asked(event.questions, [recipes.get(q.number, "") for q in event.questions])
             else:
-                self._learn(event.answer)
-        self._recent.clear()
+                self._tally.learn(event.answer)
 
     def reported(self) -> list[int]:
         """Candidates that are scored on held-out items: the front and the anchors, those that did not fail."""
@@ -169,16 +193,27 @@ class Search:
     def _loop(self, more: Callable[[int], Sequence[Question]]) -> None:
         """Keep the workers busy with `more(room)` until that is empty and nothing in flight, or the drain is over."""
         while True:
-            told = True
-            while told and not self.stopped and (room := self._executor.slots - len(self._in_flight)) > 0:
-                told = self._submit(more(room))  # all asks before the next tell, as in a resume: the order is the same
-            late = self._stop_at is not None and time.monotonic() > self._stop_at
-            if late or not self._in_flight:
+            # all asks before the next tell, as in a resume: the order is the same
+            while not self.stopped and (room := self._executor.slots - len(self._in_flight)) > 0:
+                if not (questions := more(room)):
+                    break
+                self._submit(questions)
+            if self.stopped:
+                self._executor.drain()
+            if self._late or not self._in_flight or (self.stopped and not self._executor.busy):
                 return
-            self._absorb(self._executor.collect(timeout=0.5))
-            self._meter.tick(self._executor.slots)
+            try:
+                answers = self._executor.collect(timeout=0.5)
+            except DrainOver:
+                return
+            self._absorb(answers)
+            self._meter.tick(self._executor.ready)
             if time.monotonic() - self._metered > METER_SECONDS:
                 self._save_meter()
+
+    @property
+    def _late(self) -> bool:
+        return self._stop_at is not None and time.monotonic() > self._stop_at
 
     def _next_waiting(self, room: int) -> Sequence[Question]:
         return [self._waiting.popleft() for _ in range(min(room, len(self._waiting)))]
@@ -211,15 +246,24 @@ class Search:
                 f"{error}; this is a defect of the driver"
             ) from error
 
-    def _submit(self, questions: Iterable[Question]) -> bool:
-        """Give questions to the executor, but for those that are known; says whether some are."""
+    def _submit(self, questions: Iterable[Question]) -> None:
+        """Give questions to the executor, but for those that are known: their answers are told at once."""
+        told = []
         for question in questions:
             self._in_flight[question.number, question.items.split] = question
             if self._known.needs_worker(question):
-                self._executor.submit(question)
-        told = self._known.ready()
-        self._absorb(told)
-        return bool(told)
+                if (answer := self._of_parent(question)) is not None:
+                    told.append(answer)
+                else:
+                    self._executor.submit(question)
+        self._absorb([*told, *self._known.ready()])
+
+    def _of_parent(self, question: Question) -> Answer | None:
+        if self._inherited is None:
+            return None
+        model = question.model
+        recipe = self._known.recipe(question.number) if model is None else self.references[model]
+        return self._inherited.answer(question, recipe)
 
     def _absorb(self, answers: Sequence[Answer]) -> None:
         if not answers:
@@ -232,40 +276,10 @@ class Search:
         for answer in new:
             self._in_flight.pop((answer.number, answer.split), None)
             if answer.split in SEEN and answer.number >= 0:
-                self._learn(answer)
-                self._watch(answer)
+                self._tally.learn(answer)
+                self._tally.watch(answer)
             self._on_answer(self, answer)
         self._absorb(self._known.ready())
-
-    def _learn(self, answer: Answer) -> None:
-        """Tell the driver and the front of one answer; the same in a search and in its replay."""
-        question = self._known.questions[answer.number]
-        new = self._known.learn(answer)
-        if question.wants != "scores":
-            self._learn_gradient(question, answer)
-            return
-        self.answered += answer.of is None
-        self.repeated += answer.of is not None
-        if answer.failure is None:
-            loss, stderr = losses(self.objectives, answer.measures)
-            self._worst = loss if self._worst is None else np.maximum(self._worst, loss)
-            self._best = loss if self._best is None else np.minimum(self._best, loss)
-            if new:
-                self.front.add(answer.number, loss, anchor=question.stage.startswith(ANCHOR))
-            theirs = question.number < AGAIN
-            self._driver.tell([Outcome(question if theirs else replace(question, number=FOREIGN), loss, stderr)])
-            return
-        self.failed += answer.of is None
-        if question.number < AGAIN:
-            penalty = self._penalty()
-            self._driver.tell([Outcome(question, penalty, np.full(len(penalty), np.nan), failure=str(answer.failure))])
-
-    def _learn_gradient(self, question: Question, answer: Answer) -> None:
-        self.gradients += answer.of is None
-        self.gradient_failure = failure = None if answer.failure is None else str(answer.failure)
-        names = [training_loss(task) for task in self._tasks]
-        found = np.array([answer.measures[n].value for n in names if n in answer.measures], dtype=np.float64)
-        self._driver.tell([Outcome(question, found, np.full(len(found), np.nan), answer.gradient, failure)])
 
     def _save_meter(self) -> None:
         self._ledger.set_meta("spent", self._meter.spent)
@@ -281,21 +295,6 @@ class Search:
     def _keep_in_flight(self) -> None:
         """What workers are still at is waited for, at most 30 s, and kept too."""
         end = time.monotonic() + DRAIN_SECONDS
+        self._executor.drain()
         while self._spool is not None and self._executor.busy and time.monotonic() < end:
             self._keep(self._executor.collect(timeout=0.5))
-
-    def _penalty(self) -> NDArray[np.float64]:
-        """A finite loss worse than all seen, so that a driver ranks failures last without breaking on infinity."""
-        if self._worst is None or self._best is None:
-            return np.full(len(self.objectives), UNSEEN_WORST)
-        return self._worst + np.maximum(self._worst - self._best, 1e-3)
-
-    def _watch(self, answer: Answer) -> None:
-        if answer.of is not None:
-            return
-        self._recent.append(answer.failure is not None)
-        if sum(self._recent) > FAILURE_WINDOW // 2:
-            raise TooManyFailures(
-                f"{sum(self._recent)} of the last {len(self._recent)} candidates failed, the last with "
-                f"{answer.failure}; mend the cause and resume: what was answered is kept"
-            )

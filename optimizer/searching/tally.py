@@ -1,0 +1,86 @@
+"""What has a search learnt so far? Its front and its counts, and what its driver is told of each answer."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from optimizer.answer import Answer, training_loss
+from optimizer.driver import ANCHOR, FOREIGN, Driver, Outcome
+from optimizer.errors import TooManyFailures
+from optimizer.objectives import Objective, losses
+from optimizer.record.front import Front
+from optimizer.searching.known import AGAIN, Known
+
+FAILURE_WINDOW = 20
+UNSEEN_WORST = 1e6  # loss told of a failure before anything has succeeded
+
+
+class Tally:
+    """Made of answers in their order; the same in a search and in its replay.
+
+    `front` holds the calibration losses of all that did not fail, each recipe once. `answered` and `gradients` count
+    answers of workers, `repeated` those that were known, `failed` the candidates without scores; `gradient_failure` is
+    that of the last gradient, if it failed. `tasks` are the evaluators whose losses gradients are taken of.
+    """
+
+    def __init__(self, driver: Driver, known: Known, objectives: Sequence[Objective], tasks: Sequence[str]) -> None:
+        self.front = Front(len(objectives))
+        self.answered = self.repeated = self.failed = self.gradients = 0
+        self.gradient_failure: str | None = None
+        self._driver, self._known, self._objectives, self._tasks = driver, known, objectives, tasks
+        self._recent: deque[bool] = deque(maxlen=FAILURE_WINDOW)
+        self._worst: NDArray[np.float64] | None = None
+        self._best: NDArray[np.float64] | None = None
+
+    def learn(self, answer: Answer) -> None:
+        """Tell the driver and the front of one answer."""
+        question = self._known.questions[answer.number]
+        new = self._known.learn(answer)
+        if question.wants != "scores":
+            self._learn_gradient(answer)
+            return
+        self.answered += answer.of is None
+        self.repeated += answer.of is not None
+        if answer.failure is None:
+            loss, stderr = losses(self._objectives, answer.measures)
+            self._worst = loss if self._worst is None else np.maximum(self._worst, loss)
+            self._best = loss if self._best is None else np.minimum(self._best, loss)
+            if new:
+                self.front.add(answer.number, loss, anchor=question.stage.startswith(ANCHOR))
+            theirs = question.number < AGAIN
+            self._driver.tell([Outcome(question if theirs else replace(question, number=FOREIGN), loss, stderr)])
+            return
+        self.failed += answer.of is None
+        if question.number < AGAIN:
+            penalty = self._penalty()
+            self._driver.tell([Outcome(question, penalty, np.full(len(penalty), np.nan), failure=str(answer.failure))])
+
+    def watch(self, answer: Answer) -> None:
+        """Raises TooManyFailures where more than half of the last 20 answers of workers were failures."""
+        if answer.of is not None:
+            return
+        self._recent.append(answer.failure is not None)
+        if sum(self._recent) > FAILURE_WINDOW // 2:
+            raise TooManyFailures(
+                f"{sum(self._recent)} of the last {len(self._recent)} candidates failed, the last with "
+                f"{answer.failure}; mend the cause and resume: what was answered is kept"
+            )
+
+    def _learn_gradient(self, answer: Answer) -> None:
+        question = self._known.questions[answer.number]
+        self.gradients += answer.of is None
+        self.gradient_failure = failure = None if answer.failure is None else str(answer.failure)
+        names = [training_loss(task) for task in self._tasks]
+        found = np.array([answer.measures[n].value for n in names if n in answer.measures], dtype=np.float64)
+        self._driver.tell([Outcome(question, found, np.full(len(found), np.nan), answer.gradient, failure)])
+
+    def _penalty(self) -> NDArray[np.float64]:
+        """A finite loss worse than all seen, so that a driver ranks failures last without breaking on infinity."""
+        if self._worst is None or self._best is None:
+            return np.full(len(self._objectives), UNSEEN_WORST)
+        return self._worst + np.maximum(self._worst - self._best, 1e-3)
