@@ -217,6 +217,22 @@ def checked_losses(
     return losses
 
 
+def preference(
+    key: str,
+    given: Sequence[float],
+    each: str,
+    count: int,  # m
+) -> NDArray[np.float64]:
+    """Weights `(m,)` that a job gives as `key`, one for each `each`, scaled to sum 1; raises DriverError on others."""
+    row = np.array(given, dtype=np.float64)
+    if row.shape != (count,) or not np.isfinite(row).all() or (row < 0).any() or not row.sum() > 0:
+        raise DriverError(
+            f"{key}: expected {count} non-negative numbers, one for each {each}, with a positive sum,"
+            f" got {row.tolist()}"
+        )
+    return np.asarray(row / row.sum())
+
+
 def renumbered(question: Question, number: int) -> Question:
     """The same question under another number. `dataclasses.replace` takes five times as long, which replays feel."""
     return Question(number, question.point, question.wants, question.items, question.stage)

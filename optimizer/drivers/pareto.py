@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from scipy.optimize import nnls
 
-from optimizer.driver import Domain, DriverError, Outcome, Point, Wants
+from optimizer.driver import Domain, Outcome, Point, Wants, preference
 from optimizer.drivers.walks import descent
 from optimizer.drivers.walks.adam import AdamRule, Bounds
 from optimizer.drivers.walks.descent import Descent
@@ -189,15 +189,7 @@ def targets(
         return np.full((tasks, tasks), (1 - emphasis) / (tasks - 1)) + np.eye(tasks) * (
             emphasis - (1 - emphasis) / (tasks - 1)
         )
-    rows = []
-    for given in ends:
-        row = np.array(given, dtype=np.float64)
-        if row.shape != (tasks,) or not np.isfinite(row).all() or (row < 0).any() or not row.sum() > 0:
-            raise DriverError(
-                f"driver.ends: expected {tasks} non-negative numbers, one a task, with a positive sum, got {given}"
-            )
-        rows.append(row / row.sum())
-    return np.array(rows)
+    return np.array([preference("driver.ends", row, "task", tasks) for row in ends])
 
 
 class _Units:

@@ -16,6 +16,7 @@ from optimizer.driver import (
     Outcome,
     Question,
     checked_losses,
+    preference,
     random_stream,
     renumbered,
 )
@@ -153,16 +154,9 @@ def default_weights(objectives: int) -> NDArray[np.float64]:
 
 
 def _checked(given: Sequence[Sequence[float]], objectives: int) -> NDArray[np.float64]:
-    rows = [np.array(row, dtype=np.float64) for row in given]
-    for row in rows:
-        if row.shape != (objectives,) or not np.isfinite(row).all() or (row < 0).any() or not row.sum() > 0:
-            raise DriverError(
-                f"driver.preferences: expected {objectives} non-negative numbers, one per objective, with a positive"
-                f" sum, got {row.tolist()}"
-            )
-    if not rows:
+    if not len(given):
         raise DriverError("driver.preferences: the list is empty; give one weight per objective, or leave the key out")
-    return np.array([row / row.sum() for row in rows])
+    return np.array([preference("driver.preferences", row, "objective", objectives) for row in given])
 
 
 def _text(weights: NDArray[np.float64]) -> str:

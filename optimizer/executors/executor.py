@@ -30,7 +30,12 @@ class Executor(Protocol):
 
     @property
     def slots(self) -> int:
-        """How many questions can run at once."""
+        """How many questions may be given to it at once; at least 1."""
+        ...
+
+    @property
+    def ready(self) -> int:
+        """How many workers are ready for a question, or at one; 0 while all of them start, or have gone."""
         ...
 
     @property
@@ -46,6 +51,14 @@ class Executor(Protocol):
 
     def collect(self, timeout: float) -> list[Answer]:
         """Answers that are ready, waiting at most `timeout` seconds for the first."""
+        ...
+
+    def withdraw(self, number: int) -> None:
+        """Forget the parts of question `number` that no worker has been given."""
+        ...
+
+    def drain(self) -> None:
+        """Give workers nothing more, neither what waits for one nor what is tried again; what they are at goes on."""
         ...
 
     def close(self) -> None:
@@ -74,6 +87,11 @@ class Inline:
         self._target, self._spec, self._attempt = target, spec, attempt
         self._worker: AnswersQuestions | None = None
         self._queue: deque[Question] = deque()
+        self._draining = False
+
+    @property
+    def ready(self) -> int:
+        return int(self._worker is not None)
 
     def start(self) -> None:
         self._worker = make_worker(self._target, self._spec, "inline")
@@ -82,12 +100,18 @@ class Inline:
         self._queue.append(question)
 
     def collect(self, timeout: float) -> list[Answer]:
-        if self._worker is None or not self._queue:
+        if self._worker is None or not self._queue or self._draining:
             time.sleep(min(timeout, 0.01))
             return []
         question = self._queue.popleft()
         with nullcontext() if self._attempt is None else self._attempt.at(question):
             return [self._worker.answer(question)]
+
+    def withdraw(self, number: int) -> None:
+        self._queue = deque(q for q in self._queue if q.number != number or q.part[1] == 1)
+
+    def drain(self) -> None:
+        self._draining = True
 
     def close(self) -> None:
         self._queue.clear()

@@ -34,7 +34,7 @@ class Parts:
     """An executor that cuts every gradient question in `parts`, runs those on another, and sums what comes back.
 
     Parts are added in their order, in float64: the sum is the same to the bit whatever ran where, and finished when.
-    Where one part fails, the question has failed, for that reason.
+    Where one part fails, the question has failed, for that reason, and those that wait for a worker are withdrawn.
     """
 
     def __init__(self, inner: Executor, parts: int) -> None:
@@ -45,6 +45,10 @@ class Parts:
     def slots(self) -> int:
         """As many as the inner executor's: a question that is cut keeps several of them busy by itself."""
         return self._inner.slots
+
+    @property
+    def ready(self) -> int:
+        return self._inner.ready
 
     @property
     def busy(self) -> bool:
@@ -65,6 +69,13 @@ class Parts:
         whole = (self._add(answer) for answer in self._inner.collect(timeout))
         return [answer for answer in whole if answer is not None]
 
+    def withdraw(self, number: int) -> None:
+        self._waiting.pop(number, None)
+        self._inner.withdraw(number)
+
+    def drain(self) -> None:
+        self._inner.drain()
+
     def close(self) -> None:
         self._waiting.clear()
         self._inner.close()
@@ -80,7 +91,10 @@ class Parts:
         if answer.failure is None and len(found) < answer.part[1]:
             return None
         del self._waiting[answer.number]
-        return replace(answer, part=(0, 1)) if answer.failure else _sum([found[i] for i in sorted(found)])
+        if answer.failure is None:
+            return _sum([found[i] for i in sorted(found)])
+        self._inner.withdraw(answer.number)  # the others would be computed for nobody
+        return replace(answer, part=(0, 1))
 
 
 def _sum(answers: Sequence[Answer]) -> Answer:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -14,9 +15,10 @@ import torch
 from numpy.typing import NDArray
 
 from evaluators.errors import NonFinite as NonFiniteScores
-from evaluators.evaluator import Evaluator, Measure, Scores, Setting
+from evaluators.evaluator import Evaluator, Measure, Scores, Setting, brings_head
+from optimizer import drivers
 from optimizer.answer import Answer, Failure, Try, training_loss
-from optimizer.driver import Question
+from optimizer.driver import Items, Question, Wants
 from optimizer.executors.parts import shares
 from optimizer.jobs.job import Job
 from optimizer.jobs.needs import device_limit
@@ -25,11 +27,13 @@ from optimizer.training.gathering import gathered, heads_of, merged_pool
 from optimizer.training.teachers import teach
 from optimizer.training.training import Training
 from searchspaces import Recipe, Resident
-from searchspaces.errors import CacheError, first_line
+from searchspaces.errors import CacheError, first_line, said
 from searchspaces.errors import NonFinite as NonFiniteWeights
 from searchspaces.models.stamps import Stamps
 
 log = logging.getLogger(__name__)
+
+RAYS_MARK = "ray_terminate_msg"  # of the SystemExit that it raises where a worker gets SIGTERM
 
 
 def specification(job: Job, allow_code: bool) -> str:
@@ -54,7 +58,7 @@ class Worker:
             self.problem.unchanged(self.job.hashes)  # this host's copies may be others than the driver's
         hashes = self.problem.pool.hashes()
         self.space = self.problem.space(hashes)
-        dtype = getattr(torch, self.job.models.dtype) if self.job.models.dtype else None
+        dtype = self.job.models.resident_dtype
         pool = self.problem.pool
         for method in self.job.space.methods:  # while no model of this worker's own is in memory
             gathered(self.problem, method, hashes)
@@ -67,6 +71,24 @@ class Worker:
         first = self.space.decode(self.space.domain.start)
         for device, source in self.resident.reads(first).items():  # a pool that is to live there is brought there now
             log.info("worker %s: base and experts for %s are %s", name, device, source)
+        self._warm()
+
+    def _warm(self) -> None:
+        """Make what the first candidates would otherwise wait for: kernels, tables, processed task vectors.
+
+        Each method's start is written once, the job's own last, so that a device is left with what that one merges; one
+        item is differentiated where the driver asks for gradients. What cannot be made is no fault of a worker's: the
+        candidate that needs it fails, and says so.
+        """
+        starts = self.space.starts
+        todo = {recipe.method: partial(self.resident.write, recipe) for recipe in reversed(starts)}
+        if (training := self.problem.training) is not None:
+            wants: Wants = getattr(drivers.find(self.job.driver.name).load().Options, "asks", "gradient")
+            one = Question(0, self.space.domain.start, wants, Items("train", 1), part=(0, len(training.tasks)))
+            todo["a gradient"] = partial(self._differentiate, one, starts[0], Found())
+        for what, work in todo.items():
+            if failure := failure_of(work):
+                log.warning("worker %s: the start of %s cannot be made: %s", self.name, what, failure)
 
     def _prepare(self, shrink: int) -> None:
         """Evaluators over the resident model, in batches so many times smaller than the job's."""
@@ -93,6 +115,11 @@ class Worker:
         a method needs cannot be kept on this host.
         """
         self._stamps.check()
+        found = self._tried(question, halved)
+        self._stamps.check()  # what was written over meanwhile was read as weights of two checkpoints
+        return found
+
+    def _tried(self, question: Question, halved: bool) -> Answer:
         first = self._answer(question, 2 if halved else 1)
         if halved or first.failure is None or first.failure.kind != "oom":
             return first
@@ -103,24 +130,15 @@ class Worker:
     def _answer(self, question: Question, shrink: int) -> Answer:
         start = time.perf_counter()
         found = Found()
-        failure = None
-        try:
-            self._prepare(shrink)
-            if question.model is not None:
-                found.scores = self._score_model(question.model, question)
-            else:
-                self._answer_point(question, found)
-        except (NonFiniteWeights, NonFiniteScores) as error:
-            failure = Failure("nonfinite", str(error))
-        except CacheError:
-            raise  # this host's fault, which would fail whatever is asked next: the run ends, and can be resumed
-        except Exception as error:
-            # an evaluator is somebody else's code: whatever it raises fails this candidate, not the run
-            if _out_of_memory(error):
-                failure = Failure("oom", first_line(error))
-            else:
-                failure = Failure("error", f"{type(error).__name__}: {error}")
+        failure = failure_of(partial(self._find, question, shrink, found))
         return pack(question, found, failure, time.perf_counter() - start, self.name)
+
+    def _find(self, question: Question, shrink: int, found: Found) -> None:
+        self._prepare(shrink)
+        if question.model is not None:
+            found.scores = self._score_model(question.model, question)
+        else:
+            self._answer_point(question, found)
 
     def _answer_point(self, question: Question, found: Found) -> None:
         recipe = self.space.decode(question.point)
@@ -139,7 +157,7 @@ class Worker:
         found: dict[str, Scores] = {}
         written: bool | None = None  # with its own heads?
         for evaluator in self.problem.evaluators:
-            own = name != "base" and not hasattr(evaluator, "head_use") and self.resident.has_heads(name)
+            own = name != "base" and not brings_head(evaluator) and self.resident.has_heads(name)
             if written != own:
                 self.resident.write_base() if name == "base" else self.resident.write_expert(name, own)
                 written = own
@@ -192,11 +210,38 @@ class Worker:
         return self.space.pull(question.point, self.resident.gradient(recipe))
 
 
-def _out_of_memory(error: Exception) -> bool:
+def failure_of(work: Callable[[], None]) -> Failure | None:
+    """Why a candidate has failed, where this work raises; None where it was done.
+
+    Raises CacheError, which is this host's fault, and would fail whatever is asked next: the run ends, and can be
+    resumed; and what ends this process.
+    """
+    try:
+        work()
+    except (NonFiniteWeights, NonFiniteScores) as error:
+        return Failure("nonfinite", str(error))
+    except CacheError:
+        raise
+    except BaseException as error:
+        # an evaluator is somebody else's code: whatever it raises fails this candidate, not the run
+        if _ends_this_process(error):
+            raise
+        if _out_of_memory(error):
+            return Failure("oom", first_line(error) if said(error).strip() else "out of memory")
+        return Failure("error", f"{type(error).__name__}: {said(error)}")
+    return None
+
+
+def _ends_this_process(error: BaseException) -> bool:
+    """Whether it came by a signal, as Ctrl-C does, and what Ray makes of SIGTERM; no sys.exit() of an evaluator."""
+    return isinstance(error, KeyboardInterrupt) or (isinstance(error, SystemExit) and hasattr(error, RAYS_MARK))
+
+
+def _out_of_memory(error: BaseException) -> bool:
     """Python's, an accelerator's, or that of torch's CPU allocator, which has no class of its own."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return isinstance(error, RuntimeError) and "can't allocate memory" in said(error)
 
 
 @dataclass

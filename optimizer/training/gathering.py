@@ -19,7 +19,7 @@ import psutil
 import torch
 
 from evaluators.errors import NonFinite
-from evaluators.evaluator import Evaluator, Head, Indices, Observed, Setting
+from evaluators.evaluator import Evaluator, Head, Indices, Observed, Setting, brings_head
 from evaluators.statistics import Fishers, Gatherer, Grams
 from optimizer.errors import JobError
 from optimizer.training.sums import Work
@@ -155,7 +155,7 @@ class Station:
     @cached_property
     def resident(self) -> Resident:
         job = self.problem.job
-        dtype = getattr(torch, job.models.dtype) if job.models.dtype else None
+        dtype = job.models.resident_dtype
         # nothing is merged: base and experts need no room on a device
         return Resident(self.problem.pool.original, job.executor.device, dtype, job.executor.threads, "stream")
 
@@ -228,8 +228,7 @@ class Station:
             for number, (evaluator, rows) in enumerate(steps[start:], start + 1):
                 if evaluator.name != now:
                     now = evaluator.name
-                    # an evaluator without a head of its own reads the model's
-                    self.resident.write_expert(expert, heads=not hasattr(evaluator, "head_use"))
+                    self.resident.write_expert(expert, heads=not brings_head(evaluator))
                 gatherer.step(evaluator, self.resident.model, rows)
                 if time.monotonic() - at >= EVERY:
                     work.keep(gatherer.sums, number)

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evaluators.evaluator import Differentiable
+from evaluators.evaluator import Differentiable, brings_head
 from searchspaces import Resident
 from searchspaces.cache import limit
 from searchspaces.cache.once import cache, made_once
@@ -49,8 +49,7 @@ def teach(problem: Problem, hashes: Mapping[str, str], resident: Callable[[], Re
 def _write(evaluator: Differentiable, resident: Callable[[], Resident], hidden: bool, where: Path, home: Path) -> None:
     model = resident()
     assert evaluator.teacher is not None  # or the job would have been refused
-    # an evaluator without a head of its own reads the model's
-    model.write_expert(evaluator.teacher, heads=not hasattr(evaluator, "head_use"))
+    model.write_expert(evaluator.teacher, heads=not brings_head(evaluator))
     evaluator.teach(model.model, home / FILE, hidden, lambda needed: limit.make_room(needed, where))
 
 
