@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,28 +21,37 @@ RunAnywhere = Annotated[
 ]
 Runs = Annotated[Path, typer.Option(help="Where runs are kept.")]
 RunsAnywhere = Annotated[
-    Path, typer.Option("--runs", help="Where runs are kept; with --address a folder of the cluster, from its home.")
-]
-NewName = Annotated[str | None, typer.Option("--name", help="Name the run otherwise than the job does.")]
-Address = Annotated[
-    str | None,
+    Path | None,
     typer.Option(
-        help="A Ray cluster's job API, such as http://head:8265, or auto: of 'cluster up'.", show_default=False
+        "--runs",
+        help="Where runs are kept, by default runs; with --address only those that were sent there with this --runs.",
+        show_default=False,
     ),
 ]
+NewName = Annotated[str | None, typer.Option("--name", help="Name the run otherwise than the job does.")]
+AddressText = typer.Option(
+    "--address", help="A Ray cluster's job API, such as http://head:8265, or auto: of 'cluster up'.", show_default=False
+)
+Address = Annotated[str | None, AddressText]
+NeededAddress = Annotated[str, AddressText]
 AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 AllowCode = Annotated[bool, typer.Option("--allow-code", help="Let evaluators run Python files that the job names.")]
 DEFAULT_RUNS = Path("runs")
 
 
-def opened(name: str, runs: Path) -> Run:
+def here(name: str, runs: Path | None) -> Path:
+    """The folder of this host that a run's name means."""
+    return run_folder(name, runs or DEFAULT_RUNS)
+
+
+def opened(name: str, runs: Path | None) -> Run:
     """The run of this host that a name means."""
     from optimizer.run import Run
 
-    return Run(run_folder(name, runs))
+    return Run(here(name, runs))
 
 
-def only_here(**given: object) -> None:
+def only_here(given: Mapping[str, object]) -> None:
     """Refuse options that mean nothing on a cluster, where they were given: none is dropped silently."""
     if found := [option for option, value in given.items() if value is not None]:
         raise JobError(

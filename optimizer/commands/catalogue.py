@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import inspect
 import json
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from optimizer.commands.arguments import AsJson
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -18,7 +21,6 @@ app = typer.Typer()
 Name = Annotated[
     str | None, typer.Argument(help="One of them, whole; by default all, a line each.", show_default=False)
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 
 
 @app.command("methods")
@@ -26,11 +28,7 @@ def methods_command(name: Name = None, json_out: AsJson = False) -> None:
     """The merge methods, those of installed packages too; of one, its options and what they are in a job."""
     from searchspaces import methods
 
-    found = [method(one) for one in ([name] if name is not None else methods.table())]
-    if json_out or name is None:
-        _listed(found, json_out, name is not None)
-        return
-    _told(found[0], in_a_job(found[0]))
+    _tell(name, json_out, methods.table(), method, in_a_job)
 
 
 @app.command("drivers")
@@ -38,11 +36,7 @@ def drivers_command(name: Name = None, json_out: AsJson = False) -> None:
     """The search drivers, those of installed packages too; of one, its options."""
     from optimizer import drivers
 
-    found = [driver(one) for one in ([name] if name is not None else drivers.table())]
-    if json_out or name is None:
-        _listed(found, json_out, name is not None)
-        return
-    _told(found[0], f"driver: {{name: {found[0]['name']}}}")
+    _tell(name, json_out, drivers.table(), driver, lambda found: f"driver: {{name: {found['name']}}}")
 
 
 @app.command("evaluators")
@@ -50,11 +44,13 @@ def evaluators_command(name: Name = None, json_out: AsJson = False) -> None:
     """The kinds of evaluators, those of installed packages too; of one, its options."""
     import evaluators
 
-    found = [evaluator(one) for one in ([name] if name is not None else evaluators.table())]
-    if json_out or name is None:
-        _listed(found, json_out, name is not None)
-        return
-    _told(found[0], f"evaluators: [{{kind: {found[0]['name']}, name: NAME, ...}}]")
+    _tell(
+        name,
+        json_out,
+        evaluators.table(),
+        evaluator,
+        lambda found: f"evaluators: [{{kind: {found['name']}, name: NAME, ...}}]",
+    )
 
 
 def method(name: str) -> dict[str, Any]:
@@ -209,11 +205,25 @@ def _plain(value: object) -> str:
     return json.dumps(value) if not isinstance(value, str) else value
 
 
-def _listed(found: list[dict[str, Any]], json_out: bool, alone: bool) -> None:
-    """All, a line each; or as JSON, one alone as itself."""
+def _tell(
+    name: str | None,
+    json_out: bool,
+    table: Iterable[str],
+    told: Callable[[str], dict[str, Any]],
+    snippet: Callable[[dict[str, Any]], str],
+) -> None:
+    """Of the one that is named all that there is to say, and what it is in a job; else of each of a table a line."""
+    found = [told(one) for one in (table if name is None else [name])]
     if json_out:
-        typer.echo(json.dumps(found[0] if alone else found))
-        return
+        typer.echo(json.dumps(found if name is None else found[0]))
+    elif name is None:
+        _listed(found)
+    else:
+        _told(found[0], snippet(found[0]))
+
+
+def _listed(found: list[dict[str, Any]]) -> None:
+    """All, a line each, and below it what is true of it."""
     wide = max(len(one["name"]) for one in found)
     for one in found:
         typer.echo(f"{one['name']:<{wide}}  {one['summary']}")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import errno
 import sys
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
 from optimizer.commands import catalogue, host, remote, results, searches
+from optimizer.commands.interrupts import in_order
+from optimizer.commands.refusal import refusals
 from optimizer.output import logs
 
 app = typer.Typer(
@@ -40,25 +41,15 @@ def options(
 
 def main() -> None:
     """The command `mergeopt`: runs the app, and turns refusals into one message and an exit code."""
-    try:
-        with logs.to():
-            app()
-    except ValueError as error:
-        if not hasattr(error, "exit_code"):
-            raise
-        _refuse(str(error), error.exit_code)
-    except OSError as error:
-        where = f" {error.filename}" if error.filename else ""
-        full = error.errno == errno.ENOSPC
-        _refuse(f"cannot use{where}: {error.strerror or error}", 74 if full else 2)
+    with refusals(_refuse), logs.to(), in_order():
+        app()
 
 
-def _refuse(text: str, code: int) -> NoReturn:
-    """One message, and the exit code. Names from models and data, and addresses, may be part of the message."""
+def _refuse(text: str, code: int) -> None:
+    """One message. Names from models and data, and addresses, may be part of it."""
     from optimizer.wording import printable, redacted
 
     typer.secho(f"error: {redacted(printable(text))}", err=True, fg=typer.colors.RED if sys.stderr.isatty() else None)
-    raise SystemExit(code) from None
 
 
 if __name__ == "__main__":

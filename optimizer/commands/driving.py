@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING
 import typer
 from rich.console import Console
 
-from optimizer.output import logs, show
+from optimizer.output import hints, logs, show
 from optimizer.output.progress import SearchProgress
+from optimizer.searching import search as searching
 
 if TYPE_CHECKING:
     from optimizer.answer import Answer
     from optimizer.output.metrics import Metrics
     from optimizer.run import Run
     from optimizer.searching.search import Search
+
+AGAIN_SECONDS = 0.5  # between two alarms
 
 
 def drive(
@@ -52,19 +55,26 @@ def drive(
 def _say_how_it_ended(made: Run, search: Search) -> None:
     """What to know of the end; exits 1 where a walk broke off, 130 where the user stopped it."""
     if search.reached is not None:
-        typer.echo(f"the budget ended the search: {search.reached}; raise it in {made.folder}/job.yaml and resume")
+        typer.echo(
+            f"the budget ended the search: {search.reached}; raise it in {made.folder}/job.yaml, then "
+            f"'{hints.command('resume', made.folder)}' goes on"
+        )
     if search.ended and search.gradient_failure is not None:
         logs.say("the walk ended early, its last gradients failed: %s", search.gradient_failure)
     elif search.ended and search.answered < search.evaluations:
         taken = f" after {search.gradients} of {search.steps} steps" if search.steps else ""
         new = " that is new" if search.repeated else ""
         typer.echo(f"the driver has nothing left to ask{new}{taken}: more evaluations change nothing")
-    typer.echo(f"report {made.report()}")
+    report = made.report()
+    typer.echo(
+        f"'{hints.command('fetch', made.folder, 'report')}' brings it" if hints.is_from_afar() else f"report {report}"
+    )
     if search.ended and search.gradient_failure is not None:
         raise SystemExit(1)
     if search.stopped:
         typer.echo(
-            f"stopped at {search.answered} of {search.evaluations} candidates; 'mergeopt resume {made.folder}' goes on"
+            f"stopped at {search.answered} of {search.evaluations} candidates; "
+            f"'{hints.command('resume', made.folder)}' goes on"
         )
         raise SystemExit(130)
 
@@ -80,7 +90,10 @@ def _metrics(made: Run, port: int, stack: ExitStack) -> Metrics:
 
 
 class _Interruptible:
-    """First Ctrl-C or SIGTERM: ask nothing more and drain. Second, or before a worker is ready: stop now."""
+    """First Ctrl-C or SIGTERM: ask nothing more and drain. Second, or before a worker is ready: stop now.
+
+    A candidate that this process itself is at, and that outlasts the drain, is ended by an alarm.
+    """
 
     def __init__(self) -> None:
         self.search: Search | None = None
@@ -92,6 +105,7 @@ class _Interruptible:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in self._before.items():
             signal.signal(number, handler)
         if isinstance(error, KeyboardInterrupt):
@@ -102,5 +116,12 @@ class _Interruptible:
         if self.search is None or self.search.stopped or self.search.phase == "starting":
             raise KeyboardInterrupt
         self.search.stop()
+        self._before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._ring)
+        # again and again: what it ends may take the first for an error of its own
+        signal.setitimer(signal.ITIMER_REAL, searching.DRAIN_SECONDS, AGAIN_SECONDS)
         with suppress(RuntimeError):  # the stream was just being written to: what that interrupted goes on all the same
             logs.say("stopping: waiting for what is in flight (again: stop at once)")
+
+    def _ring(self, number: int, frame: FrameType | None) -> None:
+        if self.search is not None:
+            self.search.end_drain()

@@ -16,15 +16,18 @@ from optimizer.commands.arguments import (
     Address,
     AllowCode,
     JobFile,
+    NeededAddress,
     NewName,
     RunAnywhere,
     RunsAnywhere,
+    here,
 )
-from optimizer.record.folders import run_folder
+from optimizer.output import hints
 from optimizer.wording import printable
 
 if TYPE_CHECKING:
     from optimizer.remote.jobs import Cluster, Sent
+    from optimizer.remote.wire import Order
 
 PANEL = "On a cluster, or of a run that goes on"
 
@@ -36,9 +39,9 @@ app.add_typer(cluster_app, name="cluster", rich_help_panel=PANEL)
 @app.command(rich_help_panel=PANEL)
 def launch(
     job: JobFile,
-    address: Annotated[str, typer.Option(help="A Ray cluster's job API, such as http://head:8265, or auto.")],
+    address: NeededAddress,
     name: NewName = None,
-    runs: RunsAnywhere = DEFAULT_RUNS,
+    runs: Annotated[Path, typer.Option(help="Where the cluster keeps runs, from its home.")] = DEFAULT_RUNS,
     root: Annotated[
         str | None, typer.Option(help="The cluster's folder where the job's relative paths start.", show_default=False)
     ] = None,
@@ -50,69 +53,77 @@ def launch(
 
     sent = shipped(job, name, root)
     there = _cluster(address)
-    found = there.send(Order("run", sent.name, str(runs), job=sent.yaml(), allow_code=allow_code))
-    typer.echo(f"run {found}\nin {there.answer(found)['folder']} on the cluster")
-    typer.echo(f"'mergeopt watch {sent.name} --address {address}' follows it")
+    _drive(there, Order("run", sent.name, str(runs), job=sent.yaml(), allow_code=allow_code))
+    _say(f"'mergeopt watch {sent.name} --address {address}' follows it")
 
 
 @app.command(rich_help_panel=PANEL)
 def logs(
     name: RunAnywhere,
     address: Address = None,
-    runs: RunsAnywhere = DEFAULT_RUNS,
+    runs: RunsAnywhere = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run ends.")] = False,
 ) -> None:
     """What happened: a line for each answer here, what the run printed on a cluster."""
     from optimizer.remote import following
 
     if address is None:
-        _print(following.answers(run_folder(name, runs), follow))
+        _print(following.answers(here(name, runs), follow))
     else:
         there = _cluster(address)
-        _print(following.log(there, there.find(name).id, follow))
+        _print(following.log(there, _find(there, name, runs).id, follow))
 
 
 @app.command(rich_help_panel=PANEL)
-def watch(name: RunAnywhere, address: Address = None, runs: RunsAnywhere = DEFAULT_RUNS) -> None:
+def watch(name: RunAnywhere, address: Address = None, runs: RunsAnywhere = None) -> None:
     """Follow a run until it ends: how far it is, and what it has found."""
     from optimizer.remote import following
 
     if address is None:
-        _print(following.progress(run_folder(name, runs)))
+        _print(following.progress(here(name, runs)))
         return
     there = _cluster(address)
-    order = there.find(name)
+    order = _find(there, name, runs)
     _print(following.log(there, order.id, True))
     ended = there.state(order.id)
-    typer.echo(f"{order.id}: {ended.status}")
+    _say(f"{order.id}: {ended.status}")
 
 
 @app.command(rich_help_panel=PANEL)
-def stop(name: RunAnywhere, address: Address = None, runs: RunsAnywhere = DEFAULT_RUNS) -> None:
+def stop(name: RunAnywhere, address: Address = None, runs: RunsAnywhere = None) -> None:
     """Ask a run to stop, as Ctrl-C does: it asks nothing more, and waits at most 30 s for what is in flight."""
     from optimizer.remote import control
 
     if address is None:
-        typer.echo(f"process {control.drain(run_folder(name, runs))} is stopping; 'mergeopt resume {name}' goes on")
+        if not _over(folder := here(name, runs)):
+            pid = control.drain(folder)
+            _say(f"process {pid} is stopping; '{hints.command('resume', folder)}' goes on")
         return
     there = _cluster(address)
-    order = there.find(name)
+    order = _find(there, name, runs)
     if there.stop(order.id):
-        typer.echo(f"{order.id} is stopping; 'mergeopt resume {order.name} --address {address}' goes on")
+        _say(f"{order.id} is stopping; {_goes_on(order, address)}")
     else:
-        typer.echo(f"{order.id} is over already: {there.state(order.id).status}")
+        _say_over(there.state(order.id), address)
 
 
 @app.command(rich_help_panel=PANEL)
-def cancel(name: RunAnywhere, address: Address = None, runs: RunsAnywhere = DEFAULT_RUNS) -> None:
+def cancel(name: RunAnywhere, address: Address = None, runs: RunsAnywhere = None) -> None:
     """Stop a run at once, as a second Ctrl-C does; what was answered is kept."""
     from optimizer.remote import control
 
     if address is None:
-        pid = control.cancel(run_folder(name, runs))
+        if not _over(folder := here(name, runs)):
+            pid = control.cancel(folder)
+            _say(f"process {pid} has ended; what was answered is kept, '{hints.command('resume', folder)}' goes on")
+        return
+    there = _cluster(address)
+    order = _find(there, name, runs)
+    if order.over:
+        _say_over(order, address)
     else:
-        pid = _ask(_cluster(address), name, "cancel")[1]["pid"]
-    typer.echo(f"process {pid} has ended; what was answered is kept, resume goes on")
+        gone = _told(there, _ask(there, order, "cancel"), "pid")
+        _say(f"process {gone} has ended; what was answered is kept, {_goes_on(order, address)}")
 
 
 @app.command(rich_help_panel=PANEL)
@@ -121,33 +132,40 @@ def fetch(
     what: Annotated[
         Literal["ledger", "report", "export"], typer.Argument(help="ledger: a run's folder, for status, front, show.")
     ] = "ledger",
-    out: Annotated[Path | None, typer.Option(help="What to make; by default under --runs' name here.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="What to make; by default runs/NAME, NAME.html or NAME-merged here.")
+    ] = None,
     candidate: Annotated[str, typer.Option(help="Of an export.")] = "best",
     address: Address = None,
-    runs: RunsAnywhere = DEFAULT_RUNS,
+    runs: RunsAnywhere = None,
     allow_code: AllowCode = False,
 ) -> None:
     """Bring a run's ledger, report or an exported candidate here, while it runs or afterwards."""
-    from optimizer.errors import RunError
     from optimizer.remote import parcel
 
     if address is None:
-        made = _fetch_here(run_folder(name, runs), what, out, candidate, allow_code)
+        made, note = _fetch_here(here(name, runs), what, out, candidate, allow_code)
     else:
         from optimizer.remote.wire import Order
 
         there = _cluster(address)
-        run = there.find(name)
+        run = _find(there, name, runs)
         made = out or _default_out(run.name, what)
-        if made.exists():
-            raise RunError(f"{made} exists already; name another with --out")
-        order = Order("fetch", run.name, run.runs, allow_code=allow_code, what=what, candidate=candidate)
+        of_run = (run.name, address) if what == "ledger" else None
+        parcel.may_be_made(made, of_run is not None)
+        order = Order(
+            *("fetch", run.name, run.runs),
+            allow_code=allow_code,
+            what=what,
+            candidate=candidate,
+            out=made.absolute().name,
+        )
         made.absolute().parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=made.absolute().parent, prefix=f".{made.name}.") as archive:
-            there.receive(there.send(order), archive)
+            note = there.receive(there.send(order), archive)
             archive.flush()
-            parcel.unpack(Path(archive.name), made, single=what == "report")
-    typer.echo(f"fetched {made}")
+            parcel.unpack(Path(archive.name), made, what == "report", of_run)
+    _say(f"fetched {made}{f'; {note}' if note else ''}")
 
 
 @cluster_app.command()
@@ -178,29 +196,48 @@ def cluster_status(address: Annotated[str, typer.Option(help="Which cluster.")] 
     typer.echo(f"cluster {there.url}")
     for one in there.sent():
         began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one.began / 1000))
-        typer.echo(printable(f"  {one.id:<32}{one.verb:<8}{one.name:<24}{one.status:<10}{began}"))
+        _say(f"  {one.id:<32}{one.verb:<8}{one.name:<24}{one.told:<10}{began}")
 
 
-def status(name: str, address: str, json_out: bool) -> None:
+def status(name: str, runs: Path | None, address: str, json_out: bool) -> None:
     """Print what 'status' says of a run on a cluster, with what Ray says of its process."""
     from optimizer.output import show
 
     there = _cluster(address)
-    order, found = _ask(there, name, "status")
+    order = _find(there, name, runs)
+    found = _ask(there, order, "status")
     if json_out:
         typer.echo(json.dumps({"id": order.id, "process": order.status, **found}))
     else:
-        show.print_status(found, f"{order.id} on {there.url}: {order.status}")
+        from optimizer.remote.jobs import understood
+
+        resume = f"mergeopt resume {order.name} --address {address}"
+        with understood(there.url):  # it may have answered anything
+            show.print_status(found, f"{order.id} on {there.url}: {order.status}", resume)
 
 
-def resume(name: str, address: str, evaluations: int | None, allow_code: bool) -> None:
+def resume(name: str, runs: Path | None, address: str, evaluations: int | None, allow_code: bool) -> None:
     """Go on with a run on a cluster."""
     from optimizer.remote.wire import Order
 
     there = _cluster(address)
-    run = there.find(name)
-    found = there.send(Order("resume", run.name, run.runs, allow_code=allow_code, evaluations=evaluations))
-    typer.echo(f"run {found}\nin {there.answer(found)['folder']} on the cluster")
+    run = _find(there, name, runs)
+    _drive(there, Order("resume", run.name, run.runs, allow_code=allow_code, evaluations=evaluations))
+
+
+def _drive(there: Cluster, order: Order) -> None:
+    """Have the cluster drive a run; returns when it has taken it up."""
+    found = there.send(order)
+    _say(f"run {found}")
+    _say(f"in {_told(there, there.answer(found), 'folder')} on the cluster")
+
+
+def _told(there: Cluster, answer: dict[str, Any], key: str) -> str:
+    """What an answer says of this; ClusterError where it says nothing of it."""
+    from optimizer.remote.jobs import understood
+
+    with understood(there.url):
+        return str(answer[key])
 
 
 def _cluster(address: str) -> Cluster:
@@ -212,36 +249,69 @@ def _cluster(address: str) -> Cluster:
     return Cluster(endpoint)
 
 
-def _ask(there: Cluster, name: str, verb: Literal["status", "cancel"]) -> tuple[Sent, dict[str, Any]]:
-    """The order that a run came of, and what the cluster says of it."""
+def _find(there: Cluster, name: str, runs: Path | None) -> Sent:
+    return there.find(name, None if runs is None else str(runs))
+
+
+def _ask(there: Cluster, order: Sent, verb: Literal["status", "cancel"]) -> dict[str, Any]:
+    """What the cluster says of the run that an order drives, or drove."""
     from optimizer.remote.wire import Order
 
-    order = there.find(name)
-    return order, there.answer(there.send(Order(verb, order.name, order.runs)))
+    return there.answer(there.send(Order(verb, order.name, order.runs)))
+
+
+def _goes_on(order: Sent, address: str) -> str:
+    return f"'mergeopt resume {order.name} --address {address}' goes on"
+
+
+def _over(folder: Path) -> bool:
+    """Whether a run of this host is finished, which is said."""
+    from optimizer.remote import control
+
+    if found := control.over(folder):
+        _say(f"{folder.name} is over already: finished")
+    return found
+
+
+def _say_over(order: Sent, address: str) -> None:
+    """There is nothing to stop; an order that has not ended by itself may have left something to go on with."""
+    _say(
+        f"{order.id} is over already: {order.status}"
+        + ("" if order.status == "SUCCEEDED" else f"; {_goes_on(order, address)}")
+    )
 
 
 def _default_out(name: str, what: str) -> Path:
     return {"ledger": DEFAULT_RUNS / name, "report": Path(f"{name}.html"), "export": Path(f"{name}-merged")}[what]
 
 
-def _fetch_here(folder: Path, what: str, out: Path | None, candidate: str, allow_code: bool) -> Path:
+def _fetch_here(folder: Path, what: str, out: Path | None, candidate: str, allow_code: bool) -> tuple[Path, str]:
     """The same of a run of this host: a copy that is whole though the run goes on."""
+    from optimizer.commands.results import said_of_export
     from optimizer.remote import parcel
     from optimizer.run import Run
 
     made = out or _default_out(f"{folder.name}-copy" if what == "ledger" else folder.name, what)
     if what == "ledger":
         parcel.copy_run(folder, made.absolute())
-        return made
+        return made, ""
     run = Run(folder)
-    return run.report(made) if what == "report" else run.export(candidate, made, allow_code)
+    if what == "report":
+        return run.report(made), ""
+    run.export(candidate, made, allow_code)
+    return made, " ".join(said_of_export(run, made, candidate))
+
+
+def _say(line: str) -> None:
+    """One line, whatever a cluster, or a run's folder, has put into it."""
+    typer.echo(printable(line.expandtabs().replace("\n", " ")))
 
 
 def _print(lines: Iterable[str]) -> None:
     """Line by line; Ctrl-C ends the looking, and nothing else."""
     try:
         for line in lines:
-            typer.echo(printable(line.expandtabs().replace("\n", " ")))
+            _say(line)
     except KeyboardInterrupt:
         typer.echo("no longer following; the run goes on", err=True)
         raise SystemExit(130) from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,18 +21,19 @@ from optimizer.commands.arguments import (
     opened,
 )
 
+if TYPE_CHECKING:
+    from optimizer.run import Run
+
 app = typer.Typer()
 
 
 @app.command()
-def status(
-    name: RunAnywhere, runs: RunsAnywhere = DEFAULT_RUNS, json_out: AsJson = False, address: Address = None
-) -> None:
+def status(name: RunAnywhere, runs: RunsAnywhere = None, json_out: AsJson = False, address: Address = None) -> None:
     """How far a run is, and what it has found."""
     from optimizer.output import show
 
     if address is not None:
-        remote.status(name, address, json_out)
+        remote.status(name, runs, address, json_out)
         return
     found = show.status(opened(name, runs).results())
     typer.echo(json.dumps(found)) if json_out else show.print_status(found)
@@ -93,12 +94,7 @@ def export(
     made = opened(name, runs)
     chosen = made.results().pick(candidate)
     folder = made.export(chosen, out, allow_code)
-    typer.echo(f"exported {folder}\nits scores on reload are those of the ledger")
-    if not (folder / "mergekit.yaml").is_file():
-        typer.echo(f"mergekit cannot express it; the reason is in {folder / 'README.md'}")
-    verdict = made.results().verdict
-    if candidate == "best" and verdict:
-        typer.echo(printable(f"it is the anchor {chosen.label}. {verdict}" if chosen.is_anchor else verdict))
+    typer.echo("\n".join([f"exported {folder}", *map(printable, said_of_export(made, folder, candidate))]))
 
 
 @app.command()
@@ -111,6 +107,18 @@ def report(
 ) -> None:
     """Write the standalone HTML report."""
     typer.echo(f"wrote {opened(name, runs).report(out)}")
+
+
+def said_of_export(run: Run, folder: Path, candidate: str) -> list[str]:
+    """What to know of a checkpoint that was just written: that it was verified, and whether it is worth it."""
+    found = ["its scores on reload are those of the ledger"]
+    if not (folder / "mergekit.yaml").is_file():
+        found.append("mergekit cannot express it; the reason is in its README.md")
+    results = run.results()
+    if candidate == "best" and results.verdict:
+        chosen = results.pick(candidate)
+        found.append(f"it is the anchor {chosen.label}. {results.verdict}" if chosen.is_anchor else results.verdict)
+    return found
 
 
 def _rank(text: str) -> int | None:

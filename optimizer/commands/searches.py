@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -25,8 +25,13 @@ from optimizer.commands.arguments import (
     only_here,
     opened,
 )
+from optimizer.commands.interrupts import interruptible
+from optimizer.commands.refusal import refusals
 from optimizer.errors import DiskFull, LedgerBusy, OptimizerError, RunLocked
 from optimizer.output import logs
+
+if TYPE_CHECKING:
+    from optimizer.run import Run
 
 app = typer.Typer()
 
@@ -45,14 +50,8 @@ def _as_json(command: Callable[..., None]) -> Callable[..., None]:
         if not options.get("log_json"):
             command(*given, **options)
             return
-        with logs.to(as_json=True):
-            try:
-                command(*given, **options)
-            except ValueError as error:
-                if not hasattr(error, "exit_code"):
-                    raise
-                logs.program.error("%s", error)
-                raise SystemExit(error.exit_code) from None
+        with logs.to(as_json=True), refusals(lambda text, code: logs.program.error("%s", text)):
+            command(*given, **options)
 
     return told
 
@@ -115,6 +114,7 @@ def check(
 
 @app.command()
 @_as_json
+@interruptible
 def run(
     job: JobFile,
     name: NewName = None,
@@ -132,22 +132,30 @@ def run(
     if name is not None:
         loaded = Job.parse({**loaded.model_dump(mode="json"), "name": name}, Path(loaded.root or "."))
     made = Run.create(loaded, runs, allow_code, lambda what: logs.say("reading %s", what))
+    with _new(made):
+        drive(made, None, allow_code, metrics_port)
+
+
+@contextmanager
+def _new(made: Run) -> Iterator[None]:
+    """Say that there is a run now; what could not even start can be mended and run again under its name."""
     typer.echo(f"run {made.folder}")
     try:
-        drive(made, None, allow_code, metrics_port)
+        yield
     except (RunLocked, LedgerBusy, DiskFull):
         raise  # it can go on as it is, or does
     except ValueError:
         with suppress(OptimizerError, OSError):  # a run that stays is the lesser evil: the reason is to be heard
-            made.discard()  # what could not even start can be mended and run again under its name
+            made.discard()
         raise
 
 
 @app.command()
 @_as_json
+@interruptible
 def resume(
     name: RunAnywhere,
-    runs: RunsAnywhere = DEFAULT_RUNS,
+    runs: RunsAnywhere = None,
     evaluations: Annotated[
         int | None, typer.Option(min=1, help="A new budget, in candidates.", show_default=False)
     ] = None,
@@ -167,12 +175,15 @@ def resume(
     from optimizer.commands.driving import drive
 
     if address is not None:
-        local = {"--fork": fork, "--metrics-port": metrics_port, "--log-json": log_json or None}
-        only_here(**local, **{"--retry-failed": retry_failed or None})
-        remote.resume(name, address, evaluations, allow_code)
+        only_here(
+            {"--fork": fork, "--retry-failed": retry_failed or None}
+            | {"--metrics-port": metrics_port, "--log-json": log_json or None}
+        )
+        remote.resume(name, runs, address, evaluations, allow_code)
         return
     found = opened(name, runs)
-    if fork is not None:
-        found = found.fork(fork, allow_code, lambda what: logs.say("reading %s", what))
-        typer.echo(f"run {found.folder}")
-    drive(found, evaluations, allow_code, metrics_port, retry_failed)
+    with ExitStack() as stack:
+        if fork is not None:
+            found = found.fork(fork, allow_code, lambda what: logs.say("reading %s", what))
+            stack.enter_context(_new(found))
+        drive(found, evaluations, allow_code, metrics_port, retry_failed)

@@ -16,6 +16,7 @@ from packaging.version import Version
 
 import optimizer
 from optimizer.doctor.finding import Finding
+from optimizer.jobs.room import standing
 from searchspaces.cache import limit
 from searchspaces.errors import PoolError
 
@@ -106,7 +107,7 @@ def _kernels() -> Finding:
 
 def _room(runs: Path) -> Iterator[Finding]:
     for about, path in (("disk of runs", runs.absolute()), ("disk of the cache", limit.root())):
-        there = next(p for p in (path, *path.parents) if p.exists())
+        there = standing(path)
         free = shutil.disk_usage(there).free
         said = f"{free / 1e9:.1f} GB free at {there}"
         if not os.access(there, os.W_OK):

@@ -3,38 +3,38 @@
 from __future__ import annotations
 
 import ipaddress
-import json
 import socket
 import stat
-import urllib.error
-import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from importlib.metadata import version
+from pathlib import Path
 
 import psutil
 
 from optimizer.doctor.finding import Finding
 from optimizer.errors import ClusterError, JobError
-from optimizer.remote.address import TOKEN, TOKEN_FILE, Endpoint, split, token_file
+from optimizer.remote import asking
+from optimizer.remote.address import TOKEN, TOKEN_FILE, Endpoint, named, split, token_file
 
-SECONDS = 5.0
 TOKEN_MEND = "start Ray with RAY_AUTH_MODE=token, and give clients the token file"
 
 
 def examine(address: str) -> Iterator[Finding]:
     """A cluster by the address of its dashboard (`http://host:8265`, `auto`) or of its head (`host:6379`)."""
+    file: Path | None = None
     if address == "auto":
         try:
-            address = Endpoint.of(address).url
+            endpoint = Endpoint.of(address)
+            address, file = endpoint.url, endpoint.token_file
         except ClusterError as error:
             yield Finding("reachable", "wrong", str(error), "mergeopt cluster up")
             return
     url, port = split(address, "ray")
     if not url.hostname or port is None:
         raise JobError(f"--address: expected http://HOST:PORT, HOST:PORT or auto, got {address!r}")
-    yield own_token()
+    yield own_token(file or _token_file_for(address))
     try:
-        with socket.create_connection((url.hostname, port), SECONDS) as found:
+        with socket.create_connection((url.hostname, port), asking.SECONDS) as found:
             peer = found.getpeername()[0]
     except OSError as error:
         mend = "start it (ray start --head), or forward its port: ssh -L 8265:localhost:8265 HOST"
@@ -42,15 +42,21 @@ def examine(address: str) -> Iterator[Finding]:
         return
     yield Finding("reachable", "well", f"{url.hostname}:{port} answers")
     yield from _listening(port, peer)
-    if url.scheme == "http" or url.scheme == "https":
-        host = f"[{url.hostname}]" if ":" in url.hostname else url.hostname
-        base = f"{url.scheme}://{host}:{port}"
-        yield from _api(address, base, local=ipaddress.ip_address(peer).is_loopback)
+    if url.scheme in ("http", "https"):
+        yield from _api(address, named(url, port), local=ipaddress.ip_address(peer).is_loopback)
 
 
-def own_token() -> Finding:
-    """The file that holds this user's token: whoever reads it can run code on the cluster."""
-    path = token_file()
+def _token_file_for(address: str) -> Path | None:
+    """The file of the token that this address would be shown; None where that is in no file, or none is."""
+    try:
+        return Endpoint.of(address).token_file
+    except ClusterError:  # of what is no job API, or is refused: said below, once it asks for a token
+        return None
+
+
+def own_token(file: Path | None = None) -> Finding:
+    """The file that holds the user's token, by default their own: whoever reads it can run code on the cluster."""
+    path = file or token_file()
     if not path.is_file():
         return Finding("token", "well", f"no file {path}")
     mode = stat.S_IMODE(path.stat().st_mode)
@@ -73,7 +79,7 @@ def _listening(port: int, peer: str) -> Iterator[Finding]:
 
 
 def _api(address: str, base: str, local: bool) -> Iterator[Finding]:
-    code, found = _ask(base, {})
+    code, found = asking.version(base, {})
     if code == 200:
         said = "it asks for no token: whoever reaches it runs code there"
         yield Finding("access", "warning" if local else "wrong", said, TOKEN_MEND)
@@ -87,7 +93,7 @@ def _api(address: str, base: str, local: bool) -> Iterator[Finding]:
         if endpoint.token is None:
             yield Finding("access", "wrong", "it asks for a token, and there is none here", f"{copy}, or set {TOKEN}")
             return
-        code, found = _ask(endpoint.url, endpoint.headers)
+        code, found = asking.version(endpoint.url, endpoint.headers)
         yield Finding.of("access", code == 200, f"it asks for a token, and answers ours with {code}", copy)
     else:
         yield Finding("access", "wrong", f"{base}/api/version answers {code}: no dashboard of Ray", "check the port")
@@ -95,24 +101,3 @@ def _api(address: str, base: str, local: bool) -> Iterator[Finding]:
         there, here = str(found.get("ray_version")), version("ray")
         mend = f"install ray=={there} here, or ray=={here} there: both ends must be the same"
         yield Finding.of("versions", there == here, f"Ray {there} there, {here} here", mend)
-
-
-class _Nowhere(urllib.request.HTTPRedirectHandler):
-    """Follows no redirect: a token is for the host that was named."""
-
-    def redirect_request(self, *said: object) -> None:
-        return None
-
-
-def _ask(url: str, headers: Mapping[str, str]) -> tuple[int, dict[str, object]]:
-    """Status and JSON of what tells the version; -1 where nothing comes."""
-    request = urllib.request.Request(f"{url}/api/version", headers=dict(headers))
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _Nowhere)  # nor for anybody in between
-    try:
-        with opener.open(request, timeout=SECONDS) as answer:
-            found = json.loads(answer.read(1_000_000))
-            return answer.status, found if isinstance(found, dict) else {}
-    except urllib.error.HTTPError as error:
-        return error.code, {}
-    except (OSError, ValueError):
-        return -1, {}

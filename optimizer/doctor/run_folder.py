@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
 import time
@@ -14,13 +15,18 @@ from pathlib import Path
 from optimizer.doctor.finding import Finding
 from optimizer.errors import LedgerBusy, RunError
 from optimizer.jobs.room import FACTOR, RESERVE
-from optimizer.record.folders import LEDGER, SPOOL
+from optimizer.record import files
+from optimizer.record.copied import copied
+from optimizer.record.folders import LEDGER, SPOOL, found
+from optimizer.record.foreign import RESTORE
 from optimizer.record.ledger import Ledger
+from optimizer.record.owner import RECORD
 from optimizer.record.results import Results
 from optimizer.record.spool import Spool
 from optimizer.run import Run
+from optimizer.wording import shown
 
-COPY = "restore the folder from a copy"
+REACH = "the folder is well: see that the server can be reached, and PGPASSWORD or ~/.pgpass set"
 
 
 def examine(folder: Path, allow_code: bool = False) -> Iterator[Finding]:
@@ -33,8 +39,10 @@ def examine(folder: Path, allow_code: bool = False) -> Iterator[Finding]:
         run = Run(folder)
         results = run.results()
     except (ValueError, KeyError) as error:
-        yield Finding("job", "wrong", str(error), COPY)
+        yield Finding("job", "wrong", str(error), RESTORE)
         return
+    if (of := copied(folder)) is not None:
+        yield Finding("copy", "well", f"{of}; '{of.resume}' goes on with the run itself")
     yield _driver(folder, results)
     yield from _left_over(folder)
     yield from _spooled(folder)
@@ -50,21 +58,27 @@ def examine(folder: Path, allow_code: bool = False) -> Iterator[Finding]:
 
 def _ledger(folder: Path) -> Finding:
     path = folder / LEDGER
+    if not found(path) and not (folder / "job.yaml").exists():
+        runs = ", ".join(sorted(p.name for p in folder.parent.glob("*") if found(p / LEDGER)))
+        return Finding("ledger", "wrong", f"no run at {folder}", f"name one of {folder.parent}: {shown(runs, 500)}")
+    on_server = not path.is_file()
     try:
         with closing(Ledger.open(path, readonly=True)) as ledger:
             said = ledger.check()
     except LedgerBusy as error:
         return Finding("ledger", "wrong", str(error), "then ask again")
     except RunError as error:
-        return Finding("ledger", "wrong", str(error), COPY)
-    mend = f"{COPY}, or rescue what can be read: sqlite3 {path} .recover"
+        return Finding("ledger", "wrong", str(error), REACH if on_server else RESTORE)
+    if on_server and not said:
+        return Finding("ledger", "well", "on a server, which answers; the server looks after it")
+    mend = f"{RESTORE}, or rescue what can be read: sqlite3 {path} .recover"
     return Finding.of("ledger", not said, "; ".join(said) or "whole", mend)
 
 
 def _driver(folder: Path, results: Results) -> Finding:
     if results.driven_by:
         return Finding("driver", "well", results.driven_by)
-    if (folder / "driver.json").exists():
+    if (folder / RECORD).exists():
         return Finding(
             *("driver", "warning", "it was killed, or runs on another host; nothing answered is lost"),
             f"mergeopt resume {folder.name}",
@@ -81,15 +95,19 @@ def _left_over(folder: Path) -> Iterator[Finding]:
     yield Finding.of("half-written files", not torn, said, mend, "warning")
     splits = folder / "splits.json"
     try:
-        json.loads(splits.read_text())
+        json.loads(files.read(splits, links=True))
     except (OSError, ValueError, RecursionError) as error:
-        yield Finding("splits", "wrong", f"{splits} cannot be read: {error}", COPY)
+        yield Finding("splits", "wrong", f"{splits} cannot be read: {error}", RESTORE)
 
 
 def _spooled(folder: Path) -> Iterator[Finding]:
     spool = Spool(folder / SPOOL)
-    if spool.path.exists():
-        said = f"{len(spool.read())} answers wait in {spool.path.name}: the ledger was locked"
+    if os.path.lexists(spool.path):
+        try:
+            said = f"{sum(1 for _ in spool.read())} answers wait in {spool.path.name}: the ledger was locked"
+        except RunError as error:
+            yield Finding("spool", "wrong", str(error), RESTORE)
+            return
         yield Finding("spool", "warning", said, f"mergeopt resume {folder.name} takes them in")
 
 
@@ -106,7 +124,8 @@ def _inputs(run: Run, allow_code: bool) -> Finding:
 def _candidates(results: Results) -> Finding:
     failed, all_of_them = len(results.failures), len(results.candidates)
     kinds: Counter[str] = Counter(c.failure.kind for c in results.failures if c.failure is not None)
-    said = f"{all_of_them} answered, {failed} failed" + (f" ({_counts(kinds)})" if failed else "")
+    each = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+    said = f"{all_of_them} answered, {failed} failed" + (f" ({each})" if failed else "")
     last = results.failures[-1] if failed else None
     mend = f"the last: {last.failure}" if last is not None else ""
     return Finding.of("candidates", 2 * failed <= all_of_them, said, mend, "warning")
@@ -122,7 +141,8 @@ def _quarantined(folder: Path, results: Results) -> Finding:
     mend = {
         "oom": "give workers more memory, or evaluators a smaller batch_size",
         "timeout": "raise executor.timeout, or give evaluators fewer items",
-        "infrastructure": f"mergeopt show {folder.name} NUMBER has the point; score it under executor.kind: inline",
+        "infrastructure": "see whether the system took a worker's memory (dmesg, or the container's limit), and give "
+        f"it more; mergeopt show {folder.name} NUMBER has the point; score it under executor.kind: inline",
     }
     kinds = sorted({c.failure.kind for c in poison if c.failure is not None})
     said += f"; {len(poison)} in all, not asked again"
@@ -133,7 +153,12 @@ def _quarantined(folder: Path, results: Results) -> Finding:
 def _room(folder: Path) -> Finding:
     free = shutil.disk_usage(folder).free
     least = FACTOR * RESERVE
-    return Finding.of("disk", free > least, f"{free / 1e6:,.0f} MB free", f"free {least / 1e6:.0f} MB at least")
+    return Finding.of(
+        "disk",
+        free > least,
+        f"{free / 1e9:.1f} GB free" if free > 1e9 else f"{free / 1e6:.0f} MB free",
+        f"free {least / 1e6:.0f} MB at least",
+    )
 
 
 def _dates(results: Results) -> Finding:
@@ -143,7 +168,3 @@ def _dates(results: Results) -> Finding:
         "no answer is of the future" if well else "answers are dated later than now; their order does not depend on it"
     )
     return Finding.of("clock", well, said, "set this host's clock", "warning")
-
-
-def _counts(kinds: Counter[str]) -> str:
-    return ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from optimizer.jobs.job import Job
 from optimizer.jobs.needs import gb
+from optimizer.jobs.room import standing
 from optimizer.training.gathering import kind_of
 from searchspaces import CoefficientSpace, Pool
 from searchspaces.cache import limit, once
@@ -62,13 +63,11 @@ class CacheNeeds:
     def of(cls, job: Job, pool: Pool, space: CoefficientSpace) -> CacheNeeds:
         """Of a job whose pool and space are open, and of this host. Raises PoolError for a limit that is none."""
         folder = limit.root()
-        there = next(p for p in (folder, *folder.parents) if p.exists())
-        kinds = {**_statistics(job, pool), **room(pool, space)}
         return cls(
-            kinds,
+            _kinds(job, pool, space),
             sum(limit.sizes().values()),
             limit.limit(),
-            shutil.disk_usage(there).free,
+            shutil.disk_usage(standing(folder)).free,
             folder,
             len(combinations(space)),
         )
@@ -80,12 +79,16 @@ def check_writable(job: Job, pool: Pool, space: CoefficientSpace) -> None:
     Those of a cluster that the job names run elsewhere.
     """
     if job.executor.kind == "inline" or job.executor.address == "local":
-        for kind in {**_statistics(job, pool), **room(pool, space)}:
+        for kind in _kinds(job, pool, space):
             once.writable(kind)
 
 
 def _name(kind: str, combinations: int) -> str:
     return f"{kind} task vectors for {combinations} combinations" if kind == "processed" and combinations > 1 else kind
+
+
+def _kinds(job: Job, pool: Pool, space: CoefficientSpace) -> dict[str, int]:
+    return {**_statistics(job, pool), **room(pool, space)}
 
 
 def _statistics(job: Job, pool: Pool) -> dict[str, int]:

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from evaluators.evaluator import Evaluator, Indices
-from optimizer.driver import Items, Question
+from optimizer.driver import Items, Question, Split
 from optimizer.drivers.walks.descent import Options
 from optimizer.errors import JobError
 from optimizer.jobs.job import Job
@@ -22,6 +22,7 @@ from optimizer.output.progress import duration
 from optimizer.training.training import PARTS
 
 if TYPE_CHECKING:
+    from optimizer.executors.worker import Worker
     from searchspaces.domain import Domain
 
 FURTHER_SHOWN = 12  # coordinates of options and methods
@@ -34,8 +35,7 @@ def check_job(job: Job, allow_code: bool = False) -> dict[str, Any]:
     Raises what a run would raise; JobError where the starting point itself cannot be scored.
     """
     from optimizer.executors.worker import Worker, specification
-    from optimizer.jobs.assemble import build_driver, driver_options, limits, most_anchors
-    from optimizer.jobs.references import references
+    from optimizer.jobs.assemble import build_driver, most_anchors
     from optimizer.record.postgres import Postgres
     from searchspaces.cache.compiled import compiling
 
@@ -46,26 +46,11 @@ def check_job(job: Job, allow_code: bool = False) -> dict[str, Any]:
     before = _private_bytes()
     started = time.perf_counter()
     worker = Worker(specification(job, allow_code), "check")
-    ready = time.perf_counter() - started
+    ready = max(0.0, time.perf_counter() - started - compiling.seconds)  # later workers find the kernels on the disk
     domain, pool = worker.space.domain, worker.problem.pool
     build_driver(job, worker.space, worker.problem)
     every = len(worker.space.anchors()) if job.driver.anchors else 0
     anchors = min(every, most_anchors(job))
-    compared = references(worker.problem, worker.space)
-    worker.answer(Question(0, domain.start))  # the first one maps pages and warms caches
-    seconds = _seconds(worker, "calibration")
-    heldout = _seconds(worker, "heldout")
-    evaluations, workers = job.budget.evaluations, 1 if job.executor.kind == "inline" else job.executor.workers
-    gradient: float | None = None
-    steps, side_by_side = 0, 1
-    options = driver_options(job)
-    if isinstance(options, Options):  # of a walk: steps one after the other, with a score now and then
-        gradient, steps = _gradient(worker, options), options.steps
-        side_by_side = min(workers, job.driver.gradients.parts or PARTS)
-        evaluations = min(evaluations, anchors + 1 + math.ceil(steps / options.every))
-    scored = evaluations + len(compared)
-    search_seconds = ready + scored * seconds / workers + steps * (gradient or 0.0) / side_by_side
-    spends = limits(job).spent(search_seconds / 3600, workers)
     return {
         "name": job.name,
         "ledger": server,
@@ -79,14 +64,8 @@ def check_job(job: Job, allow_code: bool = False) -> dict[str, Any]:
         "objectives": [f"{o.name} ({o.goal})" for o in worker.problem.objectives],
         "items": {e.name: {split: len(rows) for split, rows in _splits(e)} for e in worker.problem.evaluators},
         "provenance": [line for lines in worker.problem.provenance.values() for line in lines],
-        "evaluations": evaluations,
-        "anchors": min(anchors, evaluations),
-        "references": compared,
         "anchors_in_all": every,
-        "workers": workers,
-        "worker_start_seconds": ready,
-        "candidate_seconds": seconds,
-        "heldout_seconds": heldout,
+        **_spending(job, worker, ready, anchors),
         "worker_private_bytes": _private_bytes(),
         "empty_worker_private_bytes": before,
         "pool_bytes": pool.base.bytes + sum(e.bytes for e in pool.experts.values()),
@@ -94,15 +73,48 @@ def check_job(job: Job, allow_code: bool = False) -> dict[str, Any]:
         "layers": _layers(worker),
         "paper": paper,
         "available_bytes": psutil.virtual_memory().available,
+        "taught_bytes": sum(file.stat().st_size for file in worker.taught.values()),
+        "kernels_seconds": compiling.seconds,
+        "warnings": [*paper["warnings"], *_warnings(job, anchors, every)],
+    }
+
+
+def _spending(job: Job, worker: Worker, ready: float, anchors: int) -> dict[str, Any]:
+    """How much a search will ask, and what that will take and cost by the times of its starting point.
+
+    `ready`: seconds that a worker takes to start; `anchors`: how many the driver asks.
+    """
+    from optimizer.jobs.assemble import driver_options, limits
+    from optimizer.jobs.references import references
+
+    compared = references(worker.problem, worker.space)
+    heldout, seconds = _seconds(worker, "heldout"), _seconds(worker, "calibration")  # the first warms torch's caches
+    evaluations, workers = job.budget.evaluations, 1 if job.executor.kind == "inline" else job.executor.workers
+    gradient: float | None = None
+    steps, side_by_side = 0, 1
+    options = driver_options(job)
+    if isinstance(options, Options):  # of a walk: steps one after the other, with a score now and then
+        gradient, steps = _gradient(worker, options), options.steps
+        side_by_side = min(workers, job.driver.gradients.parts or PARTS)
+        evaluations = min(evaluations, anchors + 1 + math.ceil(steps / options.every))
+    scored = evaluations + len(compared)
+    search_seconds = ready + scored * seconds / workers + steps * (gradient or 0.0) / side_by_side
+    most = limits(job)
+    spends = most.spent(search_seconds / 3600, workers)
+    return {
+        "evaluations": evaluations,
+        "anchors": min(anchors, evaluations),
+        "references": compared,
+        "workers": workers,
+        "worker_start_seconds": ready,
+        "candidate_seconds": seconds,
+        "heldout_seconds": heldout,
         "gradient_seconds": gradient,
         "gradients": steps,
         "search_seconds": search_seconds,
         "heldout_seconds_at_most": scored * heldout / workers,
         "spends": spends,
-        "reached": limits(job).over(spends),
-        "taught_bytes": sum(file.stat().st_size for file in worker.taught.values()),
-        "kernels_seconds": compiling.seconds,
-        "warnings": [*paper["warnings"], *_warnings(job, anchors, every)],
+        "reached": most.over(spends),
     }
 
 
@@ -196,7 +208,7 @@ def _and_further(lines: list[str]) -> str:
     return f", and {len(lines)} of method and options:\n" + "\n".join([*lines[:FURTHER_SHOWN], *more])
 
 
-def _layers(worker: Any) -> list[str]:
+def _layers(worker: Worker) -> list[str]:
     """Which groups of layers are on which device, one line a device."""
     groups = {name: layer for layer, names in worker.problem.pool.groups("layer").items() for name in names}
     lines = []
@@ -220,19 +232,17 @@ def _counts(items: dict[str, int]) -> str:
     return f"{items['calibration']}{train} + {items['heldout']} held out"
 
 
-def _gradient(worker: Any, options: Options) -> float:
+def _gradient(worker: Worker, options: Options) -> float:
     """Seconds of one gradient at the starting point, of the kind that most steps ask for."""
     items = Items("train", options.batch, 0)
-    worker.answer(Question(0, worker.space.domain.start, options.asks, items))  # the first one may compile kernels
     answer = worker.answer(Question(0, worker.space.domain.start, options.asks, items))
     if answer.failure is not None:
         raise JobError(f"the starting point has no gradient: {answer.failure}")
     return float(answer.seconds)
 
 
-def _seconds(worker: Any, split: str) -> float:
-    question = Question(0, worker.space.domain.start, items=Items(split))  # type: ignore[arg-type]
-    answer = worker.answer(question)
+def _seconds(worker: Worker, split: Split) -> float:
+    answer = worker.answer(Question(0, worker.space.domain.start, items=Items(split)))
     if answer.failure is not None:
         raise JobError(f"the starting point cannot be scored: {answer.failure}")
     return float(answer.seconds)

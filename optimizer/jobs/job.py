@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Iterator, Mapping
+from io import StringIO
 from math import ceil, isfinite
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent
 
 from optimizer.errors import JobError
 from optimizer.jobs.job_space import Name, Space, Strict
-from optimizer.wording import server_url, shown
-from searchspaces.errors import first_line
+from optimizer.jobs.plain_yaml import read_yaml
+from optimizer.jobs.telling import explained, kind
+from optimizer.wording import server_url
 
-MAX_BYTES = 1_000_000
-MAX_DEPTH = 50  # of values inside values
+if TYPE_CHECKING:
+    import torch
 
 
 class Models(Strict):
@@ -44,6 +36,14 @@ class Models(Strict):
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     vocabulary: Literal["base", "union"] | None = None
     sources: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def resident_dtype(self) -> torch.dtype | None:
+        """What a worker's model is in; None for the checkpoint's own."""
+        import torch
+
+        found: torch.dtype | None = getattr(torch, self.dtype) if self.dtype else None
+        return found
 
 
 class EvaluatorEntry(BaseModel):
@@ -101,7 +101,7 @@ class Budget(Strict):
     evaluations: int = Field(200, ge=1, le=1_000_000)
     hours: float | None = Field(None, gt=0, le=100_000)
     gpu_hours: float | None = Field(None, gt=0, le=100_000_000)
-    money: float | None = Field(None, gt=0)
+    money: float | None = Field(None, gt=0, le=1e9)
     price_per_hour: float | None = Field(None, gt=0)
 
     @model_validator(mode="after")
@@ -123,10 +123,10 @@ class ExecutorEntry(Strict):
 
     kind: Literal["inline", "ray"] = "ray"
     workers: int = Field(2, ge=1, le=4096)
-    cpus: float = Field(1.0, gt=0)
-    gpus: float = Field(0.0, ge=0)
+    cpus: float = Field(1.0, gt=0, le=4096)
+    gpus: float = Field(0.0, ge=0, le=1024)
     memory: float = Field(0.0, ge=0, le=1e6)
-    threads: int = Field(1, ge=1)
+    threads: int = Field(1, ge=1, le=4096)
     device: str | Annotated[dict[str, int | str], Field(min_length=1)] = "cpu"
     pool: Literal["auto", "device", "stream"] = "auto"
     timeout: float | None = Field(None, gt=0)
@@ -232,15 +232,15 @@ class Job(Strict):
         """A job from plain values; `root` is where relative paths start unless the job itself says."""
         if not isinstance(data, dict):
             raise JobError(
-                f"{source}: expected a mapping of keys such as models, space and evaluators, got {_kind(data)}"
+                f"{source}: expected a mapping of keys such as models, space and evaluators, got {kind(data)}"
             )
         start = data.get("root", ".")
         if not isinstance(start, str):
-            raise JobError(f"{source}: root: expected the folder where relative paths start, got {_kind(start)}")
+            raise JobError(f"{source}: root: expected the folder where relative paths start, got {kind(start)}")
         try:
             made = cls.model_validate({**data, "root": str(root / start)})
         except ValidationError as error:
-            raise JobError(_explain(source, error)) from error
+            raise JobError(explained(cls, source, error)) from error
         for key, value in _not_finite(data):  # among the options of evaluators and drivers, which are any values
             raise JobError(f"{source}: {key}: expected a finite number, got {value}; leave it out for no limit")
         return made
@@ -251,42 +251,12 @@ class Job(Strict):
 
     def yaml(self) -> str:
         """The job as YAML, read back by `load` to an equal job."""
-        from io import StringIO
-
         out = StringIO()
         yaml = YAML(typ="safe", pure=True)
         yaml.default_flow_style = False
         yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
         yaml.dump(json.loads(self.model_dump_json()), out)
         return out.getvalue()
-
-
-def read_yaml(path: Path) -> Any:
-    """YAML 1.2 values (`1e-3` is a number, `no` a string). Aliases, duplicate keys and files over 1 MB are refused."""
-    try:
-        text = path.read_bytes()
-        if len(text) > MAX_BYTES:
-            raise JobError(f"{path}: {len(text)} bytes; a job file has at most {MAX_BYTES}")
-        decoded = text.decode()
-        depth = 0
-        for event in YAML(typ="safe", pure=True).parse(decoded):
-            if isinstance(event, AliasEvent):
-                raise JobError(f"{path}: YAML aliases (*{event.anchor}) are refused; write the values out")
-            depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
-            if depth > MAX_DEPTH:
-                raise JobError(f"{path}: values inside values over {MAX_DEPTH} deep; a job has a handful of levels")
-        return YAML(typ="safe", pure=True).load(decoded)
-    except YAMLError as error:
-        where = getattr(error, "problem_mark", None)
-        line = f", line {where.line + 1}" if where else ""
-        problem = getattr(error, "problem", None) or first_line(error)
-        raise JobError(f"{path}{line}: not valid YAML: {problem}") from error
-    except JobError:
-        raise
-    except (OSError, UnicodeDecodeError) as error:
-        raise JobError(f"{path}: cannot be read: {error}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:  # how a tag's constructor says what is no value
-        raise JobError(f"{path}: a value is none of its kind: {shown(str(error), 200)}; write it plainly") from error
 
 
 def _not_finite(data: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
@@ -300,49 +270,3 @@ def _not_finite(data: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
             inner += [(f"{key}.{name}", one) for name, one in value.items()]
         elif isinstance(value, list | tuple | set | frozenset):
             inner += [(f"{key}.{i}", one) for i, one in enumerate(value)]
-
-
-def _kind(value: Any) -> str:
-    return "nothing" if value is None else shown(f"{type(value).__name__} {value!r}", 80)
-
-
-_PLAIN = {
-    "dict_type": "a mapping of names to values",
-    "model_type": "a mapping of keys to values",
-    "list_type": "a list",
-    "string_type": "text",
-    "bool_parsing": "true or false",
-    "bool_type": "true or false",
-}
-"""Pydantic's kinds of errors that say Python's names for what YAML calls otherwise."""
-
-
-def _near(place: tuple[int | str, ...]) -> str:
-    """A key that is like an unknown one, as part of a message; `place` leads to that from the job."""
-    known: Any = Job
-    for part in place[:-1]:
-        found = known.model_fields.get(part) if isinstance(part, str) else None
-        known = found.annotation if found is not None else None
-        if not (isinstance(known, type) and issubclass(known, BaseModel)):
-            return ""
-    near = difflib.get_close_matches(str(place[-1]), known.model_fields, n=1)
-    return f"did you mean {near[0]!r}? else " if near else ""
-
-
-def _explain(source: str, error: ValidationError) -> str:
-    """Pydantic's findings, one a line: key, rule, what arrived."""
-    lines = []
-    for e in error.errors(include_url=False):
-        # the names of an option's forms are pydantic's way, and no keys of the job
-        where = ".".join(str(p) for p in e["loc"] if str(p)[:1] != "(") or "job"
-        if e["type"] == "extra_forbidden":
-            lines.append(f"{where}: unknown key; {_near(e['loc'])}remove it, or see docs/job.md for the keys there are")
-        elif e["type"] == "missing":
-            lines.append(f"{where}: required, and missing")
-        elif e["type"] == "string_pattern_mismatch":
-            lines.append(f"{where}: expected letters, digits, '.', '_' or '-' (at most 64), got {_kind(e['input'])}")
-        elif e["type"] in _PLAIN:
-            lines.append(f"{where}: expected {_PLAIN[e['type']]}, got {_kind(e['input'])}")
-        else:
-            lines.append(f"{where}: {e['msg'].removeprefix('Value error, ')}, got {_kind(e['input'])}")
-    return f"{source}:\n  " + "\n  ".join(lines) if len(lines) > 1 else f"{source}: {lines[0]}"

@@ -57,7 +57,7 @@ class Needs:
     def of(cls, job: Job, pool: Pool) -> Needs:
         """Of a job whose pool is open. Raises JobError where the driver's options do not fit."""
         entry, walks = job.executor, most_steps(job) > 0
-        dtype = getattr(torch, job.models.dtype) if job.models.dtype else None
+        dtype = job.models.resident_dtype
         tensors = pool.layout(dtype)
         model = sum(t.bytes for t in tensors)
         alone = entry.kind == "inline" or entry.address != "local"  # of a cluster one is sure to be on some host

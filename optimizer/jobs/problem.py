@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -13,6 +13,7 @@ from evaluators.evaluator import Differentiable, Evaluator, Indices, Metric
 from optimizer import objectives
 from optimizer.driver import Items, Split
 from optimizer.errors import JobError, RunError
+from optimizer.jobs.changes import changed_content
 from optimizer.jobs.job import EvaluatorEntry, Hashes, Job
 from optimizer.training.gathering import owners
 from optimizer.training.training import Training, minibatch
@@ -37,9 +38,8 @@ class Problem:
         """
         pool = open_pool(job)
         made = tuple(_evaluator(entry, job, allow_code) for entry in job.evaluators)
-        offered = {f"{e.name}.{metric.name}": metric for e in made for metric in e.metrics}
         training = Training.of(job, space_of(job, pool, {}), made)
-        problem = cls(job, pool, made, objectives.resolve(job.objectives, offered), training)
+        problem = cls(job, pool, made, objectives.resolve(job.objectives, _metrics(made)), training)
         if problem.training is not None:
             for evaluator in made:
                 evaluator.splits = evaluator.splits.parted(problem.training.rows(evaluator))
@@ -62,7 +62,7 @@ class Problem:
     @property
     def metrics(self) -> dict[str, Metric]:
         """Every metric by its qualified name."""
-        return {f"{e.name}.{metric.name}": metric for e in self.evaluators for metric in e.metrics}
+        return _metrics(self.evaluators)
 
     def space(self, hashes: Mapping[str, str]) -> CoefficientSpace:
         """The search space, whose recipes carry these content hashes of the models."""
@@ -83,13 +83,11 @@ class Problem:
         contents = self.contents()
         # a run from before contents were kept says nothing of them
         data = {n: h for n, h in self.data_hashes().items() if n not in contents or n in before.data}
-        for what, old, new in (("model", before.models, self.pool.hashes()), ("data", before.data, data)):
-            for name in sorted(old.keys() | new.keys()):
-                if old.get(name) != new.get(name):
-                    raise RunError(
-                        f"{what} {name!r} has changed since the run was made (sha256 {str(old.get(name))[:12]}, "
-                        f"now {str(new.get(name))[:12]}); restore it, or go on in a child run: resume --fork NAME"
-                    )
+        for line in changed_content(before, Hashes(models=self.pool.hashes(), data=data)):
+            raise RunError(
+                f"{line}: it has changed since the run was made; restore it, or go on in a child run: "
+                "resume --fork NAME"
+            )
 
     @property
     def provenance(self) -> dict[str, list[str]]:
@@ -111,6 +109,10 @@ class Problem:
         return {
             f"{e.name}: {what}": digest for e in self.evaluators for what, digest in getattr(e, "contents", {}).items()
         }
+
+
+def _metrics(made: Sequence[Evaluator]) -> dict[str, Metric]:
+    return {f"{e.name}.{metric.name}": metric for e in made for metric in e.metrics}
 
 
 def space_of(job: Job, pool: Pool, hashes: Mapping[str, str]) -> CoefficientSpace:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from evaluators.evaluator import brings_head
 from optimizer.jobs.assemble import most_anchors
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ def references(problem: Problem, space: CoefficientSpace) -> list[str]:
     """
     anchored = _anchored(problem, space)
     # what evaluators bring no head for is scored with the model's own
-    heads = not all(hasattr(e, "head_use") for e in problem.evaluators)
+    heads = not all(map(brings_head, problem.evaluators))
     return [
         name
         for name in ("base", *problem.pool.names)

@@ -42,5 +42,10 @@ def check(folder: Path, bytes_needed: int) -> None:
         )
 
 
+def standing(path: Path) -> Path:
+    """The path itself where it is there, else the nearest folder above it that is."""
+    return next(p for p in (path, *path.parents) if p.exists())
+
+
 def _blob(count: int) -> int:
     return count + ROW if count < PAGE // 4 else -(-count // PAGE) * PAGE

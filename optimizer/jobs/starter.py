@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Sequence
@@ -27,7 +28,7 @@ $experts
 space:
   method: task_arithmetic        # base + sum of coefficient x (expert - base); or another, or several: [ties, linear]
   # options: {lambda: search}    # the method's own, fixed or searched: docs/job.md
-  granularity: $granularity             # model | layer | module | tensor: which tensors share a coefficient
+  granularity: layer             # model | layer | module | tensor: which tensors share a coefficient
   bounds: [0.0, 1.0]             # for all experts, or {NAME: [low, high], ...}
   start: 0.3                     # where the search starts, for all or {NAME: value, ...}
   frozen: []                     # groups that keep their start, e.g. ["embeddings"]
@@ -83,7 +84,6 @@ def write_job(base: str, experts: Sequence[str], data: Sequence[str], out: Path)
             vocabulary=vocabulary,
             heads="[" + ", ".join(_quoted(h) for h in heads) + "]",
             summary=summary,
-            granularity="layer",
             evaluators="\n".join(entries.values()),
             objectives="\n".join(f"  - {name}.{metric}" for name in entries),
             budget=max(200, 20 * len(named)),
@@ -145,8 +145,6 @@ def _pairs(option: str, given: Sequence[str]) -> dict[str, str]:
 
 def _quoted(text: str) -> str:
     """A YAML scalar that reads back as this text, whatever it holds."""
-    import json
-
     return (
         text if re.fullmatch(r"[A-Za-z0-9_./@-]+", text) and not re.fullmatch(r"[0-9._+-]+", text) else json.dumps(text)
     )

@@ -26,10 +26,12 @@ from searchspaces.adapters.concatenate import OneAdapter, write_adapter
 from searchspaces.errors import Inexpressible
 from searchspaces.mergekit import to_mergekit
 from searchspaces.models import shards
+from searchspaces.models.architecture import model_class
 from searchspaces.models.loading import input_device, load_model
 from searchspaces.weights.materialise import merged_tensors
 
 if TYPE_CHECKING:
+    from optimizer.jobs.job import Job
     from optimizer.jobs.problem import Problem
     from optimizer.run import Run
 
@@ -55,9 +57,7 @@ KEPT = [
 TOLERANCE = 1e-4  # relative and absolute; the same bits on the same machine, the last digits may differ on another
 
 
-def export(
-    run: Run, candidate: Candidate, target: Path, allow_code: bool = False, shard_bytes: int = 5_000_000_000
-) -> Path:
+def export(run: Run, candidate: Candidate, target: Path, allow_code: bool = False) -> Path:
     """Write `candidate` to the folder `target` as an ordinary Hugging Face checkpoint, and return it.
 
     Sharded safetensors (one tensor in memory at a time), config, tokenizer, heads, card, recipe and mergekit YAML.
@@ -67,10 +67,12 @@ def export(
     """
     with _opened(run, candidate, target, allow_code) as (partial, problem, recipe):
         _room(target.parent, int(1.2 * problem.pool.bytes))
-        _write_model(partial, problem, recipe, shard_bytes)
+        _write_model(partial, problem, recipe)
         _write_heads(partial, problem)
         note = _write_recipe(partial, problem, recipe)
-        scores = verify(partial, problem, candidate)
+        model = load_model(partial, problem.job.executor.device)
+        scores = _scored(model, partial, _exported_heads(partial, problem), problem)
+        _compare(scores, candidate)
         _write_card(partial, run, problem, candidate, recipe, scores, target.name, note)
     return target
 
@@ -89,13 +91,13 @@ def export_adapter(
         adapters = sum(e.bytes for e in problem.pool.adapters.values())
         _room(target.parent, int(1.2 * 2 * adapters) + 1_000_000)  # bf16 factors are written in fp32
         pool = merged_pool(problem, recipe)
-        found = write_adapter(partial, pool, recipe, rank, _reference(problem.job.models.base))
+        found = write_adapter(partial, pool, recipe, rank, _reference(problem.job, problem.job.models.base))
         _write_heads(partial, problem)
         shards.write_text(partial / "recipe.yaml", recipe.to_yaml())
         entry = problem.job.executor
         # by name: a pattern of the job's may be about tensors that only its experts have
         merged = Pool.open(pool.base.folder, {"merged": partial}, (), [glob.escape(t.name) for t in pool.copied])
-        dtype = getattr(torch, problem.job.models.dtype) if problem.job.models.dtype else None
+        dtype = problem.job.models.resident_dtype
         resident = Resident(merged, entry.device, dtype, entry.threads)
         resident.write_expert("merged")
         scores = _scored(resident.model, pool.base.folder, _exported_heads(partial, problem), problem)
@@ -134,18 +136,6 @@ def _opened(run: Run, candidate: Candidate, target: Path, allow_code: bool) -> I
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def verify(folder: Path, problem: Problem, candidate: Candidate) -> dict[Split, dict[str, Measure]]:
-    """Load an exported folder with transformers and score it anew: measures by split and qualified metric.
-
-    Raises ScoreMismatch where a score differs from the ledger's.
-    """
-    torch.set_num_threads(problem.job.executor.threads)
-    model = load_model(folder, problem.job.executor.device)
-    found = _scored(model, folder, _exported_heads(folder, problem), problem)
-    _compare(found, candidate)
-    return found
-
-
 def _scored(model: Any, folder: Path, heads: Mapping[str, Head], problem: Problem) -> dict[Split, dict[str, Measure]]:
     """Every evaluator's measures of a model, by split and qualified metric."""
     entry = problem.job.executor
@@ -179,15 +169,15 @@ def _room(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise DiskFull(
-            f"{folder}: {free / 1e9:.2f} GB free, the export needs {needed / 1e9:.2f} GB; free some or use --out"
+            f"{folder}: {free / 1e6:,.1f} MB free, the export needs {needed / 1e6:,.1f} MB; free some or use --out"
         )
 
 
-def _write_model(folder: Path, problem: Problem, recipe: Recipe, shard_bytes: int) -> None:
-    dtype = getattr(torch, problem.job.models.dtype) if problem.job.models.dtype else None
+def _write_model(folder: Path, problem: Problem, recipe: Recipe) -> None:
+    dtype = problem.job.models.resident_dtype
     specs = [shards.Spec(n, s, d) for n, s, d in problem.pool.layout(dtype)]
     pool = merged_pool(problem, recipe)
-    shards.write(folder, specs, merged_tensors(pool, recipe, dtype), shard_bytes)
+    shards.write(folder, specs, merged_tensors(pool, recipe, dtype))
     for name in KEPT:
         source = Path(problem.pool.base.folder) / name
         if source.is_file():
@@ -221,7 +211,7 @@ def _write_recipe(folder: Path, problem: Problem, recipe: Recipe) -> str:
     try:
         text = to_mergekit(recipe, problem.pool)
     except Inexpressible as error:
-        return f"mergekit cannot express it: {error}.\n"
+        return f"mergekit cannot express it: {_markdown(error)}.\n"
     shards.write_text(folder / "mergekit.yaml", text)
     return "`mergekit.yaml` says the same to mergekit.\n"
 
@@ -243,17 +233,18 @@ def _write_card(
 
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=False, trim_blocks=False)
     environment.filters["md"] = _markdown
-    config = problem.pool.base.config
+    job = problem.job
+    base, *experts = (_reference(job, text) for text in (job.models.base, *job.models.experts.values()))
     text = environment.get_template("card.md.j2").render(
         title=f"{run.job.name}: merge {candidate.number}",
-        models=[_reference(problem.job.models.base), *(_reference(p) for p in problem.job.models.experts.values())],
-        base=_reference(problem.job.models.base),
+        models=[base, *experts],
+        base=base,
         experts=problem.pool.names,
         recipe=recipe,
         number=candidate.number,
         run=run.job.name,
         scores=list(_score_rows(scores)),
-        auto=(config.get("architectures") or ["AutoModel"])[0],
+        auto=model_class(problem.pool.base.config).__name__,
         folder=name,
         heads=list(_head_rows(problem)),
         hashes=list((run.job.hashes.models if run.job.hashes else {}).items()),
@@ -283,16 +274,15 @@ def _measure(m: Measure) -> str:
     return f"{m.value:.4f}{spread} ({m.count} items)"
 
 
-def _reference(text: str) -> str:
-    """A model as others may name it: a hub id as it is, a folder by its name."""
-    return text.partition("@")[0] if "@" in text else Path(text).name
+def _reference(job: Job, text: str) -> str:
+    """A model as others may name it: a folder by its name, a hub id as it is."""
+    path = job.path(text)
+    return path.name if path.exists() else text.partition("@")[0]
 
 
 def _markdown(text: object) -> str:
     """Text that means nothing to Markdown or HTML."""
-    shown = "".join(c if c.isprintable() else " " for c in str(text))
-    for character in "\\`*_{}[]<>|#":
-        shown = shown.replace(
-            character, f"\\{character}" if character not in "<>" else {"<": "&lt;", ">": "&gt;"}[character]
-        )
-    return shown
+    return "".join(c if c.isprintable() else " " for c in str(text)).translate(_ESCAPED)
+
+
+_ESCAPED = str.maketrans({**{c: f"\\{c}" for c in "\\`*_{}[]|#"}, "<": "&lt;", ">": "&gt;"})

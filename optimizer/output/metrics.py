@@ -16,6 +16,19 @@ HOST = "127.0.0.1"  # whoever reaches it reads scores; a proxy that asks for a p
 BUCKETS = (0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000, 10_000)  # seconds
 
 
+def _asked_by_name(app: Any) -> Any:
+    """The same for whoever asks for this host: a page of elsewhere, whose name leads here by now, reads nothing."""
+
+    def asked(environ: dict[str, Any], start: Any) -> Any:
+        host = environ.get("HTTP_HOST", "").rpartition(":")[0] or environ.get("HTTP_HOST", "")
+        if host in (HOST, "localhost"):
+            return app(environ, start)
+        start("421 Misdirected Request", [("Content-Type", "text/plain; charset=utf-8")])
+        return [f"ask for {HOST} or localhost\n".encode()]
+
+    return asked
+
+
 class Metrics:
     """A search's figures at `http://127.0.0.1:PORT/metrics`, until `close`. `port` 0 takes one that is free.
 
@@ -52,6 +65,7 @@ class Metrics:
         except OSError as error:
             taken = "is taken" if error.errno == errno.EADDRINUSE else f"cannot be opened ({error.strerror})"
             raise JobError(f"--metrics-port: port {port} of {HOST} {taken}; name another, or 0 for any") from error
+        self._server.set_app(_asked_by_name(self._server.get_app()))
         self.address = f"http://{HOST}:{self._server.server_port}/metrics"
 
     def on_start(self, search: Search) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from optimizer.objectives import values
+from optimizer.record.files import write_new
 from optimizer.record.results import Candidate, Results
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -44,9 +44,7 @@ def write_report(results: Results, path: Path) -> Path:
         # "<" would let a hostile name close the script element
         data=json.dumps(page_data(results), separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"),
     )
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(path)
+    write_new(path, page)
     return path
 
 
@@ -72,7 +70,7 @@ def page_data(results: Results) -> dict[str, Any]:
     front = {c.number for c in results.on_front}
     rank = {n: i for i, n in enumerate(results.front.by_mean())} if front else {}
     scored = [c for c in results.scored if c.number in rank]
-    with_coefficients = _shown(results, scored, front)
+    with_coefficients = _shown(results, scored)
     groups, experts = _axes(results, scored)
     return {
         "name": results.name,
@@ -156,10 +154,9 @@ def _said(results: Results, scored: list[Candidate]) -> list[dict[str, Any]]:
     return axes
 
 
-def _shown(results: Results, scored: list[Candidate], front: set[int]) -> set[int]:
-    first = [c.number for c in results.on_front] + [c.number for c in scored if c.is_anchor]
-    rest = [c.number for c in reversed(scored) if c.number not in front]
-    return set([*first, *rest][:SHOWN])
+def _shown(results: Results, scored: list[Candidate]) -> set[int]:
+    wanted = (*results.on_front, *(c for c in scored if c.is_anchor), *reversed(scored))
+    return set(list(dict.fromkeys(c.number for c in wanted))[:SHOWN])
 
 
 def _axes(results: Results, scored: list[Candidate]) -> tuple[list[str], list[str]]:

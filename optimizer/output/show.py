@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from evaluators.evaluator import Measure
+from optimizer.output import hints
 from optimizer.output.terminal import Terminal
+from optimizer.record.copied import copied
 from optimizer.record.results import Candidate, Results
 
 if TYPE_CHECKING:
@@ -24,7 +25,10 @@ BEST_SHOWN = 15
 
 
 def status(results: Results) -> dict[str, Any]:
-    """How far the run is. Rates are over the answers of this run's ledger, pauses included."""
+    """How far the run is. Rates are over the answers of this run's ledger, pauses included.
+
+    `finished`: nothing is left to do. `driver_done`: the driver has nothing more to ask, which few runs come to.
+    """
     answered, times = len(results.scored), [at for _, at in results.times]
     minutes = (times[-1] - times[0]) / 60 if len(times) > 1 else 0.0
     best = results.pick("best") if len(results.failures) < answered else None
@@ -57,11 +61,12 @@ def status(results: Results) -> dict[str, Any]:
         "verdict": results.verdict,
         "gradients": results.gradients,
         "steps": results.steps,
-        "ended": results.done,
+        "driver_done": results.done,
         "running": results.driven_by,
         "spent": results.spent,
         "reached": results.reached,
         "parent": results.parent,
+        "copy_of": None if (of := copied(results.folder)) is None else {**vars(of), "resume": of.resume},
         "finished": (results.done or results.reached is not None or answered >= results.evaluations)
         and results.heldout_answered >= results.heldout_asked > 0
         and missing <= 0,
@@ -70,7 +75,8 @@ def status(results: Results) -> dict[str, Any]:
 
 def front(results: Results) -> list[dict[str, Any]]:
     """The front, best mean first, the anchors that it dominates, then base and experts as they are (no candidates)."""
-    return [_row(results, c) for c in (*_shown(results), *results.compared)]
+    on_front = set(results.front.nondominated)
+    return [_row(results, c, c.number in on_front) for c in (*_shown(results), *results.compared)]
 
 
 def candidate(results: Results, chosen: Candidate) -> dict[str, Any]:
@@ -101,17 +107,27 @@ def _said_of(recipe: Recipe) -> dict[str, Any]:
     return {**found, "coefficients": {g: dict(zip(recipe.experts, map(float, row), strict=True)) for g, row in rows}}
 
 
-def print_status(found: Mapping[str, Any], process: str | None = None) -> None:
-    """What `status` gives as a short table; `process` is what a cluster says of the run's process there."""
+def print_status(found: Mapping[str, Any], process: str | None = None, resume: str | None = None) -> None:
+    """What `status` gives as a short table.
+
+    `process` is what a cluster says of the run's process there, and `resume` the command that goes on with it there.
+    """
+    resume = resume or hints.command("resume", Path(found["folder"]))
     table = Table(show_header=False, box=None)
-    state = "finished" if found["finished"] else "not finished: 'mergeopt resume' goes on"
+    of = found["copy_of"]
+    where = f"there '{of['resume']}'" if of else f"'{resume}'"
+    state = "finished" if found["finished"] else f"not finished: {where} goes on"
     if found["running"]:
         state = f"running: {found['running']}"
-    elif found["ended"]:
+    elif found["driver_done"]:
         state += "; its driver has nothing left to ask" + (" that is new" if found["repeated"] else "")
     elif found["reached"]:
         state += f"; {found['reached']}"
     table.add_row("run", f"{escape(found['name'])} ({escape(state)})")
+    if of:
+        table.add_row(
+            "copy", f"of {escape(of['name'])} {escape(of['address'] or of['folder'])}, as of {escape(of['at'])}"
+        )
     if process:
         table.add_row("process", escape(process))
     table.add_row(
@@ -152,7 +168,9 @@ def print_front(results: Results, everything: bool = False) -> None:
         return
     on_front = {c.number for c in results.on_front}
     count = len(on_front) if everything else min(BEST_SHOWN, len(on_front))
-    best = [c for i, c in enumerate(shown[: len(on_front)]) if i < count or (c.is_anchor and _plain_anchor(c))]
+    alike = {} if everything else _alike(results, shown[: len(on_front)])
+    apart = [c for c in shown[: len(on_front)] if c.number not in alike or alike[c.number]]
+    best = [c for i, c in enumerate(apart) if i < count or (c.is_anchor and _plain_anchor(c))]
     anchors = [c for c in shown[len(on_front) :] if everything or _plain_anchor(c)]
     console = Terminal()
     exact = console.width >= 32 + 11 * len(results.objectives)
@@ -164,6 +182,7 @@ def print_front(results: Results, everything: bool = False) -> None:
         table.add_column(escape(objective.name).replace(".", "\n", 1), justify="right", overflow="fold")
     for c in (*best, *anchors, *results.compared):
         name = escape(c.label if not c.is_anchor else f"{c.label} ({c.number})")
+        name += f" and {len(more)} alike" if (more := alike.get(c.number)) else ""
         style = None if c.number in on_front else "dim"
         table.add_row(name, "seen", *_cells(results, c.measures, exact), style=style)
         if c.heldout:
@@ -181,8 +200,21 @@ def print_front(results: Results, everything: bool = False) -> None:
     if not exact:
         notes.append("A wider terminal shows standard errors, --json always has them.")
     if hidden := len(shown) - len(best) - len(anchors):
-        notes.append(f"{hidden} more with 'mergeopt front {escape(_called(results))} --all'.")
+        notes.append(f"{hidden} more with '{escape(hints.front(results.folder))}'.")
     console.print(" ".join(notes), style="dim", highlight=False)
+
+
+def _alike(results: Results, found: list[Candidate]) -> dict[int, list[int]]:
+    """Candidates whose seen scores are the same: the first of each such lot -> the others, and each of those -> none.
+
+    Anchors stand for themselves.
+    """
+    lots: dict[tuple[float, ...], list[int]] = {}
+    for c in found:
+        if not c.is_anchor:
+            lots.setdefault(tuple(_values(results, c.measures).values()), []).append(c.number)
+    several = [lot for lot in lots.values() if len(lot) > 1]
+    return {**{n: [] for lot in several for n in lot[1:]}, **{lot[0]: lot[1:] for lot in several}}
 
 
 def print_candidate(results: Results, chosen: Candidate) -> None:
@@ -257,20 +289,14 @@ def _shown(results: Results) -> list[Candidate]:
     return [*front, *anchors]
 
 
-def _called(results: Results) -> str:
-    """How a command line names the run: by its name where it lies under runs/, else by its folder."""
-    usual = results.folder.parent == Path("runs").absolute() and results.folder.name == results.name
-    return shlex.quote(results.name if usual else str(results.folder))
-
-
-def _row(results: Results, c: Candidate) -> dict[str, Any]:
+def _row(results: Results, c: Candidate, on_front: bool) -> dict[str, Any]:
     return {
         "candidate": None if c.is_reference else c.number,
         "label": c.label,
         "stage": c.stage,
         "recipe": c.recipe,
         "reference": c.is_reference,
-        "front": c.number in set(results.front.nondominated),
+        "front": on_front,
         "calibration": {o.name: _measure(c.measures[o.name]) for o in results.objectives},
         "heldout": {o.name: _measure(c.heldout[o.name]) for o in results.objectives} if c.heldout else None,
     }

@@ -9,21 +9,25 @@ from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
 from optimizer.errors import ClusterError
-from optimizer.remote import head
+from optimizer.remote import asking, head
 
 TOKEN, TOKEN_FILE = "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"  # Ray's own names
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where a cluster's job API listens (`http://HOST:PORT`), and what opens it; the token is in no repr."""
+    """Where a cluster's job API listens (`http://HOST:PORT`), and what opens it; the token is in no repr.
+
+    `token_file` is the file that the token was read from, if it was one.
+    """
 
     url: str
     token: str | None = field(default=None, repr=False)
+    token_file: Path | None = field(default=None, compare=False)
 
     @property
     def headers(self) -> dict[str, str]:
-        return {} if self.token is None else {"Authorization": f"Bearer {self.token}"}
+        return asking.bearer(self.token)
 
     @classmethod
     def of(cls, address: str) -> Endpoint:
@@ -33,7 +37,7 @@ class Endpoint:
         one whoever reaches that port runs commands there, and nothing tells that it is the cluster that is meant.
         """
         if address == "auto":
-            return cls(*head.endpoint())
+            return cls(*head.endpoint(), head.token_file())
         parts, port = split(address)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/") or parts.query:
             raise ClusterError(
@@ -44,15 +48,14 @@ class Endpoint:
             raise ClusterError(
                 f"--address: a name or password in the address is refused; put the token into {TOKEN_FILE}'s file"
             )
-        host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-        url = f"{parts.scheme}://{host}:{port or (443 if parts.scheme == 'https' else 8265)}"
-        token = _token(url, _here(parts.hostname))
+        url = named(parts, port or (443 if parts.scheme == "https" else 8265))
+        token, file = _token(url, _here(parts.hostname))
         if token is None and not _here(parts.hostname):
             raise ClusterError(
                 f"{url} is not this host, and there is no token for it; nothing was sent. Start the cluster with "
                 f"RAY_AUTH_MODE=token, and name its token's file in {TOKEN_FILE} here; or forward its port over ssh"
             )
-        return cls(url, token)
+        return cls(url, token, file)
 
 
 def token_file() -> Path:
@@ -79,20 +82,27 @@ def split(address: str, scheme: str = "http") -> tuple[SplitResult, int | None]:
         ) from None
 
 
-def _token(url: str, here: bool) -> str | None:
-    """The token for this address: what Ray's variables say, else of this host that of our own head, or Ray's file.
+def named(parts: SplitResult, port: int) -> str:
+    """`SCHEME://HOST:PORT` of an address that has a host, and nothing else of it."""
+    host = parts.hostname or ""
+    return f"{parts.scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def _token(url: str, here: bool) -> tuple[str | None, Path | None]:
+    """The token for this address, and its file: what Ray's variables say, else of this host our own head's, or Ray's.
 
     Ray's file is made for clusters of this host by itself: it is given to nobody else unless a variable names it.
     """
     if said := os.environ.get(TOKEN, "").strip():
-        return said
+        return said, None
+    file: Path | None = None
     if os.environ.get(TOKEN_FILE):
-        return _read(token_file())
-    if not here:
-        return None
-    if (own := head.running()) is not None and own.url == url:
-        return _read(head.token_file())
-    return _read(token_file()) if token_file().is_file() else None
+        file = token_file()
+    elif here and (own := head.running()) is not None and own.url == url:
+        file = head.token_file()
+    elif here and token_file().is_file():
+        file = token_file()
+    return (None, None) if file is None else (_read(file), file)
 
 
 def _read(path: Path) -> str | None:

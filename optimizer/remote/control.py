@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 
 from optimizer.errors import RunError, RunLocked
+from optimizer.output import hints
 from optimizer.record.folders import there
 from optimizer.record.owner import LOCK, owner
 
@@ -49,6 +50,16 @@ def driven(folder: Path) -> bool:
     return owner(folder) is not None
 
 
+def over(folder: Path) -> bool:
+    """Whether a run is finished, and nobody drives it: there is nothing to stop, and nothing to go on with."""
+    if driven(folder):
+        return False
+    from optimizer.output import show
+    from optimizer.record.results import Results
+
+    return bool(show.status(Results(folder))["finished"])
+
+
 def nobody_drives(folder: Path) -> None:
     """Raises RunError where there is no run, RunLocked where a process drives it."""
     if driven(folder):
@@ -60,7 +71,7 @@ def _pid(folder: Path) -> int:
     there(folder)
     who = owner(folder)
     if who is None:
-        raise RunError(f"{folder}: nobody drives this run; 'mergeopt resume' goes on with it")
+        raise RunError(f"{folder}: nobody drives this run; '{hints.command('resume', folder)}' goes on with it")
     if not who.pid:
         raise RunError(
             f"{folder}: its driver is just starting or ending; try again. If that stays so, its driver.json is no "

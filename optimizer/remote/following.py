@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from optimizer.answer import Answer
-from optimizer.output import show
+from optimizer.output import hints, show
+from optimizer.record.copied import copied
 from optimizer.record.folders import LEDGER
 from optimizer.record.foreign import readable
 from optimizer.record.ledger import SEEN, Ledger
@@ -49,9 +50,14 @@ def progress(folder: Path) -> Iterator[str]:
             before = line
             yield line
         if not more:
-            yield "finished" if found["finished"] else "nobody drives it: 'mergeopt resume' goes on"
+            yield "finished" if found["finished"] else f"nobody drives it: {_goes_on(folder)}"
             return
         time.sleep(LOOK_SECONDS)
+
+
+def _goes_on(folder: Path) -> str:
+    of = copied(folder)
+    return f"it is {of}" if of else f"'{hints.command('resume', folder)}' goes on"
 
 
 def log(cluster: Cluster, order: str, follow: bool) -> Iterator[str]:

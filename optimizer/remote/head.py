@@ -12,12 +12,18 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import psutil
+from filelock import FileLock, Timeout
 
 from optimizer.errors import ClusterError
+from optimizer.record.files import write_new
+from optimizer.record.owner import began
+from optimizer.remote import asking
 
 LOOPBACK = "127.0.0.1"
 START_SECONDS, END_SECONDS = 120.0, 15.0
@@ -48,7 +54,7 @@ def running() -> Head | None:
     """The head that `up` started, if it still runs."""
     try:
         found = Head(**json.loads((folder() / "head.json").read_text()))
-        return found if psutil.Process(found.pid).create_time() == found.began else None
+        return found if began(found.pid) == found.began else None
     except (OSError, ValueError, TypeError, psutil.Error):
         return None
 
@@ -64,16 +70,20 @@ def endpoint() -> tuple[str, str]:
 def up(port: int = 8265, cpus: int | None = None, gpus: int | None = None) -> Head:
     """Start a head that listens on loopback alone and asks everybody for a token; returns when its job API answers.
 
-    The token's file can be read by its owner alone. Raises ClusterError where one runs, or where it does not start.
+    The token's file can be read by its owner alone. Raises ClusterError where one runs, or is just being started or
+    ended, or where it does not start.
     """
+    with _alone():
+        return _started(port, cpus, gpus)
+
+
+def _started(port: int, cpus: int | None, gpus: int | None) -> Head:
     if (found := running()) is not None:
         raise ClusterError(f"a cluster is running at {found.url}; 'mergeopt cluster down' ends it")
     if not _is_free(port):
         raise ClusterError(f"port {port} of this host is taken; name another with --port")
     home = folder()
-    home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    home.chmod(0o700)
-    _write_secret(token_file(), secrets.token_hex(32))
+    write_new(token_file(), secrets.token_hex(32), mode=0o600)  # nobody else can read it, at no moment
     log = home / "head.log"
     # of its own, for this user alone, and short: in Ray's usual folder a job finds whichever head was started there
     # last, and a socket's path has at most 107 characters
@@ -96,33 +106,64 @@ def up(port: int = 8265, cpus: int | None = None, gpus: int | None = None) -> He
             cwd=home,
         )
     _children[process.pid] = process  # kept: Python warns of a child that is let go while it runs
-    made = Head(f"http://{LOOPBACK}:{port}", process.pid, psutil.Process(process.pid).create_time(), files)
-    (home / "head.json").write_text(json.dumps(asdict(made)))
+    made = Head(f"http://{LOOPBACK}:{port}", process.pid, began(process.pid), files)
     try:
+        write_new(home / "head.json", json.dumps(asdict(made)))
         _await(made, process, log)
     except BaseException:
-        down()
+        _end(made)  # itself, whatever the record says
+        _forget()
         raise
     return made
 
 
 def down() -> bool:
-    """End the head that `up` started, and nothing else of Ray on this host; says whether there was one."""
-    found = running()
+    """End the head that `up` started, and nothing else of Ray on this host; says whether there was one.
+
+    Raises ClusterError where one is just being started or ended.
+    """
+    if not folder().is_dir():
+        return False
+    with _alone():
+        if (found := running()) is not None:
+            _end(found)
+        _forget()  # not before it is gone: without its token nobody could
+        return found is not None
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """While this is open, no other process of this user starts or ends a head."""
+    home = folder()
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    home.chmod(0o700)
+    try:
+        with FileLock(home / "lock", timeout=0):
+            yield
+    except Timeout as error:
+        raise ClusterError("a cluster of this host is just being started or ended; try again in a minute") from error
+
+
+def _forget() -> None:
     (folder() / "head.json").unlink(missing_ok=True)
     token_file().unlink(missing_ok=True)
-    if found is None:
-        return False
-    process = psutil.Process(found.pid)
-    family = [process, *process.children(recursive=True)]
-    process.send_signal(signal.SIGTERM)  # it ends what it started
+
+
+def _end(found: Head) -> None:
+    """End a head, with all that it started."""
+    try:
+        process = psutil.Process(found.pid)
+        family = [process, *process.children(recursive=True)]
+        process.send_signal(signal.SIGTERM)  # it ends what it started
+    except psutil.NoSuchProcess:
+        family = []
     _, alive = psutil.wait_procs(family, timeout=END_SECONDS)
     for left in alive:
-        left.kill()
+        with suppress(psutil.NoSuchProcess):
+            left.kill()
     if (child := _children.pop(found.pid, None)) is not None:
         child.wait()
     shutil.rmtree(found.files, ignore_errors=True)
-    return True
 
 
 def _arguments(port: int, cpus: int | None, gpus: int | None) -> list[str]:
@@ -149,35 +190,20 @@ def _environment() -> dict[str, str]:
 
 
 def _await(made: Head, process: subprocess.Popen[bytes], log: Path) -> None:
-    from urllib.error import HTTPError
-    from urllib.request import Request, urlopen
-
-    asked = Request(f"{made.url}/api/version", headers={"Authorization": f"Bearer {token_file().read_text()}"})
+    headers = asking.bearer(token_file().read_text())
     end = time.monotonic() + START_SECONDS
-    while time.monotonic() < end:
-        if process.poll() is not None:
-            break
-        try:
-            with urlopen(asked, timeout=5):
-                pass
-            break
-        except HTTPError as error:
-            raise ClusterError(f"{made.url} answers, but not as Ray does: {error}; see {log}") from error
-        except OSError:
-            time.sleep(0.3)
-    if process.poll() is not None or time.monotonic() >= end:
-        said = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-        raise ClusterError(
-            f"the cluster did not start: {said[-1] if said else 'Ray said nothing'}; all it said is in {log}, and the "
-            "job API needs Ray whole: pip install 'mergeopt[cluster]'"
-        )
-
-
-def _write_secret(path: Path, text: str) -> None:
-    """A file that nobody else can read, at no moment."""
-    path.unlink(missing_ok=True)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)
+    while process.poll() is None and time.monotonic() < end:
+        code, _ = asking.version(made.url, headers)
+        if code == 200 and process.poll() is None:  # else it is somebody else who answers
+            return
+        if code > 200:
+            raise ClusterError(f"{made.url} answers, but not as Ray does: with status {code}; see {log}")
+        time.sleep(0.3)
+    said = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    raise ClusterError(
+        f"the cluster did not start: {said[-1] if said else 'Ray said nothing'}; all it said is in {log}, and the "
+        "job API needs Ray whole: pip install 'mergeopt[cluster]'"
+    )
 
 
 def _free_port() -> int:

@@ -9,6 +9,7 @@ import secrets
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -20,7 +21,7 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from optimizer.errors import ClusterError
-from optimizer.remote import wire
+from optimizer.remote import asking, wire
 from optimizer.remote.address import TOKEN_FILE, Endpoint
 from optimizer.remote.wire import Order
 from searchspaces.errors import first_line
@@ -29,9 +30,13 @@ ENTRY = "exec python -m optimizer.remote.orders"
 LOG = "job-driver-{}.log"  # Ray's name of what an order prints
 STOP_SECONDS = 60  # that Ray waits between SIGTERM and -9: a drain takes at most 30 s, and then workers are ended
 POLL_SECONDS = 0.5
-T = TypeVar("T")
 START_SECONDS = 180.0  # for Ray to start an order
+FIRST_SECONDS, CALL_SECONDS = 30.0, 120.0  # for the whole of the first answer of its job API, and of each other
+QUIET_SECONDS = (5, 60)  # to be connected, and without a byte
+MOST_BYTES = 1 << 28  # of one answer; logs are among them
+LINE_BYTES = 1 << 24  # of a line of a log
 MISSING = re.compile(r"No module named '?optimizer|python: (command )?not found")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,11 @@ class Sent:
     node: str = ""  # that its process is on
 
     @property
+    def told(self) -> str:
+        """Ray's status in the words of who gave the order: one that sends a file waits until it is stopped."""
+        return "done" if self.verb == "fetch" and self.status == "STOPPED" else self.status
+
+    @property
     def over(self) -> bool:
         return bool(JobStatus(self.status).is_terminal())
 
@@ -62,7 +72,7 @@ class Cluster:
         self._endpoint = endpoint
         for name in ("ray", "ray.dashboard.modules.dashboard_sdk"):  # which say what they upload
             logging.getLogger(name).setLevel(logging.ERROR)
-        self._client: Any = self._call(lambda: _Client(endpoint.url, headers=dict(endpoint.headers)))
+        self._client: Any = self._call(lambda: _Client(endpoint.url, headers=dict(endpoint.headers)), FIRST_SECONDS)
 
     @property
     def url(self) -> str:
@@ -85,21 +95,29 @@ class Cluster:
 
     def sent(self) -> list[Sent]:
         """All orders that the cluster remembers, the latest first."""
-        found: list[JobDetails] = self._call(self._client.list_jobs)
-        ours = [_sent(job) for job in found if (job.metadata or {}).get("mergeopt") and job.submission_id]
-        return sorted(ours, key=lambda s: -s.began)
 
-    def find(self, run: str) -> Sent:
-        """The order that drives, or drove, a run last: by the run's name, or by an order's id."""
-        drivers = [s for s in self.sent() if s.verb in ("run", "resume")]
+        def ours() -> list[Sent]:
+            found: list[JobDetails] = self._client.list_jobs()
+            mine = [_sent(job) for job in found if (job.metadata or {}).get("mergeopt") and job.submission_id]
+            return sorted(mine, key=lambda s: -s.began)
+
+        return self._call(ours)
+
+    def find(self, run: str, runs: str | None = None) -> Sent:
+        """The order that drives, or drove, a run last: by the run's name, or by an order's id.
+
+        `runs`: only of runs that are kept there, as the order that started them said; None: wherever they are.
+        """
+        drivers = [s for s in self.sent() if s.verb in ("run", "resume") and runs in (None, s.runs)]
         for one in drivers:
             if run in (one.id, one.name):
                 return one
         known = ", ".join(dict.fromkeys(s.name for s in drivers)) or "none"
-        raise ClusterError(f"the cluster at {self._endpoint.url} knows no run {run!r}; it knows: {known}")
+        where = f" in {runs!r}" if runs is not None else ""
+        raise ClusterError(f"the cluster at {self._endpoint.url} knows no run {run!r}{where}; it knows: {known}")
 
     def state(self, order: str) -> Sent:
-        return _sent(self._call(lambda: self._client.get_job_info(order)))
+        return self._call(lambda: _sent(self._client.get_job_info(order)))
 
     def log(self, order: str) -> str:
         """What the cluster's side printed so far."""
@@ -113,29 +131,29 @@ class Cluster:
         """Wait for an order's answer. Raises ClusterError with what it says where that is a refusal, or no answer."""
         end = None if seconds is None else time.monotonic() + seconds
         while True:
-            over = self.state(order)
-            tail = self._tail(over) if over.node else ""
+            sent = self.state(order)
+            tail = self._tail(sent) if sent.node else ""
             found = wire.answered(tail)
             if found is not None:
                 if "error" in found:
                     raise refused(found)
                 return found
-            if over.over:
-                raise ClusterError(explained(self.log(order) or over.message, over))
+            if sent.over:
+                raise ClusterError(explained(self.log(order) or sent.message, sent))
             if end is not None and time.monotonic() > end:
                 raise ClusterError(
                     f"the cluster at {self._endpoint.url} has not answered within {seconds:.0f} s: its order {order} "
-                    f"is {over.status}; 'ray job logs {order}' there says more"
+                    f"is {sent.status}; 'ray job logs {order}' there says more"
                 )
             time.sleep(POLL_SECONDS)
 
-    def receive(self, order: str, into: IO[bytes]) -> int:
-        """The file that an order sends, once its answer is there; its size in bytes."""
-        self.answer(order, None)
+    def receive(self, order: str, into: IO[bytes]) -> str:
+        """The file that an order sends, once its answer is there; what the cluster's side says of it."""
+        note = self.answer(order, None).get("note")
         from_there = self.state(order)
-        size: int = self._call(lambda: wire.decode(self._lines(from_there, -1), into))
+        self._call(lambda: wire.decode(self._lines(from_there, -1), into), None)  # as long as it goes on
         self.stop(order)  # which takes the file out of the cluster's logs
-        return size
+        return note if isinstance(note, str) else ""
 
     def _tail(self, order: Sent) -> str:
         """The last lines of an order's log, however long it is."""
@@ -149,36 +167,73 @@ class Cluster:
             params={**asked, "timeout": 86400},
             headers=self._endpoint.headers,
             stream=True,
-            timeout=60,
+            timeout=QUIET_SECONDS,
             **_private(),
         ) as found:
             if found.status_code == 500 and last > 0:
                 return  # Ray's way to say that there is no log yet
             found.raise_for_status()
-            yield from found.iter_lines(chunk_size=1 << 20)
+            yield from _split(found.iter_content(1 << 20))
 
-    def _call(self, ask: Callable[[], T]) -> T:
-        """What Ray's client says, its complaints in our words."""
+    def _call(self, ask: Callable[[], T], seconds: float | None = CALL_SECONDS) -> T:
+        """What Ray's client says, within so many seconds, its complaints in our words."""
         url = self._endpoint.url
         try:
-            return ask()
+            with understood(url):
+                return ask() if seconds is None else asking.within(seconds, ask)
         except AuthenticationError:
             there = "the token for it is not the cluster's" if self._endpoint.token else "it asks for a token"
             raise ClusterError(f"{url}: {there}; name the file of the cluster's token in {TOKEN_FILE}") from None
-        except (ConnectionError, requests.ConnectionError, requests.Timeout) as error:
+        except (ConnectionError, TimeoutError, requests.ConnectionError, requests.Timeout) as error:
             raise ClusterError(
                 f"no cluster answers at {url}; is it running, and is this the port of its job API (8265 unless it was "
                 f"given another)? {first_line(error)[:200]}"
             ) from error
-        except (RuntimeError, requests.RequestException) as error:
-            raise ClusterError(f"{url} answers, but not as a Ray cluster does: {first_line(error)[:300]}") from error
 
 
 class _Client(JobSubmissionClient):  # type: ignore[misc]  # Ray's has no types
     """Ray's, which shows the token to nobody but the cluster that was named."""
 
     def _do_request(self, method: str, endpoint: str, **said: Any) -> requests.Response:
-        return super()._do_request(method, endpoint, **said, **_private())
+        bounded = {"timeout": QUIET_SECONDS, "hooks": {"response": _bounded}}
+        return super()._do_request(method, endpoint, **{**said, **bounded}, **_private())
+
+
+@contextmanager
+def understood(url: str) -> Iterator[None]:
+    """While an answer is read: what is none of a Ray cluster, or of mergeopt there, is a ClusterError that says so."""
+    reached = (AuthenticationError, ConnectionError, TimeoutError, requests.ConnectionError, requests.Timeout)
+    try:
+        yield
+    except (ClusterError, *reached):
+        raise
+    except (RuntimeError, ValueError, LookupError, TypeError, AttributeError, requests.RequestException) as error:
+        raise ClusterError(
+            f"{url} answers, but not as a Ray cluster does: {type(error).__name__}: {first_line(error)[:300]}"
+        ) from error
+
+
+def _bounded(answer: requests.Response, **said: object) -> None:
+    """The whole of an answer, before requests reads it without a bound."""
+    body = bytearray()
+    for block in answer.iter_content(1 << 16):
+        body += block
+        if len(body) > MOST_BYTES:
+            answer.close()
+            raise requests.RequestException(f"an answer of over {MOST_BYTES} bytes")
+    answer._content = bytes(body)
+
+
+def _split(blocks: Iterator[bytes]) -> Iterator[bytes]:
+    """Lines of what comes in blocks, without their ends."""
+    rest = b""
+    for block in blocks:
+        *lines, rest = (rest + block).split(b"\n")
+        yield from lines
+        if len(rest) > LINE_BYTES:
+            raise requests.RequestException(f"a line of over {LINE_BYTES} bytes")
+    if rest:
+        yield rest
 
 
 def _private() -> dict[str, Any]:

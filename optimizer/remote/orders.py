@@ -16,7 +16,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from optimizer.commands.interrupts import in_order
+from optimizer.commands.refusal import refusals
 from optimizer.errors import ClusterError, RunError
+from optimizer.output import hints
 from optimizer.remote import control, parcel, wire
 from optimizer.remote.wire import Order
 
@@ -25,19 +28,14 @@ KEPT_SECONDS = 3600  # what was sent and is not taken off the log by then stays 
 
 def main() -> None:
     """Carry out the order of this folder. A refusal is the answer, and its exit code ours."""
-    try:
+    with refusals(_refuse), in_order():
         order = Order.read(Path())
         if order.version != wire.version():
             raise ClusterError(
                 f"the cluster has mergeopt {wire.version()}, this host {order.version}; install the same on both"
             )
-        carry_out(order)
-    except ValueError as error:
-        if not hasattr(error, "exit_code"):
-            raise
-        _answer({"error": str(error), "exit_code": error.exit_code})
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(error.exit_code) from None
+        with hints.from_afar(order.name):
+            carry_out(order)
 
 
 def carry_out(order: Order) -> None:
@@ -68,8 +66,8 @@ def _drive(order: Order, folder: Path) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     if order.verb == "run" and folder.exists():
         raise RunError(
-            f"the cluster has a run at {folder} already; 'mergeopt resume {order.name}' with its --address goes on, "
-            "--name starts another beside it"
+            f"the cluster has a run at {folder} already; '{hints.command('resume', folder)}' goes on, --name starts "
+            "another beside it"
         )
     if order.verb == "resume":
         control.nobody_drives(folder)
@@ -82,24 +80,33 @@ def _drive(order: Order, folder: Path) -> None:
 
 def _send(order: Order, folder: Path) -> None:
     """What was asked for, as lines of this process's log; once it was read, Ray's stop takes them out again."""
+    from optimizer.commands.results import said_of_export
     from optimizer.run import Run
 
     run = Run(folder)
+    note = ""
     with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch-") as here:
         if order.what == "ledger":
             parcel.copy_run(folder, source := Path(here) / "run")
         elif order.what == "report":
             source = run.report(Path(here) / "report.html")
         else:
-            source = run.export(order.candidate, Path(here) / "export", order.allow_code)
+            chosen = run.results().pick(order.candidate)
+            source = run.export(chosen, Path(here) / "export" / order.export_name, order.allow_code)
+            note = " ".join(said_of_export(run, source, order.candidate))
         parcel.pack(source, archive := Path(here) / "parcel.zip")
         with archive.open("rb") as file:
-            for line in wire.encode(file):
+            for line in wire.encode(file, note):
                 print(line)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # it is waited for
     sys.stdout.flush()
     if signal.sigtimedwait({signal.SIGTERM}, KEPT_SECONDS) and stat.S_ISREG(os.fstat(1).st_mode):
         os.ftruncate(1, 0)
+
+
+def _refuse(text: str, code: int) -> None:
+    _answer({"error": text, "exit_code": code})
+    print(f"error: {text}", file=sys.stderr)
 
 
 def _answer(value: Mapping[str, Any]) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from optimizer.errors import JobError
-from optimizer.jobs.job import Job, read_yaml
+from optimizer.jobs.job import Job
+from optimizer.jobs.plain_yaml import read_yaml
 
 
 def shipped(path: Path, name: str | None, root: str | None) -> Job:

@@ -40,6 +40,19 @@ class Order:
     evaluations: int | None = None
     what: str = "ledger"  # of `fetch`: ledger, report or export
     candidate: str = "best"
+    out: str = "merged"  # the name that an export is to have where it is fetched to, which its card says
+
+    @property
+    def export_name(self) -> str:
+        """`out`. Raises ClusterError where it is more than the name of one folder."""
+        if (
+            Path(self.out).name != self.out
+            or self.out in ("", "..")
+            or "\0" in self.out
+            or len(self.out.encode()) > 255
+        ):
+            raise ClusterError(f"an export's name is that of one folder, got {self.out!r}; name another with --out")
+        return self.out
 
     def write(self, folder: Path) -> None:
         """As the files of a package."""
@@ -84,14 +97,14 @@ def said(log: str) -> str:
     return "".join(line for line in log.splitlines(keepends=True) if not line.startswith((ANSWER, DATA)))
 
 
-def encode(file: IO[bytes]) -> Iterator[str]:
-    """A file as lines; the last is its answer, with its size and sha256."""
+def encode(file: IO[bytes], note: str = "") -> Iterator[str]:
+    """A file as lines; the last is its answer, with its size and sha256, and what is to be said of it."""
     digest, size = hashlib.sha256(), 0
     while block := file.read(LINE):
         digest.update(block)
         size += len(block)
         yield DATA + base64.b64encode(block).decode()
-    yield ANSWER + json.dumps({"bytes": size, "sha256": digest.hexdigest()})
+    yield ANSWER + json.dumps({"bytes": size, "sha256": digest.hexdigest(), "note": note})
 
 
 def decode(lines: Iterable[bytes], into: IO[bytes]) -> int:
