@@ -21,16 +21,12 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
+from overhead import search
 from simulated import Bowl
 
 from optimizer.answer import Answer
 from optimizer.driver import Question, random_stream
-from optimizer.drivers import find
-from optimizer.drivers.anchors import Anchored
-from optimizer.drivers.scalarised import Scalarised
-from optimizer.objectives import Objective
 from optimizer.record.ledger import Ledger
-from optimizer.searching.search import Search
 from searchspaces import CoefficientSpace
 
 WORKERS = 64
@@ -43,7 +39,7 @@ def seconds(number: int) -> float:
 class Sleepers:
     """64 threads, each a worker that answers after its question's time."""
 
-    slots, busy = WORKERS, True
+    slots, ready, busy = WORKERS, WORKERS, True
 
     def __init__(self) -> None:
         self.questions: queue.Queue[Question | None] = queue.Queue()
@@ -90,20 +86,11 @@ def main() -> None:
     arguments.add_argument("--driver", default="cma")
     chosen = arguments.parse_args()
     space = CoefficientSpace(tensors=[f"layers.{i}.w" for i in range(24)], experts=["a", "b"], granularity="layer")
-    entry = find(chosen.driver)
-    kind = entry.load()
-    if entry.objectives == "one":
-        inner = Scalarised(space.domain, 2, 0, lambda seed: kind(space.domain, 1, seed, kind.Options()))
-    else:
-        inner = kind(space.domain, 2, 0, kind.Options())
-    driver = Anchored(space.domain, space.anchors(), inner, 0)
     executor = Sleepers()
     with tempfile.TemporaryDirectory() as folder:
         ledger = Ledger.create(Path(folder) / "ledger.db", {})
-        objectives = (Objective("task0.accuracy", "max"), Objective("task1.accuracy", "max"))
-        running = Search(driver, executor, ledger, objectives, chosen.candidates, lambda point: point.tobytes().hex())
-        running._unscored = lambda: ()  # type: ignore[method-assign]  # held-out items are not what is measured
-        running.run()
+        # held-out items are not what is measured
+        search(space, chosen.driver, executor, ledger, chosen.candidates).run(heldout=False)
         executor.close()
     span = executor.last - executor.first
     slept = sum(min(end, executor.last) - began for began, end in executor.spans if began < executor.last)

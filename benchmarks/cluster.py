@@ -31,12 +31,24 @@ from optimizer.searching.search import Search  # noqa: E402
 from searchspaces import CoefficientSpace  # noqa: E402
 
 
+class Ready(RayExecutor):
+    """One that starts when all of its workers are ready, and not the first: what they do then is measured."""
+
+    wanted = 1
+
+    def start(self) -> None:
+        super().start()
+        while self.ready < self.wanted:
+            self.collect(timeout=0.5)
+
+
 def throughput(address: str, workers: int, seconds: float, candidates: int) -> float:
     """Candidates a second of a whole search on so many workers, once they are ready."""
     space = CoefficientSpace(tensors=[f"layers.{i}.w" for i in range(24)], experts=["a", "b"], granularity="layer")
     kind = find("sobol").load()
     driver = Anchored(space.domain, space.anchors(), kind(space.domain, 2, 0, kind.Options()), 0)
-    executor = RayExecutor("simulated:Bowl", json.dumps({"seconds": seconds}), workers, cpus=1, address=address)
+    executor = Ready("simulated:Bowl", json.dumps({"seconds": seconds}), workers, cpus=1, address=address)
+    executor.wanted = workers
     objectives = (Objective("task0.accuracy", "max"), Objective("task1.accuracy", "max"))
     times: list[float] = []
 
@@ -46,7 +58,9 @@ def throughput(address: str, workers: int, seconds: float, candidates: int) -> f
 
     with tempfile.TemporaryDirectory() as folder:
         ledger = Ledger.create(Path(folder) / "ledger.db", {"done": False})
-        Search(driver, executor, ledger, objectives, candidates, lambda point: "", note).run(heldout=False)
+        Search(driver, executor, ledger, objectives, candidates, lambda point: space.decode(point).hash, note).run(
+            heldout=False
+        )
         executor.close()
         ledger.close()
     # how long from each answer to the one that is `workers` later, a round: no matter whether answers come in bursts

@@ -107,18 +107,18 @@ def table(folder: str, args: argparse.Namespace, malloc: str) -> bool:
         row = child("passes", experts, 1)
         smallest = smallest or row["private"]
         growth, ratio = verdict(row["private"] / smallest, GROWTH), verdict(row["pass"] / row["bound"], PASS)
-        times = f"{row['pass'] * 1e3:9.1f} {row['bound'] * 1e3:9.1f}"
-        print(f"{experts:7} {row['private'] / 1e6:11.0f}  {growth} {times}  {ratio}")
+        passes = f"{row['pass'] * 1e3:9.1f} {row['bound'] * 1e3:9.1f}"
+        print(f"{experts:7} {row['private'] / 1e6:11.0f}  {growth} {passes}  {ratio}")
     print("experts  tasks  streaming s  against            s  streaming / it            peak MB        of its peak")
     for tasks, limit in STEP.items():
         row = child("steps", 8, tasks)
         peaks = {name: child(f"peak of {name}", 8, tasks)["peak"] for name in ("streaming", *GRAPHS)}
         for name in GRAPHS:
-            ratio, share = row["streaming"] / row[name], peaks["streaming"] / peaks[name]
+            over, share = row["streaming"] / row[name], peaks["streaming"] / peaks[name]
             limited = name == "fusionbench"
             print(
                 f"{8:7} {tasks:6} {row['streaming']:12.2f}  {name:11} {row[name]:8.2f}"
-                f"  {verdict(ratio, limit) if limited else f'{ratio:5.2f}':24}"
+                f"  {verdict(over, limit) if limited else f'{over:5.2f}':24}"
                 f"  {peaks['streaming'] / 1e6:5.0f} / {peaks[name] / 1e6:5.0f}"
                 f"  {verdict(share, PEAK) if limited else f'{share:5.2f}'}",
             )
@@ -282,7 +282,7 @@ def steps(world: World, rounds: int) -> dict[str, float]:
     """Seconds of a step of each kind, in turn."""
     import numpy as np
 
-    kinds = {"streaming": Streaming(world), **{name: make(world) for name, make in GRAPHS.items()}}
+    kinds: dict[str, Any] = {"streaming": Streaming(world), **{name: make(world) for name, make in GRAPHS.items()}}
     expected = kinds["stacked"].step()
     for kind in kinds.values():
         assert np.linalg.norm(kind.step() - expected) < 1e-3 * np.linalg.norm(expected)

@@ -27,6 +27,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ def cost(home: Path, count: int, rounds: int, dtype: str) -> int:
         times: dict[str, list[float]] = {step: [] for step in ("write", *steps)}
         for _ in range(rounds):
             recipe = space.decode(space.domain.low + draw.random(len(space.domain.low)) * 0.5)
-            times["write"].append(timed(lambda recipe=recipe: resident.write(recipe)))
+            times["write"].append(timed(partial(resident.write, recipe)))
             for step, run in steps.items():
                 times[step].append(timed(run))
         write, score, raw, same, least, theirs = (statistics.median(values) for values in times.values())

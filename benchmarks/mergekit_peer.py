@@ -15,6 +15,7 @@ import argparse
 import random
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from mergekit.architecture import arch_info_for_config
@@ -58,7 +59,7 @@ def main() -> None:
 
 def configuration(folder: Path, experts: int, dtype: str, draw: random.Random) -> MergeConfiguration:
     """Task arithmetic with a coefficient for each expert."""
-    models = [{"model": str(folder / "base")}]
+    models: list[dict[str, Any]] = [{"model": str(folder / "base")}]
     models += [
         {"model": str(folder / f"expert{k}"), "parameters": {"weight": draw.random() * 0.5}}
         for k in range(1, experts + 1)

@@ -53,7 +53,8 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
-        said, reasons = {}, Counter()
+        said: dict[str, tuple[str, Pool, Recipe]] = {}
+        reasons: Counter[tuple[str, str]] = Counter()
         for number, (method, pool, recipe) in enumerate(drawn(home, options.recipes, options.seed)):
             try:
                 (home / f"{number:05d}.yaml").write_text(to_mergekit(recipe, pool))
@@ -154,10 +155,11 @@ def option(draw: np.random.Generator, spec: Spec, shape: tuple[int, int]) -> Opt
     return found if way > 2 else float(found[0, 0])
 
 
-def report(home: Path, said: dict[str, tuple[str, Pool, Recipe]], reasons: Counter) -> int:
+def report(home: Path, said: dict[str, tuple[str, Pool, Recipe]], reasons: Counter[tuple[str, str]]) -> int:
     """Print a line a method, and what went wrong; returns how many did."""
     worst: dict[str, float] = {}
-    bad, ties = 0, Counter()
+    bad = 0
+    ties: Counter[str] = Counter()
     for number, (method, pool, recipe) in said.items():
         trouble = home / f"{number}.txt"
         why = trouble.read_text().strip().splitlines()[-1] if trouble.exists() else ""

@@ -14,13 +14,16 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 TESTS = Path(__file__).parent.parent / "tests"
 sys.path.insert(0, str(TESTS))
 os.environ["PYTHONPATH"] = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
 
 from optimizer.answer import Answer  # noqa: E402
+from optimizer.driver import Driver  # noqa: E402
 from optimizer.drivers import find  # noqa: E402
 from optimizer.drivers.anchors import Anchored  # noqa: E402
 from optimizer.drivers.scalarised import Scalarised  # noqa: E402
@@ -35,15 +38,24 @@ GROUPS, EXPERTS = 250, 4
 OBJECTIVES = (Objective("task0.accuracy", "max"), Objective("task1.accuracy", "max"))
 
 
-def search(space: CoefficientSpace, name: str, executor: Executor, ledger: Ledger, count: int) -> Search:
+def search(
+    space: CoefficientSpace,
+    name: str,
+    executor: Executor,
+    ledger: Ledger,
+    count: int,
+    on_answer: Callable[[Search, Any], None] = lambda search, answer: None,
+) -> Search:
+    """A search of two objectives as a run makes it: anchors first, preferences for a driver of one objective."""
     entry = find(name)
     kind = entry.load()
+    inner: Driver
     if entry.objectives == "one":
         inner = Scalarised(space.domain, 2, 0, lambda seed: kind(space.domain, 1, seed, kind.Options()))
     else:
         inner = kind(space.domain, 2, 0, kind.Options())
     driver = Anchored(space.domain, space.anchors(), inner, 0)
-    return Search(driver, executor, ledger, OBJECTIVES, count, lambda point: space.decode(point).hash)
+    return Search(driver, executor, ledger, OBJECTIVES, count, lambda point: space.decode(point).hash, on_answer)
 
 
 def main() -> None:
@@ -62,9 +74,12 @@ def main() -> None:
         path = Path(folder) / "ledger.db"
         ledger = Ledger.create(path, {})
         executor = RayExecutor("simulated:Bowl", spec, chosen.workers, cpus=0.5)
-        running = search(space, chosen.driver, executor, ledger, chosen.candidates)
         begun: list[float] = []
-        running._on_answer = lambda s, a: begun.append(time.perf_counter())
+
+        def note(search: Search, answer: Answer) -> None:
+            begun.append(time.perf_counter())
+
+        running = search(space, chosen.driver, executor, ledger, chosen.candidates, note)
         running.run()
         executor.close()
         ledger.close()
@@ -85,13 +100,15 @@ def main() -> None:
 class _Idle:
     """An executor that is never used: a replay asks nobody."""
 
-    slots, busy = 1, False
+    slots, ready, busy = 1, 1, False
 
     def start(self) -> None: ...
     def submit(self, question: object) -> None: ...
     def collect(self, timeout: float) -> list[Answer]:
         return []
 
+    def withdraw(self, number: int) -> None: ...
+    def drain(self) -> None: ...
     def close(self) -> None: ...
 
 

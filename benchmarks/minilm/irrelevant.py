@@ -49,8 +49,12 @@ def main() -> None:
             if out.is_dir():
                 continue
             task = replace(tasks[name], train=_shuffled(tasks[name].train, i))
-            files = (options.pool / "base", options.pool / "heads.safetensors")
-            running[workers.submit(write_expert, *files, name, task, Recipe(options.steps, lr, False), out)] = out.name
+            base, heads, recipe = (
+                options.pool / "base",
+                options.pool / "heads.safetensors",
+                Recipe(options.steps, lr, False),
+            )
+            running[workers.submit(write_expert, base, heads, name, task, recipe, out)] = out.name
         for done in as_completed(running):
             first, last = done.result()
             print(f"{running[done]}: loss {first:.3f} -> {last:.3f} on shuffled labels", flush=True)

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import rdb
 
@@ -60,7 +61,8 @@ def spam(root: Path, draw: random.Random) -> tuple[list[Row], list[str]]:
 
 def _mail(content: str) -> str | None:
     """Subject and body, without quoted lines; None where the first part cannot be decoded."""
-    part = message = email.message_from_string(content)
+    part: Any = email.message_from_string(content)
+    message = part
     try:
         while part.is_multipart():
             part = part.get_payload()[0]

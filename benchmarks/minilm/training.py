@@ -118,7 +118,7 @@ def write_heads(base: Path, tasks: dict[str, Task], bf16: bool, out: Path) -> No
     """Every task's head on the base's features, as tensors `TASK.weight` and `TASK.bias` of one file."""
     torch.manual_seed(0)
     model = load(base)
-    tensors = {}
+    tensors: dict[str, torch.Tensor] = {}
     for name, task in tasks.items():
         head = fit_head(model, encode(base, task.train[:HEAD_ITEMS]), len(task.classes), bf16)
         tensors |= {f"{name}.{key}": value for key, value in head.items()}

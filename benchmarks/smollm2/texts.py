@@ -11,6 +11,7 @@ import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 LONGEST = 700  # characters of a piece: what a sequence of 160 tokens can hold, and a little more
 
@@ -65,9 +66,9 @@ def _mails(unpacked: Path) -> Iterator[str]:
     for folder in sorted((unpacked / "spam/package/data").glob("*ham*")):
         for file in sorted(folder.glob("*.txt")):
             message = email.message_from_bytes(file.read_bytes(), policy=email.policy.compat32)
-            part = message
+            part: Any = message
             while part.is_multipart():
-                part = part.get_payload()[0]  # type: ignore[assignment]
+                part = part.get_payload()[0]
             if part.get_content_type() != "text/plain":
                 continue
             body = part.get_payload(decode=True).decode("latin1")  # type: ignore[union-attr]
