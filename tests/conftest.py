@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import browser as browsers
 import postgres
+import program
 import pytest
 from hypothesis import settings
 
@@ -34,3 +35,9 @@ def postgresql() -> Iterator[postgres.Server]:
 def browser() -> Iterator[Browser]:
     """A headless browser, the same for all tests."""
     yield from browsers.browser()
+
+
+@pytest.fixture
+def mergeopt(capsys: pytest.CaptureFixture[str]) -> program.Program:
+    """The command line, and what it prints."""
+    return program.program(capsys)

@@ -143,7 +143,10 @@ DOORS: dict[str, tuple[Callable[[Path, bytes], None], bytes]] = {
 }
 OWN_MODULES = ("searchspaces.", "evaluators.", "optimizer.")
 # what Python and its libraries read of their own as they are first used
-LIBRARIES = (*filter(None, sys.path), sys.prefix, sys.base_prefix, "/usr/share/zoneinfo", "/proc/sys", "/sys/fs")
+LIBRARIES = tuple(
+    os.path.realpath(where)
+    for where in (*filter(None, sys.path), sys.prefix, sys.base_prefix, "/usr/share/zoneinfo", "/proc/sys", "/sys/fs")
+)
 _watching: list[tuple[Path, list[str]]] = []
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,11 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ray._private import services
 from simulated import Bowl
 
 from optimizer.answer import Answer
 from optimizer.driver import Question
 from optimizer.errors import JobError, WorkerError
+from optimizer.executors import ray_session
 from optimizer.executors.cluster import RayExecutor
 from optimizer.executors.placement import Share, shortage
 from optimizer.jobs.job import ExecutorEntry, Job
@@ -73,21 +76,15 @@ def test_workers_join_and_leave_with_their_machines_and_every_question_is_answer
     cluster.remove_node(stays)
 
 
-def test_who_waits_for_workers_and_for_their_first_answer_is_told_so(
+def test_who_waits_for_workers_is_told_so(
     cluster: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("optimizer.executors.cluster.QUIET_SECONDS", 0.5)
+    monkeypatch.setattr("optimizer.executors.fleet.QUIET_SECONDS", 0.5)
     node = cluster.add_node(num_cpus=1)
-    running = executor(cluster, {"start_seconds": 0.7, "seconds": 0.8}, workers=1, cpus=1)
+    running = executor(cluster, {"start_seconds": 0.7}, workers=1, cpus=1)
     with caplog.at_level(logging.WARNING):
         running.start()
-        assert "no worker is ready; 1 of them are starting" in caplog.text
-        for i in range(2):
-            running.submit(Question(i, np.array([i / 2, 0.5])))
-        answers: list[Answer] = []
-        while len(answers) < 2:
-            answers += running.collect(timeout=0.3)
-    assert caplog.text.count("no answer yet, 1 workers are at their first questions") == 1
+    assert "no worker is ready; 1 is" in caplog.text
     running.close()
     cluster.remove_node(node)
 
@@ -135,3 +132,18 @@ def test_a_share_of_more_than_one_accelerator_is_refused_with_the_next_whole_num
         job = {"models": {"base": "b", "experts": {"e": "e"}}, "evaluators": [{"kind": "k", "name": "n"}]}
         Job.parse({**job, "objectives": ["n.m"], "executor": {"gpus": 1.5}}, Path())
     assert ExecutorEntry(gpus=2.0).gpus == 2
+
+
+@pytest.mark.parametrize("address", ["auto", "127.0.0.1:{port}"])
+def test_a_cluster_that_is_not_there_is_told_at_once_with_the_place_that_was_looked_at(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    monkeypatch.setattr(services, "get_ray_address_from_environment", lambda *said: f"127.0.0.1:{port}")
+    monkeypatch.setattr(ray_session, "_init", lambda *said, **options: pytest.fail("Ray was asked, for minutes"))
+    with pytest.raises(WorkerError, match=rf"no Ray cluster answers at .*:{port}.* refused.*executor.address: local"):
+        ray_session.connect(address.format(port=port))
+    with pytest.raises(WorkerError, match="expected HOST:PORT, auto or local"):
+        ray_session.connect("somewhere")

@@ -8,15 +8,22 @@ import runpy
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import cast
 
+import numpy as np
 import pytest
 import worlds
+from program import mergeopt
 from rich.console import Console
 
+from evaluators.evaluator import Measure
 from optimizer import Job, Run
 from optimizer.answer import Answer
-from optimizer.commands import cli, remote
-from optimizer.output import progress
+from optimizer.commands import remote
+from optimizer.objectives import Objective
+from optimizer.output import progress, show
+from optimizer.record.ledger import Ledger
+from optimizer.record.results import Candidate, Results
 from optimizer.remote import wire
 from searchspaces.cache import holds
 from searchspaces.cache.once import made_once
@@ -30,42 +37,35 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def mergeopt(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["mergeopt", *arguments])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    return int(ended.value.code or 0)
-
-
 def test_the_cache_is_shown_and_cleared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("MERGEOPT_CACHE_GB", "7.5")
-    assert mergeopt(monkeypatch, "cache", "--clear") == 0  # there is none yet
+    assert mergeopt("cache", "--clear") == 0  # there is none yet
     for kind, name, size in [("ranks", "0" * 32, 30_000_000), ("ranks", "1" * 32, 20_000_000), ("grams", "2" * 32, 1)]:
         home = tmp_path / "mergeopt" / kind / name
         made_once(home, "things", 0, lambda folder, size=size: (folder / "data").write_bytes(bytes(size)))
     capsys.readouterr()
-    assert mergeopt(monkeypatch, "cache") == 0
+    assert mergeopt("cache") == 0
     said = capsys.readouterr().out
     assert said.startswith(f"{tmp_path / 'mergeopt'}: 0.05 GB of at most 7.50") and "ranks             0.05 GB" in said
-    assert mergeopt(monkeypatch, "cache", "--clear", "--json") == 0
+    assert mergeopt("cache", "--clear", "--json") == 0
     kept = json.loads(capsys.readouterr().out)
     assert kept["bytes"].keys() == {"ranks", "grams"} and kept["limit"] == 7_500_000_000  # this process uses them
     assert kept["removed"] == {}
-    assert mergeopt(monkeypatch, "cache", "--clear") == 0
+    assert mergeopt("cache", "--clear") == 0
     said = capsys.readouterr().out
     assert said.startswith("removed nothing\n") and "it stays until they end" in said
     holds.release()
     torn = tmp_path / "mergeopt" / "statistics" / f".{'3' * 32}.work"
     torn.mkdir(parents=True)
     (torn / "sums").write_bytes(bytes(10_000_000))
-    assert mergeopt(monkeypatch, "cache", "--clear") == 0
+    assert mergeopt("cache", "--clear") == 0
     said = capsys.readouterr().out
     assert said.startswith("removed 0.06 GB:\n") and "  ranks             0.05 GB\n" in said
     assert "  statistics        0.01 GB\n" in said and "stays until" not in said and not torn.exists()
-    assert mergeopt(monkeypatch, "cache", "--clear", "--json") == 0
+    assert mergeopt("cache", "--clear", "--json") == 0
     assert json.loads(capsys.readouterr().out)["bytes"] == {}
 
 
@@ -73,7 +73,7 @@ def test_from_models_to_an_export(
     world: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def run(*arguments: str) -> str:
-        code = mergeopt(monkeypatch, *arguments)
+        code = mergeopt(*arguments)
         said = capsys.readouterr()
         assert code == 0, said.err
         return said.out
@@ -105,7 +105,7 @@ def test_from_models_to_an_export(
     shown = json.loads(run("show", "first", "expert: spam", "--json"))
     assert set(shown["coefficients"]["embeddings"].items()) == {("spam", 1.0), ("mood", 0.0)}
     assert json.loads(run("show", "first", "expert spam", "--json")) == shown  # as references are called
-    assert mergeopt(monkeypatch, "show", "first", "expert other") == 2
+    assert mergeopt("show", "first", "expert other") == 2
     refused = capsys.readouterr().err
     assert "or one of: " in refused and "expert: spam" in refused and "uniform" in refused and "NAME" not in refused
     assert "spam.accuracy" in run("show", "first")
@@ -134,7 +134,7 @@ def test_a_users_mistake_is_one_message_and_code_2(
     arguments: list[str],
     message: str,
 ) -> None:
-    assert mergeopt(monkeypatch, *arguments) == 2
+    assert mergeopt(*arguments) == 2
     said = capsys.readouterr().err
     assert message in said and "Traceback" not in said
 
@@ -144,7 +144,7 @@ def test_what_means_nothing_on_a_cluster_is_refused_and_not_dropped(
     option: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(remote, "resume", lambda *given: pytest.fail("it was sent"))
-    assert mergeopt(monkeypatch, "resume", "far", "--address", "http://localhost:1", option) == 2
+    assert mergeopt("resume", "far", "--address", "http://localhost:1", option) == 2
     said = capsys.readouterr().err
     assert option.partition("=")[0] in said and "not with --address" in said
 
@@ -164,7 +164,7 @@ def test_the_program_is_also_run_as_a_module_and_knows_its_version(
 def test_help_begins_with_what_everybody_needs(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert mergeopt(monkeypatch, "--help") == 0
+    assert mergeopt("--help") == 0
     words = capsys.readouterr().out.replace("│", " ").split("\n")
     listed = [line.split()[0] for line in words if line.startswith("  ") and line[2:3].isalpha()]
     assert listed[:5] == ["demo", "init", "check", "run", "resume"]
@@ -177,7 +177,7 @@ def test_a_ledgers_server_is_tried_by_check_and_a_missing_driver_is_one_message(
     Path("job.yaml").write_text(Path("job.yaml").read_text() + "ledger: postgresql://me@/db?host=/nowhere\n")
     monkeypatch.setitem(sys.modules, "psycopg", None)
     for command in ("check", "run"):
-        assert mergeopt(monkeypatch, command, "job.yaml") == 2
+        assert mergeopt(command, "job.yaml") == 2
         assert "needs the package psycopg; pip install 'mergeopt[postgres]'" in capsys.readouterr().err
     assert not list(Path("runs").iterdir())
 
@@ -204,10 +204,10 @@ def test_a_run_that_cannot_start_leaves_its_name_free(
 ) -> None:
     text = Path("job.yaml").read_text()
     Path("job.yaml").write_text(text.replace("classes: [neg, pos]", "classes: [a, b]"))
-    assert mergeopt(monkeypatch, "run", "job.yaml") == 2
+    assert mergeopt("run", "job.yaml") == 2
     assert not (world / "runs" / "pico").exists()
     Path("job.yaml").write_text(text)
-    assert mergeopt(monkeypatch, "run", "job.yaml") == 0
+    assert mergeopt("run", "job.yaml") == 0
 
 
 def test_a_run_of_another_name_is_otherwise_the_same(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,7 +215,7 @@ def test_a_run_of_another_name_is_otherwise_the_same(world: Path, monkeypatch: p
         Path("job.yaml").read_text().replace("text: text, classes: [neg, pos]", "text: text, label: null, head: spam")
     )
     Path("unlabelled.yaml").write_text(text.replace("spam.accuracy, mood.cross_entropy", "spam.entropy, mood.entropy"))
-    assert mergeopt(monkeypatch, "run", "unlabelled.yaml", "--name", "other") == 0
+    assert mergeopt("run", "unlabelled.yaml", "--name", "other") == 0
     metrics = Run("runs/other").results().candidates[0].measures
     assert set(metrics) == {"spam.entropy", "mood.entropy"}, "labels are not read"
 
@@ -234,15 +234,33 @@ executor: {kind: inline}
 """)
     said = {}
     for command in ("run mine.yaml --name m --allow-code", "front m", "front m --json", "show m best"):
-        assert mergeopt(monkeypatch, *command.split()) == 0, command
+        assert mergeopt(*command.split()) == 0, command
         said[command] = capsys.readouterr().out
     rows = json.loads(said["front m --json"])
     assert rows and all(row[split]["f.m"]["stderr"] is None for row in rows for split in ("calibration", "heldout"))
     value = f"{rows[0]['calibration']['f.m']['value']:.3f}"
     assert value in said["front m"] and value in said["show m best"]
     assert "±" not in said["front m"] + said["show m best"]
-    assert mergeopt(monkeypatch, "export", "m", "best", "--out", "out", "--allow-code") == 0
+    assert mergeopt("export", "m", "best", "--out", "out", "--allow-code") == 0
     card = Path("out/README.md").read_text()
     assert f"| f.m | {rows[0]['calibration']['f.m']['value']:.4f} (30 items) |" in card
-    assert mergeopt(monkeypatch, "report", "m") == 0
+    assert mergeopt("report", "m") == 0
     assert '"stderr":[null]' in Path("runs/m/report.html").read_text()
+
+
+def test_candidates_of_the_same_scores_share_a_line_and_anchors_have_their_own() -> None:
+    def scored(number: int, value: float, stage: str = "sobol") -> Candidate:
+        return Candidate(number, stage, "", np.zeros(1), {"a": Measure(value, None, 10)})
+
+    found = [scored(3, 0.5), scored(1, 0.5), scored(7, 0.4), scored(0, 0.5, "anchor: base"), scored(9, 0.5)]
+    results = cast(Results, SimpleNamespace(objectives=(Objective("a", "max"),)))
+    assert show._alike(results, found) == {3: [1, 9], 1: [], 9: []}
+
+
+def test_a_budget_that_is_lowered_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    kept = {"evaluations": 30, "said_evaluations": 30}
+    ledger = SimpleNamespace(meta=lambda key, *other: kept[key], set_meta=kept.__setitem__)
+    run = SimpleNamespace(job=SimpleNamespace(budget=SimpleNamespace(evaluations=30)))
+    for wanted, said in ((40, ""), (10, "the budget is 10 candidates now, it was 40\n")):
+        Run._set_budget(cast(Run, run), cast(Ledger, ledger), wanted)
+        assert capsys.readouterr().err == said and kept["evaluations"] == wanted

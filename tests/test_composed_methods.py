@@ -53,7 +53,7 @@ def test_mergekits_cases_go_along_all_that_its_nuslerp_does() -> None:
 
 
 @pytest.mark.parametrize("method", EVERY)
-def test_no_coefficients_are_the_base_bit_for_bit(method: str) -> None:
+def test_no_coefficients_are_the_base_bit_for_bit_with_any_flag(method: str) -> None:
     facts = company(fits(method), 5, 6)
     for options in ({}, *({name: True} for name, spec in made(method).options.items() if spec.default is False)):
         assert torch.equal(merged(method, facts, [0.0] * facts.count, options), facts.base)
@@ -72,21 +72,6 @@ def test_one_expert_at_unit_is_that_expert_where_the_method_restores(method: str
 def test_a_density_below_1_for_any_expert_restores_none(method: str) -> None:
     assert not made(method, {"density": np.array([[1.0, 0.5]])}).restores
     assert made(method, {"density": np.array([[1.0, 1.0]])}).restores
-
-
-@pytest.mark.parametrize("method", EVERY)
-def test_permuting_experts_with_their_coefficients_and_options_changes_nothing(method: str) -> None:
-    facts = company(fits(method), 5, 6)
-    weights = [[0.6, -0.2, 0.9][k] for k in range(facts.count)] if method != "layer_swap" else [0.0, 1.0, 0.0]
-    options: dict[str, Option] = {}
-    if "density" in methods.load(method).options and not methods.load(method).random:
-        options = {"density": np.array([[0.3, 0.6, 0.9]])}
-    there = NaiveFacts(facts.name, facts.base, facts.experts[::-1])
-    turned = {k: np.ascontiguousarray(v[:, ::-1]) for k, v in options.items()}
-    if methods.load(method).random:  # masks go with the expert's name, which naive facts do not have
-        options = turned = {"density": 1.0}
-    one, other = merged(method, facts, weights, options), merged(method, there, weights[::-1], turned)
-    torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("method", EVERY)
@@ -232,19 +217,8 @@ def test_layer_swap_takes_whole_models_alone(row: list[float]) -> None:
 
 
 @pytest.mark.parametrize("method", EVERY)
-def test_numbers_outside_their_bounds_are_refused_and_search_ranges_are_within(method: str) -> None:
+def test_what_is_worth_searching_is_accepted_and_merges(method: str) -> None:
     for name, spec in methods.load(method).options.items():
-        if not hasattr(spec, "low"):
-            continue
-        for odd in (spec.low - 1, spec.high + 1, *([spec.low] if spec.above else [])):
-            with pytest.raises(RecipeError, match=f"option {name} is"):
-                made(method, {name: int(odd) if spec.whole else odd})
-        for number in spec.search or ():
+        for number in getattr(spec, "search", None) or ():
             found = spec.check("it", number)
             assert merged(method, company(fits(method), 4, 5), [0.0] * fits(method), {name: found}).isfinite().all()
-
-
-@pytest.mark.parametrize("method", [*SPARSIFIED, *MASKS])
-def test_a_lambda_of_0_is_refused(method: str) -> None:
-    with pytest.raises(RecipeError, match="lambda is 0"):
-        made(method, {"lambda": 0.0})

@@ -107,7 +107,6 @@ def test_a_worked_example() -> None:
     assert front.hypervolume == pytest.approx(0.5 * 0.8)
     assert front.epsilon == pytest.approx(0.5)
     assert front.by_mean() == [2, 0, 1, 3]
-    assert front.nearest([1, 0]) == 0 and front.nearest([0, 5]) == 1 and front.nearest([1, 1]) == 2
     assert front.reference is not None and front.reference.tolist() == [2.0, 10.0]
 
 
@@ -128,13 +127,6 @@ def test_what_failed_is_refused(losses: list[float]) -> None:
     with pytest.raises(ValueError, match="candidate 7: expected 2 finite losses"):
         front.add(7, np.array(losses))
     assert front.numbers == ()
-
-
-def test_picks_say_what_is_missing() -> None:
-    with pytest.raises(ValueError, match="front is empty"):
-        Front(2).nearest([1, 1])
-    with pytest.raises(ValueError, match="non-negative weights"):
-        Front(2).nearest([1, 1, 1])
 
 
 def test_large_fronts_in_many_objectives_are_approximated_and_say_so() -> None:

@@ -42,7 +42,7 @@ RULES = [
     # what is asked from afar needs no models, and what is asked of this host no Ray
     (
         r"optimizer/remote/(?!orders).*",
-        r"searchspaces\.errors|optimizer\.(?!run$|commands|executors\.(cluster|worker)$|searching\.search$).*",
+        r"searchspaces\.errors|optimizer\.(?!run$|commands|executors\.(cluster|fleet|worker)$|searching\.search$).*",
         r"torch|transformers",
     ),
 ]
@@ -85,7 +85,12 @@ def test_a_file_imports_only_what_its_room_may(path: Path) -> None:
 
 def test_ray_is_imported_where_workers_are_made_and_where_orders_are_sent() -> None:
     found = [str(p.relative_to(ROOT)) for p in FILES if any(m.split(".")[0] == "ray" for m in imported(p))]
-    assert found == ["optimizer/executors/cluster.py", "optimizer/executors/ray_session.py", "optimizer/remote/jobs.py"]
+    assert found == [
+        "optimizer/executors/cluster.py",
+        "optimizer/executors/fleet.py",
+        "optimizer/executors/ray_session.py",
+        "optimizer/remote/jobs.py",
+    ]
 
 
 def test_nothing_pickles_and_yaml_is_read_by_the_strict_loader_alone() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from optimizer.answer import Answer, Failure
 from optimizer.driver import FOREIGN, Driver, Outcome, Point, Question
 from optimizer.drivers import DRIVERS
 from optimizer.executors.executor import Executor, Inline
+from optimizer.record.inherited import Inherited
 from optimizer.record.ledger import Ledger
 from optimizer.searching.search import Search
 
@@ -41,6 +43,7 @@ def run(
     kill_after: int = 0,
     models: dict[str, str] | None = None,
     executor: Executor | None = None,
+    inherited: Inherited | None = None,
     **spec: object,
 ) -> Search:
     ledger = Ledger.open(path) if path.exists() else Ledger.create(path, {})
@@ -56,6 +59,7 @@ def run(
         executor or Inline(Bowl.TARGET, json.dumps(spec)),
         *(ledger, OBJECTIVES, evaluations, recipe_of, count),
         references=models,
+        inherited=inherited,
     )
     try:
         search.run()
@@ -151,7 +155,7 @@ def test_a_reference_that_fails_is_kept_and_stops_nothing(tmp_path: Path) -> Non
 class Held:
     """Three workers at once, of which the one that was asked last answers first; the first answers are failures."""
 
-    slots, busy = 3, False
+    slots, ready, busy = 3, 3, False
 
     def __init__(self, failures: int) -> None:
         self.submitted: list[Question] = []
@@ -194,6 +198,52 @@ class Same:
 
     def tell(self, outcomes: list[Outcome]) -> None:
         self.told += outcomes
+
+
+@pytest.mark.parametrize("kill", [0, 1, 4, 9, 12])
+def test_a_child_is_told_what_its_parent_knows_and_all_else_is_as_without(tmp_path: Path, kill: int) -> None:
+    def exactly(point: Point) -> str:
+        return point.tobytes().hex()
+
+    parent, alone, path = (tmp_path / name for name in ("parent.db", "alone.db", "child.db"))
+    run(parent, driver(DRIVERS["sobol"]), 5, exactly, models=MODELS, bad=0.9)
+    whole = run(alone, driver(DRIVERS["cma"]), 8, exactly, models=MODELS, bad=0.9)
+
+    def told(path: Path) -> list[object]:
+        with closing(Ledger.open(path, readonly=True)) as ledger:
+            kept = [a for s in ("calibration", "heldout") for r in (0, 1) for a in ledger.answers(s, bool(r))]
+            values = [ledger.item_values(a.number, a.split) for a in kept]
+            items = [{name: v.tobytes() for name, v in value.items()} for value in values]
+            return [(a.number, a.split, a.of, a.measures, a.failure) for a in kept] + items
+
+    inherited = Inherited(parent, "first")
+    with contextlib.suppress(Killed):
+        run(path, driver(DRIVERS["cma"]), 8, exactly, models=MODELS, kill_after=kill, inherited=inherited, bad=0.9)
+    child = run(path, driver(DRIVERS["cma"]), 8, exactly, models=MODELS, inherited=inherited, bad=0.9)
+    inherited.close()
+    assert told(path) == told(alone) and questions(path) == questions(alone)
+    assert (child.answered, child.repeated, child.failed) == (whole.answered, whole.repeated, whole.failed)
+    with closing(Ledger.open(path, readonly=True)) as ledger, closing(Ledger.open(parent, readonly=True)) as before:
+        ours, theirs = ledger.recipes(), before.recipes()
+        for split, references in (("calibration", False), ("calibration", True), ("heldout", False), ("heldout", True)):
+            scored = {theirs[a.number] for a in before.answers(split, references) if a.failure is None}
+            kept = [a for a in ledger.answers(split, references) if a.of is None]
+            known = [a for a in kept if ours[a.number] in scored]
+            assert known and {(a.worker, a.attempts) for a in known} == {("run first", 0)}, (split, references)
+            assert all(a.worker == "inline" for a in kept if a not in known)
+
+
+def test_workers_are_all_busy_where_there_are_fewer_references_than_workers(tmp_path: Path) -> None:
+    class Counting(Held):
+        at_once: int | None = None
+
+        def collect(self, timeout: float) -> list[Answer]:
+            self.at_once = self.at_once or len(self._queue)
+            return super().collect(timeout)
+
+    workers = Counting(0)
+    run(tmp_path / "l.db", driver(DRIVERS["random"]), 6, lambda p: p.tobytes().hex(), models=MODELS, executor=workers)
+    assert workers.at_once == 3, "two references, and the driver's first question beside them"
 
 
 def test_what_a_worker_is_just_scoring_is_waited_for(tmp_path: Path) -> None:

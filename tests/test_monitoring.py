@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import http.client
 import io
 import json
 import logging
 import socket
-import sys
 from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
 import worlds
+from program import mergeopt
 
 from optimizer.answer import Answer, Failure
-from optimizer.commands import cli
 from optimizer.errors import JobError
 from optimizer.output import logs
 from optimizer.wording import printable, redacted, shown
@@ -93,11 +93,9 @@ def test_a_run_is_watched_while_it_goes_and_leaves_no_secret_anywhere(
                 pages.append(page.read().decode())
 
     monkeypatch.setattr(metrics, "Metrics", Watched)
-    monkeypatch.setattr(sys, "argv", ["mergeopt", "run", "job.yaml", "--metrics-port", "0", "--log-json"])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
+    code = mergeopt("run", "job.yaml", "--metrics-port", "0", "--log-json")
     said = capsys.readouterr()
-    assert not ended.value.code, said.err
+    assert code == 0, said.err
     assert any('mergeopt_candidates{run="pico"} 3.0' in page for page in pages)  # references are answered between
     assert 'mergeopt_best{objective="spam.accuracy",run="pico"}' in pages[-1]
     assert 'mergeopt_answers_total{kind="scores",outcome="scored",run="pico",split="heldout"}' in pages[-1]
@@ -114,22 +112,41 @@ def test_a_run_is_watched_while_it_goes_and_leaves_no_secret_anywhere(
     assert CANARY not in said.out + said.err and not [p for p in left if CANARY.encode() in p.read_bytes()]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "none.yaml"], "no job file at none.yaml"),
+        (["run", "job.yaml", "--runs", "taken"], "cannot use "),  # what the system says, and not mergeopt
+    ],
+)
 def test_a_refusal_is_a_line_of_the_json_log_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
 ) -> None:
+    worlds.classification(tmp_path)
+    (tmp_path / "taken").touch()
+    capsys.readouterr()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["mergeopt", "run", "none.yaml", "--log-json"])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    assert ended.value.code == 2
-    (line,) = map(json.loads, capsys.readouterr().err.splitlines())
-    assert line["level"] == "ERROR" and "no job file at none.yaml" in line["message"]
+    assert mergeopt(*arguments, "--log-json") == 2
+    *_, line = map(json.loads, capsys.readouterr().err.splitlines())
+    assert line["level"] == "ERROR" and message in line["message"]
 
 
-def test_a_port_that_is_taken_is_one_clear_error() -> None:
+def test_metrics_are_for_who_asks_by_name_and_a_port_that_is_taken_is_one_clear_error() -> None:
     pytest.importorskip("prometheus_client", reason="--metrics-port needs the extra 'metrics'")
     from optimizer.output.metrics import Metrics
 
+    metrics = Metrics("pico", 0)
+    for host, status in (("localhost:1", 200), ("127.0.0.1", 200), ("rebound.example", 421)):
+        asked = http.client.HTTPConnection("127.0.0.1", int(metrics.address.split(":")[2].split("/")[0]), timeout=10)
+        asked.request("GET", "/metrics", headers={"Host": host})
+        answer = asked.getresponse()
+        assert answer.status == status and (b"mergeopt_" in answer.read()) == (status == 200)
+        asked.close()
+    metrics.close()
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         with pytest.raises(JobError, match=f"--metrics-port: port {port} of 127.0.0.1 is taken; name another, or 0"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,9 +13,9 @@ import pytest
 import sparse
 import torch
 import worlds
+from program import mergeopt
 
 from optimizer import Job, Run
-from optimizer.commands import cli
 from optimizer.errors import JobError
 from optimizer.executors import bandwidth
 from optimizer.jobs import needs, paper
@@ -52,13 +51,6 @@ def changed(job: Path, name: str, *pairs: tuple[str, str]) -> Job:
     return Job.load(job.parent / name)
 
 
-def mergeopt(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["mergeopt", *arguments])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    return int(ended.value.code or 0)
-
-
 def test_seven_billion_parameters_and_eight_experts_are_planned_without_reading_one(
     seven: Path, memory: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -69,7 +61,7 @@ def test_seven_billion_parameters_and_eight_experts_are_planned_without_reading_
 
     monkeypatch.setattr(Checkpoint, "tensor", read)
     memory(64e9)
-    assert mergeopt(monkeypatch, "check", str(seven), "--paper", "--json") == 0
+    assert mergeopt("check", str(seven), "--paper", "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert found["model_bytes"] == SEVEN and found["pool_bytes"] == 9 * SEVEN and found["moved_bytes"] == 10 * SEVEN
     assert found["gradient_bytes"] == 0 and found["chunk_bytes"] == 2 * 32000 * 4096
@@ -77,13 +69,13 @@ def test_seven_billion_parameters_and_eight_experts_are_planned_without_reading_
     assert found["refusal"] is None and found["place"] == "disk"
     assert found["bandwidth"]["sparse"] and found["merge_seconds"] is None, "holes say nothing of the disk"
     memory(256e9)
-    assert mergeopt(monkeypatch, "check", str(seven), "--paper", "--json") == 0
+    assert mergeopt("check", str(seven), "--paper", "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert found["place"] == "cache"
     assert found["merge_seconds"] == pytest.approx(10 * SEVEN / found["bandwidth"]["memory"])
     memory(20e9)
     monkeypatch.setenv("COLUMNS", "400")
-    assert mergeopt(monkeypatch, "check", str(seven), "--paper") == 0, "who plans on a laptop is told, not refused"
+    assert mergeopt("check", str(seven), "--paper") == 0, "who plans on a laptop is told, not refused"
     said = capsys.readouterr().out
     assert "a model of 13.48 GB in bfloat16" in said and "121.29 GB on disk" in said
     assert "does not fit here: 2 workers need" in said and "fewer executor.workers" in said
@@ -200,7 +192,7 @@ def test_check_has_paper_beside_what_it_measured(
 ) -> None:
     job = worlds.language(tmp_path)
     monkeypatch.setenv("COLUMNS", "300")
-    assert mergeopt(monkeypatch, "check", str(job)) == 0
+    assert mergeopt("check", str(job)) == 0
     said = capsys.readouterr().out
     for words in ("one merge", "at memory bandwidth", "one candidate", "(measured on one)", "mapped from its files"):
         assert words in said

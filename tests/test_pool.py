@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import struct
 import time
@@ -307,6 +308,22 @@ def test_a_broken_cache_is_discarded(pair: tuple[Path, Path], cache: Path, conte
 def test_a_cache_that_cannot_be_written_costs_time_only(pair: tuple[Path, Path], cache: Path) -> None:
     cache.parent.parent.write_text("a file where a folder should be")
     assert len(Pool.open(pair[0], {"math": pair[1]}, heads=["classifier.*"]).hashes()) == 2
+
+
+@pytest.mark.filterwarnings("ignore:flock not supported:UserWarning")
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS])
+def test_a_disk_without_locks_costs_time_at_most(
+    pair: tuple[Path, Path], cache: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def refuse(file: int, how: int) -> None:
+        raise OSError(code, "no locks here")
+
+    pool = Pool.open(pair[0], {"math": pair[1]}, heads=["classifier.*"])
+    with monkeypatch.context() as there:
+        there.setattr("fcntl.flock", refuse)
+        found = pool.hashes()
+    assert cache.exists() is (code == errno.ENOSYS)  # which files that are locks stand in for
+    assert pool.hashes() == found
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 import worlds
+from program import Program
 from safetensors.torch import load_file, save_file
 
 from evaluators.evaluator import Measure
 from optimizer import Job, Run
-from optimizer.commands import cli
 from optimizer.driver import Question, reference
 from optimizer.errors import ExportError
 from optimizer.executors.worker import Worker, specification
@@ -84,6 +84,7 @@ EVERY = ["base", "spam", "mood"]
         ("{bounds: [0, 0.5]}", {}, ["spam", "mood"]),
         ("{granularity: layer}", {"name: sobol": "name: sobol, anchors: false"}, EVERY),
         ("{granularity: layer}", {"evaluations: 16": "evaluations: 6"}, ["mood"]),
+        ("{granularity: layer}", {'heads: ["classifier.*"]': 'heads: ["classifier.*", "pooler.*"]'}, []),
         ("{granularity: layer}", {'heads: ["classifier.*"]': 'heads: ["classifier.*"]\n  exclude: ["pooler.*"]'},
          ["spam", "mood"]),
     ],
@@ -137,30 +138,23 @@ def test_heads_of_an_expert_come_with_it_where_no_evaluator_brings_one(tmp_path:
 
 
 def test_they_are_told_in_front_show_status_json_and_report(
-    finished: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    finished: Run, monkeypatch: pytest.MonkeyPatch, mergeopt: Program
 ) -> None:
     monkeypatch.setenv("COLUMNS", "160")
     monkeypatch.chdir(finished.folder.parent.parent)
 
-    def mergeopt(*arguments: str) -> str:
-        monkeypatch.setattr("sys.argv", ["mergeopt", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        assert ended.value.code == 0
-        return capsys.readouterr().out
-
-    front = mergeopt("front", "pico")
+    front = mergeopt("front", "pico").out
     front = " ".join(front.split())
     assert "expert spam" in front and "models of the pool as they are" in front
-    rows = [row for row in json.loads(mergeopt("front", "pico", "--json")) if row["reference"]]
+    rows = [row for row in json.loads(mergeopt("front", "pico", "--json").out) if row["reference"]]
     assert {row["label"] for row in rows} == {"expert spam", "expert mood"}
     assert all(row["candidate"] is None and not row["front"] and row["heldout"] for row in rows)
-    shown = mergeopt("show", "pico", "expert mood")
+    shown = mergeopt("show", "pico", "expert mood").out
     assert "expert mood, as it is: no candidate" in shown and "spam.accuracy" in shown and "embeddings" not in shown
-    assert "coefficients" not in json.loads(mergeopt("show", "pico", "expert mood", "--json"))
-    status = json.loads(mergeopt("status", "pico", "--json"))
+    assert "coefficients" not in json.loads(mergeopt("show", "pico", "expert mood", "--json").out)
+    status = json.loads(mergeopt("status", "pico", "--json").out)
     assert status["references"] == {"models": 2, "scored": 2, "failed": 0} and status["finished"]
-    assert "2 of 2 models of the pool as they are" in mergeopt("status", "pico")
+    assert "2 of 2 models of the pool as they are" in mergeopt("status", "pico").out
     data = page_data(finished.results())
     assert [c["label"] for c in data["references"]] and all(c["heldout"] for c in data["references"])
     with pytest.raises(ExportError, match="expert mood is a model of the pool as it is, and no merge"):

@@ -66,12 +66,16 @@ def test_a_search_that_was_sent_is_followed_fetched_and_has_nothing_of_the_envir
     assert there.answer(order)["folder"] == str(tmp_path / "runs" / "pico")
     assert there.find("pico").id == order == there.find(order).id
     said = "\n".join(following.log(there, order, follow=True))
-    assert "9/9" in said and there.state(order).status == "SUCCEEDED"
+    assert (
+        "9/9" in said
+        and "mergeopt fetch pico report --address ADDRESS" in said
+        and there.state(order).status == "SUCCEEDED"
+    )
     with (tmp_path / "parcel").open("w+b") as archive:
         fetch = there.send(Order("fetch", "pico", str(tmp_path / "runs")))
-        size = there.receive(fetch, archive)
-    parcel.unpack(tmp_path / "parcel", tmp_path / "here")
-    assert size and len(Results(tmp_path / "here").candidates) == 9
+        there.receive(fetch, archive)
+    parcel.unpack(tmp_path / "parcel", tmp_path / "here", run=("pico", "auto"))
+    assert (tmp_path / "here" / "fetched.json").is_file() and len(Results(tmp_path / "here").candidates) == 9
     with pytest.raises(ClusterError, match=r"on the cluster: the cluster has a run at .*pico already") as refused:
         there.answer(there.send(Order("run", job.name, str(tmp_path / "runs"), job=job.yaml())))
     assert refused.value.exit_code == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -99,6 +100,29 @@ def test_an_export_loads_with_transformers_and_holds_the_merged_weights(finished
     measure = chosen.measures["spam.accuracy"]
     assert f"{measure.value:.4f} ± {measure.stderr:.4f} ({measure.count} items)" in card
     assert card.startswith("---\nbase_model:\n") and "- mergeopt\n" in card and chosen.recipe in card
+
+
+def test_a_card_is_python_that_can_be_run_whatever_the_models_names_are(tmp_path: Path) -> None:
+    home = tmp_path / "me@here"
+    path = worlds.classification(home, evaluations=1)
+    head = 'x"]; order("canary")  # .classifier'
+    weights = home / "experts" / "spam" / "model.safetensors"
+    renamed = {n.replace("classifier", head) if "classifier" in n else n: t for n, t in load_file(weights).items()}
+    save_file(renamed, weights, metadata={"format": "pt"})
+    config = home / "base" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "architectures": ["Model\n```\n# canary"]}))
+    text = path.read_text().replace("base: base", f"base: {home}/base").replace('"classifier.*"', '"*classifier.*"')
+    path.write_text(text)
+    run = Run.create(Job.load(path), tmp_path)
+    run.search(heldout=False)
+    card = (run.export("base", tmp_path / 'out"put') / "README.md").read_text()
+    front, *blocks = card.split("```python")
+    assert 'base_model:\n- "base"' in front
+    said = [ast.parse(block.partition("\n```")[0]) for block in blocks]
+    nodes = [node for tree in said for node in ast.walk(tree)]
+    assert {n.value for n in nodes if isinstance(n, ast.Constant)} >= {f"{head}.weight", f"{head}.bias", 'out"put'}
+    assert "AutoModel" in {n.name for n in nodes if isinstance(n, ast.alias)}
+    assert "order" not in {n.id for n in nodes if isinstance(n, ast.Name)} and "\n# canary" not in card
 
 
 def test_an_export_that_exists_and_a_candidate_that_does_not_are_refused(finished: Run, tmp_path: Path) -> None:

@@ -11,14 +11,16 @@ import numpy as np
 import pico
 import pytest
 import torch
+import transformers as hf
 import worlds
+from families import FAMILIES
 
 from evaluators.causal import probe_head
 from optimizer import Job, Run
 from optimizer.jobs.checking import check_job
 from searchspaces import CoefficientSpace, Pool, Resident
 from searchspaces.errors import PoolError
-from searchspaces.models.loading import load_model
+from searchspaces.models.loading import input_device, load_model
 from searchspaces.weights.spread import Where, dispatch, map_of, settled
 
 SPLIT: dict[str, str | int] = {
@@ -139,3 +141,17 @@ def test_without_accelerate_the_error_names_what_to_install(tmp_path: Path, monk
     monkeypatch.setattr("searchspaces.weights.spread.find_spec", lambda name: None)
     with pytest.raises(PoolError, match=r"pip install 'mergeopt\[devices\]'"):
         Resident(pool_of(tmp_path), "auto")
+
+
+LATENT = hf.PerceiverConfig(num_latents=4, d_latents=8, d_model=8, num_self_attends_per_block=1, num_blocks=1)
+
+
+@pytest.mark.parametrize(("kind", "where"), [("gpt2", "meta"), ("clip", "meta"), ("perceiver", "cpu")])
+def test_inputs_belong_where_embeddings_are_or_else_the_first_parameter(kind: str, where: str) -> None:
+    with torch.device("meta"):
+        if kind in FAMILIES:
+            model = getattr(hf, FAMILIES[kind].model)(FAMILIES[kind].config())
+        else:  # whose inputs are a parameter, and no module
+            model = hf.PerceiverModel(LATENT)
+    model.register_parameter("first", torch.nn.Parameter(torch.zeros(1, device="cpu")))
+    assert input_device(model) == torch.device(where)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Sequence
@@ -487,14 +488,26 @@ def test_a_unigram_models_scores_are_compared(tmp_path: Path) -> None:
         Pool.open(first, {"other": other})
 
 
-def test_a_model_without_tokens_has_no_vocabulary(tmp_path: Path) -> None:
-    first = FAMILIES["vit"].save(tmp_path / "base")
+VISION = hf.ChineseCLIPVisionConfig(
+    hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2, image_size=8, patch_size=4
+)
+
+
+# patches of images, two towers, and a convolution, whose weight is no table of tokens
+@pytest.mark.parametrize("kind", ["vit", "clip", "chinese_clip_vision_model"])
+def test_a_model_without_tokens_has_no_vocabulary(tmp_path: Path, kind: str) -> None:
+    first = tmp_path / "base"
+    if kind in FAMILIES:
+        FAMILIES[kind].save(first)
+    else:
+        hf.ChineseCLIPVisionModel(VISION).save_pretrained(first)
     other = pico.expert(tmp_path / "other", first, 1)
     rows = load_file(other / "model.safetensors")
-    save_file({**rows, "classifier.bias": torch.zeros(7)}, other / "model.safetensors")
-    with pytest.raises(PoolError, match=r"'classifier\.bias' has shape"):
+    odd = next(name for name in rows if name.endswith(".bias"))
+    save_file({**rows, odd: torch.zeros(7)}, other / "model.safetensors")
+    with pytest.raises(PoolError, match=rf"'{re.escape(odd)}' has shape"):
         Pool.open(first, {"other": other})
-    with pytest.raises(PoolError, match="cannot resize the embeddings of a vit model"):
+    with pytest.raises(PoolError, match=f"cannot resize the embeddings of a {kind} model"):
         Pool.open(first, {"other": other}, vocabulary="union")
 
 

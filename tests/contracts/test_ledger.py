@@ -8,8 +8,10 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -65,6 +67,25 @@ def read(ledger: Ledger) -> list[tuple[str, object]]:
         else:
             found.append(("tell", (event.answer.number, event.answer.failure, dict(event.answer.measures))))
     return found
+
+
+def test_what_is_asked_again_is_pending_after_what_was_asked_before(ledger: Ledger) -> None:
+    again = question(10**9)
+    ledger.asked(2, [question(0), question(1)], ["r0", "r1"])
+    failed = Answer(0, "calibration", failure=Failure("timeout", "gone"), worker="w")
+    unseen = Answer(1, "heldout", failure=Failure("timeout", "gone"), worker="w")
+    ledger.asked(0, [question(1, "heldout")], ["r1"])
+    ledger.answered([failed, unseen])
+    ledger.asked_again([again], ["r0"])
+    ledger.asked(1, [question(2)], ["r2"])
+    assert [q.number for q in ledger.pending()] == [1, 10**9, 2], "by place, and within one ask by number"
+    assert [q.number for q in ledger.pending("heldout")] == [1]
+    assert ledger.tries("heldout") == {1: [Try("w", "timeout", "gone")]}
+    assert [a.number for a in ledger.answers()] == [0], "its driver has heard of it"
+    before = read(ledger)
+    ledger.asked_again([], [])
+    ledger.answered([answer(2)])
+    assert read(ledger) == [*before, ("tell", (2, None, dict(answer(2).measures)))]
 
 
 def test_history_is_the_order_of_asks_and_tells_to_the_bit(ledger: Ledger, tmp_path: Path) -> None:
@@ -145,6 +166,23 @@ def test_a_reader_sees_the_ledger_while_it_is_written(ledger: Ledger, tmp_path: 
         assert [a.number for a in reader.answers()] == [0]
         with pytest.raises(RunError, match=r"read-?only"):
             reader.set_meta("name", "other")
+
+
+def test_of_what_is_answered_while_it_is_read_no_half_is_seen(
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger.asked(2, [question(0), question(1)], ["r0", "r1"])
+    ledger.answered([answer(0)])
+    with reading(tmp_path) as reader:
+        execute = reader._db.execute
+
+        def meanwhile(*statement: Any) -> Any:
+            found = execute(*statement)
+            ledger.answered([answer(1)])
+            return found
+
+        monkeypatch.setattr(reader._db, "execute", meanwhile)
+        assert all(a.measures for a in reader.answers())
 
 
 def test_a_locked_ledger_is_waited_for_aloud_and_then_told_with_exit_code_75(
@@ -284,8 +322,10 @@ def test_a_ledger_of_an_earlier_version_is_read_and_goes_on(in_file: Ledger, tmp
     with contextlib.closing(sqlite3.connect(path)) as raw:
         raw.execute("UPDATE meta SET value = '9' WHERE key = 'version'")
         raw.commit()
-    with pytest.raises(RunError, match="version 9, this program reads 2 to 4; update mergeopt"):
+    again.close()
+    with pytest.raises(RunError, match="version 9, this program reads 2 to 4; update mergeopt") as refused:
         Ledger.open(path)
+    assert refused.tb and not [f for f in psutil.Process().open_files() if f.path == str(path)], "nothing is left open"
 
 
 def test_references_are_kept_apart_from_what_a_driver_asked(ledger: Ledger, tmp_path: Path) -> None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import sys
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import worlds
+from program import mergeopt
 
 from optimizer import Job, Run
-from optimizer.commands import cli
-from optimizer.errors import RunError
+from optimizer.errors import RunError, WorkerError
+from optimizer.executors.executor import Inline
 from optimizer.jobs.changes import differences, identity
+from optimizer.record.inherited import PARENT
 
 
 @pytest.fixture(scope="module")
@@ -59,18 +61,41 @@ def test_an_edited_run_is_refused_and_forked_into_a_child_that_knows_what_change
         Run(run.folder).search()
     said = str(error.value)
     assert "space.granularity: was 'layer', is 'model'; seed: was 0, is 3" in said and "resume pico --fork NAME" in said
-    monkeypatch.setattr(sys, "argv", ["mergeopt", "resume", str(run.folder), "--fork", "child"])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    assert ended.value.code == 0, capsys.readouterr().err
+    assert mergeopt("resume", run.folder, "--fork", "child") == 0, capsys.readouterr().err
     results = Run(tmp_path / "runs" / "child").results()
     assert len(results.candidates) == 6 and results.parent == {
         "name": "pico",
         "changed": ["space.granularity: was 'layer', is 'model'", "seed: was 0, is 3"],
     }
     assert Run(run.folder).results().parent is None
+    assert not (tmp_path / "runs" / "child" / PARENT).exists(), "another seed draws other items"
     with pytest.raises(RunError, match="exists already"):
         Run(run.folder).fork("child")
+
+
+def test_a_child_of_another_driver_does_not_pay_again_for_what_its_parent_answered(job: Job, tmp_path: Path) -> None:
+    run = Run.create(job, tmp_path / "runs")
+    run.search(evaluations=4)
+    path = run.folder / "job.yaml"
+    path.write_text(path.read_text().replace("name: sobol", "name: random"))
+    child = Run(run.folder).fork("child")
+    shutil.rmtree(run.folder)  # it needs its parent no longer
+    child.search(heldout=False)
+    found = [(c.worker, c.attempts) for c in child.results().candidates.values()]
+    assert 3 <= found.count(("run pico", 0)) < len(found) == 6, found
+
+
+def test_a_child_that_cannot_start_frees_its_name(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def start(self: Inline) -> None:
+        raise WorkerError("no worker can start")
+
+    run = Run.create(job, tmp_path / "runs")
+    monkeypatch.setattr(Inline, "start", start)
+    assert mergeopt("resume", run.folder, "--fork", "child") == 1
+    assert "no worker can start" in capsys.readouterr().err
+    assert [p.name for p in (tmp_path / "runs").iterdir()] == ["pico"]
 
 
 def test_a_child_of_changed_data_names_the_file_and_both_hashes(tmp_path: Path) -> None:
@@ -78,5 +103,7 @@ def test_a_child_of_changed_data_names_the_file_and_both_hashes(tmp_path: Path) 
     worlds.items(tmp_path / "data" / "text.jsonl", 44, 5)
     with pytest.raises(RunError, match=r"data .*text\.jsonl.* has changed.*resume --fork NAME"):
         run.search()
-    (said,) = run.fork("child").results().parent["changed"]  # type: ignore[index]
+    child = run.fork("child")
+    assert not (child.folder / PARENT).exists(), "its parent's answers are of other items"
+    (said,) = child.results().parent["changed"]  # type: ignore[index]
     assert "text.jsonl" in said and "sha256 was" in said

@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
-import http.server
 import json
 import os
 import shutil
 import socket
 import sqlite3
-import sys
-import threading
 from collections.abc import Iterator
 from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, ClassVar
+from types import SimpleNamespace
+from typing import Any, ClassVar, cast
 
 import pytest
 import worlds
+from program import Quiet, mergeopt, serving
 
 from optimizer import Job, Run
 from optimizer.answer import Answer, Failure, Try
-from optimizer.commands import cli
 from optimizer.doctor import Finding, installation, ray_cluster, run_folder
+from optimizer.errors import RunError
 from optimizer.output import show
+from optimizer.record.connection import Connection
 from optimizer.record.ledger import Ledger
 from optimizer.record.spool import Spool
 from optimizer.remote import head
+from optimizer.remote.parcel import copy_run
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +51,28 @@ def ill(findings: Iterator[Finding]) -> dict[str, Finding]:
 
 def test_a_finished_run_is_well(folder: Path) -> None:
     assert ill(run_folder.examine(folder)) == {}
+
+
+def test_a_run_that_is_not_there_and_a_server_that_does_not_answer_are_no_damaged_folder(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (missing,) = run_folder.examine(folder.with_name("nope"))
+    assert missing.said == f"no run at {folder.with_name('nope')}" and missing.mend.endswith("words")
+    (folder / "ledger.db").rename(folder / "kept")
+    (folder / "ledger.json").write_text("{}")
+
+    def refuse(path: Path, readonly: bool) -> Ledger:
+        raise RunError("cannot use the ledger: no password supplied")
+
+    monkeypatch.setattr(Ledger, "open", refuse)
+    (denied,) = run_folder.examine(folder)
+    assert "PGPASSWORD" in denied.mend and "restore" not in denied.mend
+
+
+def test_a_copy_is_told_as_one(folder: Path, tmp_path: Path) -> None:
+    copy_run(folder, tmp_path / "copy")
+    found = {f.about: f for f in run_folder.examine(tmp_path / "copy")}
+    assert not ill(iter(found.values())) and f"a copy of words at {folder}" in found["copy"].said
 
 
 def damaged(path: Path) -> None:
@@ -127,7 +150,7 @@ def test_an_installation_is_examined_and_what_it_lacks_is_named(
     assert "many" in found["cache"].said and "before mergeopt was installed" in found["clock"].said
 
 
-class Dashboard(http.server.BaseHTTPRequestHandler):
+class Dashboard(Quiet):
     """Ray's, as far as the doctor asks."""
 
     token = ""
@@ -139,8 +162,6 @@ class Dashboard(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(json.dumps({"ray_version": self.ray}).encode() if well else b"{}")
 
-    def log_message(self, *said: object) -> None: ...
-
 
 @pytest.fixture(params=["127.0.0.1", "0.0.0.0"])
 def dashboard(
@@ -148,11 +169,8 @@ def dashboard(
 ) -> Iterator[tuple[str, str]]:
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
     monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
-    server = http.server.ThreadingHTTPServer((request.param, 0), Dashboard)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}", request.param
-    server.shutdown()
-    server.server_close()
+    with serving(Dashboard, request.param) as port:
+        yield f"http://127.0.0.1:{port}", request.param
 
 
 def test_who_may_use_a_cluster_is_asked_and_told(
@@ -183,7 +201,7 @@ def test_who_may_use_a_cluster_is_asked_and_told(
     assert "answers ours with 401" in said.said and "secret" not in str(said) and "another" not in str(said)
 
 
-class Thief(http.server.BaseHTTPRequestHandler):
+class Thief(Quiet):
     """Whoever else listens: it wants a token, or sends elsewhere whoever has one."""
 
     seen: ClassVar[list[str]] = []
@@ -196,8 +214,6 @@ class Thief(http.server.BaseHTTPRequestHandler):
             self.send_header("Location", self.elsewhere)
         self.end_headers()
 
-    def log_message(self, *said: object) -> None: ...
-
 
 @pytest.fixture
 def thief(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
@@ -209,11 +225,8 @@ def thief(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     (tmp_path / ".ray" / "auth_token").write_text("canary")
     (tmp_path / ".ray" / "auth_token").chmod(0o600)
     monkeypatch.setattr(Thief, "seen", [])
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Thief)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server.server_port
-    server.shutdown()
-    server.server_close()
+    with serving(Thief) as port:
+        yield port
 
 
 def test_the_token_of_this_host_is_given_to_no_other(thief: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,27 +256,35 @@ def test_the_doctor_knows_the_cluster_of_this_host_and_its_token(
     (tmp_path / "mergeopt" / "cluster").mkdir(parents=True)
     (tmp_path / "mergeopt" / "cluster" / "token").write_text("of the head")
     monkeypatch.setattr(head, "running", lambda: head.Head(f"http://127.0.0.1:{thief}", 1, 0.0, ""))
+    (tmp_path / "mergeopt" / "cluster" / "token").chmod(0o640)
     for address in ("auto", f"http://127.0.0.1:{thief}"):
-        list(ray_cluster.examine(address))
+        token = ill(ray_cluster.examine(address))["token"]  # the file of the token that is shown, and no other
+        assert str(tmp_path / "mergeopt" / "cluster" / "token") in token.said and "0640" in token.said
     assert Thief.seen == ["", "Bearer of the head"] * 2
 
 
 def test_the_command_ends_with_1_where_something_is_wrong_and_speaks_json(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def doctor(*arguments: str) -> int:
-        monkeypatch.setattr(sys, "argv", ["mergeopt", "doctor", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        return int(ended.value.code or 0)
-
-    assert doctor(str(folder)) == 0
+    assert mergeopt("doctor", str(folder)) == 0
     assert "ledger: whole" in capsys.readouterr().out
     (folder / "splits.json").unlink()
-    assert doctor("words", "--runs", str(folder.parent), "--json") == 1
+    assert mergeopt("doctor", "words", "--runs", str(folder.parent), "--json") == 1
     found = {f["about"]: f for f in json.loads(capsys.readouterr().out)}
     assert found["splits"]["state"] == "wrong" and found["splits"]["mend"]
-    assert doctor("--address", "127.0.0.1:1") == 1
+    assert mergeopt("doctor", "--address", "127.0.0.1:1") == 1
     assert "refused" in capsys.readouterr().out
-    assert doctor("--address", "somewhere") == 2
+    assert mergeopt("doctor", "--address", "somewhere") == 2
     assert "expected http://HOST:PORT" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("said", "told", "untold"),
+    [("fe_sendauth: no password supplied", "PGPASSWORD", "CREATE"), ("permission denied for database", "CREATE", "PG")],
+)
+def test_what_a_server_denies_is_told_by_what_is_missing(said: str, told: str, untold: str) -> None:
+    class Denied(Exception):
+        sqlstate = None
+
+    text = str(Connection.in_our_words(cast(Any, SimpleNamespace(url="u")), cast(Any, Denied(said))))
+    assert told in text and untold not in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
@@ -175,7 +176,7 @@ def test_a_spooled_answer_comes_back_to_the_bit_and_a_torn_line_is_left_out(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     spool = Spool(tmp_path / "spool.jsonl")
-    assert spool.read() == []
+    assert not list(spool.read())
     rng = np.random.default_rng(0)
     scored = Answer(
         *(3, "calibration", {"a.m": Measure(0.1 + 0.2, None, 7)}, {"a.m": rng.normal(size=7).astype(np.float32)}),
@@ -192,7 +193,7 @@ def test_a_spooled_answer_comes_back_to_the_bit_and_a_torn_line_is_left_out(
     assert first.per_item["a.m"].tobytes() == scored.per_item["a.m"].tobytes()
     assert "line 3 is torn" in caplog.text
     spool.clear()
-    assert spool.read() == []
+    assert not list(spool.read())
 
 
 def test_a_spool_forgets_no_field(tmp_path: Path) -> None:
@@ -410,6 +411,33 @@ def test_an_attempt_is_recorded_once_and_a_torn_or_foreign_note_blames_nobody(
         assert ledger.tries() == {0: [Try("w", "oom", "full")]}
 
 
+def test_a_kill_in_a_drain_is_held_against_no_question(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who ends a service asks it to first, and kills it when that takes too long: the candidate is merely slow."""
+    running: list[Search] = []
+    run = Search.run
+
+    def started(self: Search, *arguments: bool, **options: bool) -> None:
+        running.append(self)
+        run(self, *arguments, **options)
+
+    monkeypatch.setattr(Search, "run", started)
+
+    class Stopped(Bowl):
+        def answer(self, question: Question, halved: bool = False) -> Answer:
+            if question.number == 2:
+                running[-1].stop()
+                raise Killed
+            return super().answer(question, halved)
+
+    monkeypatch.setattr("simulated.Stopped", Stopped, raising=False)
+    monkeypatch.setattr(Bowl, "TARGET", "simulated:Stopped")
+    for _ in range(4):
+        with pytest.raises(Killed):
+            searching(tmp_path)
+    with closing(Ledger.open(tmp_path / "ledger.db", readonly=True)) as ledger:
+        assert ledger.tries() == {} and [q.number for q in ledger.pending()] == [2]
+
+
 def test_an_orderly_end_is_held_against_no_question(tmp_path: Path) -> None:
     def interrupt(search: Search, answer: Answer) -> None:
         if search.answered == 4:
@@ -487,6 +515,57 @@ def test_what_failed_by_the_machine_is_asked_again_on_demand(tmp_path: Path, mon
     assert searching(tmp_path, 20, models=models, retry_failed=True).answered == 20, "nothing is left that failed"
 
 
+def test_killed_at_any_write_while_failures_are_asked_again_it_is_told_in_the_same_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The driver asks for what failed once more while a worker is at it: whose copy that is may not change."""
+
+    class Two(Inline):
+        slots = 2
+
+    def again(folder: Path, retry_failed: bool = True) -> None:
+        asks = Script([0.1, 0.3, 0.5, 0.1, 0.7, 0.9])
+        searching(folder, 6, asks, models={"base": "h"}, executor=Two(Bowl.TARGET, "{}"), retry_failed=retry_failed)
+
+    def told(folder: Path) -> list[object]:
+        with closing(Ledger.open(folder / "ledger.db", readonly=True)) as ledger:
+            copies = [(a.number, a.of) for a in ledger.answers()]
+            return [*content(folder), copies, ledger.tries("heldout"), len(ledger.answers(references=True))]
+
+    monkeypatch.setattr("simulated.Flaky", Flaky, raising=False)
+    monkeypatch.setattr(Bowl, "TARGET", "simulated:Flaky")
+    monkeypatch.setattr(Flaky, "lost", {(0, "calibration"), (1, "heldout"), (-2, "calibration")})
+    (failed := tmp_path / "failed").mkdir()
+    searching(failed, 3, Script([0.1, 0.3, 0.5]), models={"base": "h"})
+    monkeypatch.setattr(Flaky, "lost", set())
+    write, left, after = Ledger._write, [10**9], [False]
+
+    def dying(self: Ledger, work: Callable[[], Any]) -> Any:
+        left[0] -= 1
+        if left[0] == 0 and not after[0]:
+            raise Killed
+        done = write(self, work)
+        if left[0] == 0:
+            raise Killed
+        return done
+
+    monkeypatch.setattr(Ledger, "_write", dying)
+    again(shutil.copytree(failed, tmp_path / "whole"))
+    whole, most = told(tmp_path / "whole"), 10**9 - left[0]
+    assert (AGAIN, None) in whole[-3] and (3, AGAIN) in whole[-3] and most > 12
+    for at in range(1, most + 1):
+        for after[0] in (False, True):
+            folder = shutil.copytree(failed, tmp_path / f"{at}{after[0]}")
+            left[0] = at
+            with pytest.raises(Killed):
+                again(folder)
+            left[0] = 10**9
+            with closing(Ledger.open(folder / "ledger.db", readonly=True)) as ledger:
+                heard = any(q.number == AGAIN for q in ledger.questions())
+            again(folder, retry_failed=not heard)  # what is in the ledger needs no second word
+            assert told(folder) == whole, f"killed {'after' if after[0] else 'before'} write {at}"
+
+
 def test_what_would_fail_again_is_not_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("simulated.Flaky", Flaky, raising=False)
     monkeypatch.setattr(Bowl, "TARGET", "simulated:Flaky")
@@ -540,6 +619,33 @@ def test_a_budget_that_is_reached_ends_the_search_scores_the_front_and_says_whic
     assert Ledger.open(tmp_path / "ledger.db", readonly=True).meta("reached") is None
 
 
+def test_hours_without_a_worker_are_not_spent(tmp_path: Path) -> None:
+    """All workers have gone, and somebody waits for machines: that ends no search, and costs nothing."""
+
+    class Gone(Inline):
+        """Works, but for a day in the middle of it in which there is no worker."""
+
+        ready = 1
+
+        def collect(self, timeout: float) -> list[Answer]:
+            if not self._queue or self._queue[0].number != 3 or clock.now > 50_000:
+                self.ready = 1
+                return super().collect(timeout)
+            clock.now += 8_640
+            self.ready = 0
+            return []
+
+    clock = Clock()
+    limits = Limits(hours=2, gpu_hours=2, money=2, price_per_hour=1, gpus=1)
+    meter = Meter(limits, {}, clock)
+    search = searching(tmp_path, 12, driver("sobol"), meter=meter, executor=Gone(Bowl.TARGET, "{}"))
+    assert clock.now > 50_000 and search.answered == 12 and search.reached is None
+    assert meter.spent == {"hours": 0, "gpu_hours": 0, "money": 0}
+    clock.now += 3_600
+    meter.tick(2)
+    assert meter.spent == {"hours": 1, "gpu_hours": 2, "money": 1}
+
+
 @pytest.mark.parametrize("jump", [-86_400.0, 86_400.0])
 def test_a_wall_clock_that_jumps_by_a_day_changes_nothing_but_what_is_displayed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jump: float
@@ -562,10 +668,24 @@ def test_a_wall_clock_that_jumps_by_a_day_changes_nothing_but_what_is_displayed(
     assert abs(stamps[-1] - stamps[0]) > 80_000, "the clock did jump"
 
 
+def test_in_a_drain_what_waits_for_a_worker_is_not_begun(tmp_path: Path) -> None:
+    class Two(Inline):
+        slots = 2
+
+    def stop(search: Search, answer: Answer) -> None:
+        search.stop()
+
+    search = searching(tmp_path, on_answer=stop, executor=Two(Bowl.TARGET, "{}"))
+    assert search.answered == 1 and search.waiting == 1
+    assert searching(tmp_path).answered == 8, "it is asked again"
+
+
 def test_a_stop_drains_thirty_seconds_by_the_monotonic_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is in flight never comes: after the drain the search ends, and the question is pending."""
 
     class Never(Inline):
+        busy = True
+
         def collect(self, timeout: float) -> list[Answer]:
             if len(self._queue) and self._queue[0].number == 3:
                 clock.now += 31

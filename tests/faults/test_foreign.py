@@ -8,7 +8,7 @@ import socket
 import sqlite3
 import subprocess
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +22,12 @@ from optimizer.doctor.finding import Finding, print_findings
 from optimizer.driver import Items, Question
 from optimizer.errors import RunError
 from optimizer.output import show
+from optimizer.record import spool
+from optimizer.record.attempt import Attempt
 from optimizer.record.ledger import Ledger
+from optimizer.record.owner import owner, owning
 from optimizer.record.results import Results
+from optimizer.record.spool import Spool
 from optimizer.remote import control, following
 
 ORDER = "\x1b]0;pwn\x07\x1b[2J"  # to a terminal: a new title, and an empty screen
@@ -130,6 +134,81 @@ def test_a_note_of_a_driver_that_none_wrote_is_none(text: str, folder: Path) -> 
             control.drain(folder)
     finally:
         note.unlink()
+
+
+STATE = ("driver.json", "driver.lock", "attempt.json", "spool.jsonl")
+KINDS = ("link", "pipe", "zeros", "huge", "folder")
+
+
+def put(place: Path, what: str, victim: Path) -> None:
+    """Something in the place of a file of a run that is none of a run."""
+    if what == "pipe":
+        os.mkfifo(place)
+    elif what == "folder":
+        place.mkdir()
+    elif what == "huge":
+        with place.open("wb") as file:
+            file.truncate(1 << 40)
+    else:
+        place.symlink_to("/dev/zero" if what == "zeros" else victim)
+
+
+@pytest.mark.parametrize("what", KINDS)
+def test_what_is_no_plain_file_holds_up_no_reader_and_leads_nowhere(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = made(tmp_path / "run")
+    (victim := tmp_path / "victim").write_text("precious")
+    for name in (*STATE, "splits.json"):
+        put(folder / name, what, victim)
+    monkeypatch.setattr(spool, "MOST_BYTES", 1 << 20)
+    looked_at(folder)
+    found = {f.about: f for f in [run_folder._driver(folder, Results(folder)), *run_folder._spooled(folder)]}
+    assert found["spool"].state == "wrong" and "move" in found["spool"].said
+    (splits,) = [f for f in run_folder._left_over(folder) if f.about == "splits"]
+    assert splits.state == "wrong" and (what != "huge" or "has more than" in splits.said)
+    with pytest.raises(RunError, match="nobody drives this run"):
+        control.drain(folder)
+    for write in (lambda: Spool(folder / "spool.jsonl").put([Answer(0, "calibration")]), lambda: owned(folder)):
+        with suppress(RunError, OSError):
+            write()
+    with closing(Ledger.open(folder / "ledger.db")) as ledger:
+        attempt = Attempt(folder / "attempt.json")
+        if what != "folder":
+            attempt.after_kill(ledger, [])
+            assert not (folder / "attempt.json").exists()
+            put(folder / "attempt.json", what, victim)
+            with attempt.at(Question(0, np.array([0.1]))):
+                assert json.loads((folder / "attempt.json").read_text()) == [0, "calibration"]
+    assert victim.read_text() == "precious" and {p.name for p in tmp_path.iterdir()} == {"run", "victim"}
+
+
+def owned(folder: Path) -> None:
+    with owning(folder):
+        pass
+
+
+def test_a_driver_replaces_what_its_record_leads_to_by_a_file(tmp_path: Path) -> None:
+    folder = made(tmp_path / "run")
+    (victim := tmp_path / "victim").write_text("precious")
+    (folder / "driver.json").symlink_to(victim)
+    with owning(folder):
+        assert not (folder / "driver.json").is_symlink()
+        found = owner(folder)
+        assert found is not None and found.alive
+    assert victim.read_text() == "precious"
+
+
+def test_a_spool_of_nothing_but_noise_is_refused_and_logged_briefly(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "spool.jsonl").write_bytes(b"\n" * 10_000)
+    with pytest.raises(RunError, match="over 100 lines are no answers; move it away"):
+        list(Spool(tmp_path / "spool.jsonl").read())
+    assert len(caplog.records) == 101
+    (tmp_path / "kept").hardlink_to(tmp_path / "spool.jsonl")  # a copy of a backup, or another's file
+    with pytest.raises(RunError, match="is a link"):
+        Spool(tmp_path / "spool.jsonl").put([Answer(0, "calibration")])
 
 
 @pytest.fixture

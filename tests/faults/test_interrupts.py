@@ -6,6 +6,7 @@ import os
 import pty
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 import worlds
+from program import mergeopt
 
 from optimizer import Job, Run
 from optimizer.commands import cli
@@ -107,15 +109,22 @@ def pending(folder: Path) -> int:
 
 
 @pytest.mark.parametrize("how", ["ctrl-c", "sigterm"])
-def test_once_it_asks_nothing_more_and_drains(tmp_path: Path, how: str) -> None:
+def test_once_it_asks_nothing_more_and_drains_and_nobody_else_drives_it_meanwhile(
+    tmp_path: Path, how: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = slow_after(tmp_path, quick=1000)
     terminal = Terminal(folder)
     terminal.until(lambda: asked(folder) >= 3)
+    capsys.readouterr()
+    assert mergeopt("resume", folder, "--allow-code") == 73
+    assert f"is being driven by process {terminal.child} on {socket.gethostname()} since 20" in capsys.readouterr().err
+    assert mergeopt("status", folder) == 0 and f"process {terminal.child}" in capsys.readouterr().out
     os.write(terminal.end, b"\x03") if how == "ctrl-c" else os.kill(terminal.child, signal.SIGTERM)
     assert terminal.ended(30) == 130
     assert "stopping: waiting for what is in flight (again: stop at once)" in terminal.said
     assert "stopped at" in terminal.said and "goes on" in terminal.said
-    assert pending(folder) == 0 and not (folder / "driver.json").exists()
+    assert pending(folder) <= 1, "what was just asked, and not begun"
+    assert not (folder / "driver.json").exists()
 
 
 def test_before_a_worker_is_ready_there_is_nothing_to_wait_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,6 +156,21 @@ def test_twice_it_stops_within_five_seconds_and_what_was_answered_is_kept(tmp_pa
     assert not (folder / "driver.json").exists(), "an end in order is held against no candidate"
 
 
+def test_a_candidate_of_this_process_that_outlasts_the_drain_is_left_and_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("optimizer.searching.search.DRAIN_SECONDS", 1.0)
+    folder = slow_after(tmp_path, quick=3)
+    terminal = Terminal(folder)
+    terminal.until(lambda: asked(folder) == 4)  # a candidate that takes a minute is in flight
+    os.kill(terminal.child, signal.SIGTERM)
+    assert terminal.ended(20) == 130
+    assert "stopped at 3 of" in terminal.said and "Traceback" not in terminal.said
+    ledger = Ledger.open(folder / "ledger.db", readonly=True)
+    assert len(ledger.answers()) == 3 and len(ledger.pending()) == 1 and not ledger.tries()
+    assert not (folder / "attempt.json").exists() and (folder / "report.html").exists()
+
+
 @pytest.mark.slow
 def test_on_ray_ctrl_c_reaches_the_driver_alone_and_twice_leaves_no_worker(tmp_path: Path) -> None:
     """The terminal sends SIGINT to its whole foreground group; workers must not die of the first."""
@@ -176,3 +200,27 @@ def test_on_ray_ctrl_c_reaches_the_driver_alone_and_twice_leaves_no_worker(tmp_p
         assert pending(folder) == 2
     finally:
         process.kill()
+
+
+def test_sigterm_ends_a_run_in_order_while_it_reads_models_and_while_it_writes_its_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job, runs = worlds.classification(tmp_path, evaluations=4), tmp_path / "runs"
+
+    def ended(*given: object) -> None:
+        if all(name == "report.html" for name in (Path(str(g)).name for g in given[1:])):
+            signal.raise_signal(signal.SIGTERM)
+            time.sleep(10)
+        os.replace(*given)  # type: ignore[arg-type]  # noqa: PTH105
+
+    for place, left in (
+        ("optimizer.jobs.founding.Job.yaml", []),  # in a folder that is half made
+        ("optimizer.record.files.Path.replace", ["pico"]),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, ended)
+            assert mergeopt("run", job, "--runs", runs) == 130
+        assert "stopped at once; what was answered is kept" in capsys.readouterr().err
+        assert [p.name for p in runs.iterdir()] == left, place
+        names = {p.name for run in runs.iterdir() for p in run.iterdir()}
+        assert not {n for n in names if "report" in n} and "driver.json" not in names

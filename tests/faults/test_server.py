@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import socketserver
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,12 +20,14 @@ from optimizer import Job, Run
 from optimizer.answer import Answer, Failure, Try
 from optimizer.driver import Question
 from optimizer.errors import LedgerBusy, RunError, RunLocked
-from optimizer.record import postgres as ledger_on_postgres
+from optimizer.record import connection
 from optimizer.record.ledger import Ledger
 from optimizer.record.postgres import Postgres
 
 if TYPE_CHECKING:
     import psycopg
+
+TLS_ASKED = b"\0\0\0\x08\x04\xd2\x16\x2f"  # the first that PostgreSQL's protocol says to a server
 
 
 @pytest.fixture
@@ -85,8 +89,8 @@ def lost(ledger: Ledger) -> psycopg.Connection[Any]:
 
     db = ledger._db
     assert isinstance(db, Postgres)
-    held, db._db = db._db, psycopg.connect(db.url)
-    db._db.close()
+    held, db.connection.db = db.connection.db, psycopg.connect(db.url)
+    db.connection.db.close()
     return held
 
 
@@ -118,7 +122,7 @@ def test_one_who_wrote_while_the_network_was_cut_is_told_from_ourselves(ledger: 
 def test_a_server_that_stays_away_ends_with_code_75_and_no_answer_is_counted(
     ledger: Ledger, tmp_path: Path, postgresql: postgres.Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledger_on_postgres, "PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr(connection, "PATIENCE_SECONDS", 0.5)
     asked(ledger, 0)
     postgresql.stop()
     try:
@@ -136,7 +140,7 @@ def test_a_server_that_stays_away_ends_with_code_75_and_no_answer_is_counted(
 def test_two_who_write_are_refused_by_the_name_of_the_first_and_readers_are_not(
     ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledger_on_postgres, "LOCK_SECONDS", 0.2)
+    monkeypatch.setattr(connection, "LOCK_SECONDS", 0.2)
     with pytest.raises(RunLocked, match=r"being written by 'mergeopt \S+ \d+' since 20") as caught:
         Ledger.open(tmp_path / "ledger.db")
     assert caught.value.exit_code == 73
@@ -171,6 +175,37 @@ def test_a_note_of_somebody_elses_is_taken_on_no_trust(tmp_path: Path, note: str
     with pytest.raises(RunError, match=message) as caught:
         Ledger.open(tmp_path / "ledger.db", readonly=True)
     assert "canary" not in str(caught.value)
+
+
+@contextlib.contextmanager
+def listening(answer: bytes) -> Iterator[tuple[int, bytearray]]:
+    """A server that has no TLS and gives everybody this answer; its port, and all that it was sent."""
+    heard = bytearray()
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            while data := self.request.recv(4096):
+                heard.extend(data)
+                self.request.sendall(b"N" if data == TLS_ASKED else answer)
+
+    with socketserver.TCPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_address[1], heard
+        server.shutdown()
+
+
+def test_a_server_that_wants_the_password_in_the_clear_does_not_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGPASSWORD", "canary-of-a-password")
+    with listening(b"R\0\0\0\x08\0\0\0\x03") as (port, heard):  # AuthenticationCleartextPassword
+        url = f"postgresql://mergeopt@127.0.0.1:{port}/mergeopt"
+        with pytest.raises(RunError, match="cannot use the ledger at postgresql://mergeopt@") as caught:
+            Postgres.usable(url)
+        assert "mergeopt" in heard.decode(errors="replace") and b"canary" not in heard
+        assert "password" in str(caught.value) and "canary" not in str(caught.value)
+        heard.clear()
+        with pytest.raises(RunError, match="SSL"):
+            Postgres.usable(f"{url}?sslmode=require")
+        assert bytes(heard) == TLS_ASKED, "nothing is said to a server without TLS where the job asks for it"
 
 
 def test_check_says_whether_a_server_would_take_a_run(postgresql: postgres.Server) -> None:
