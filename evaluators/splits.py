@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from evaluators.errors import DataError, OptionError
 from evaluators.evaluator import Indices, Splits
@@ -88,8 +89,7 @@ def split(table: Table, seed: int, calibration: float | int, limit: int | None =
     keys = [digest(seed, row) for row in table.rows]
     order = sorted(range(len(keys)), key=lambda i: (keys[i], i))[:limit]
     cut = calibration if isinstance(calibration, int) else round(calibration * len(order))
-    while 0 < cut < len(order) and keys[order[cut]] == keys[order[cut - 1]]:
-        cut += 1
+    cut = after_equals([keys[i] for i in order], cut)
     if not 0 < cut < len(order):
         raise DataError(
             f"{table.name}: {len(order)} items and calibration: {calibration} make {min(cut, len(order))} calibration "
@@ -130,3 +130,10 @@ def _numbered(keys: Sequence[bytes]) -> Indices:
 def _plain(value: Any) -> str:
     """Bytes by their hash; dates, decimals and the like as they print."""
     return hashlib.sha256(value).hexdigest() if isinstance(value, bytes) else f"{type(value).__name__} {value}"
+
+
+def after_equals(keys: Sequence[Any] | NDArray[Any], cut: int) -> int:
+    """Where to cut rows with these keys, in their order, at `cut` or later: equal rows stay together."""
+    while 0 < cut < len(keys) and keys[cut] == keys[cut - 1]:
+        cut += 1
+    return cut

@@ -32,10 +32,7 @@ from searchspaces.weights.materialise import merged_tensors
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    folder = tmp_path_factory.mktemp("lora")
-    run = Run.create(Job.load(worlds.adapters(folder)), folder / "runs")
-    run.search()
-    return run
+    return worlds.searched(worlds.adapters(tmp_path_factory.mktemp("lora")))
 
 
 def test_scores_are_those_of_densified_twins_all_the_way_through_a_search(finished: Run, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import worlds
 from browser import opened
 
-from optimizer import Job, Run
+from optimizer import Run
 from optimizer.output import report
 from optimizer.record.results import Results
 
@@ -30,10 +30,7 @@ HOSTILE = (
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    folder = tmp_path_factory.mktemp("world")
-    run = Run.create(Job.load(worlds.classification(folder)), folder / "runs")
-    run.search()
-    return run
+    return worlds.searched(worlds.classification(tmp_path_factory.mktemp("world")))
 
 
 def test_the_report_draws_every_figure_and_asks_for_nothing(browser: Browser, finished: Run) -> None:

@@ -183,7 +183,8 @@ def test_check_says_what_is_scored_beside_the_budget(world: Path, capsys: pytest
 def test_layer_swap_is_told_by_the_model_that_each_group_comes_from(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from optimizer.output.show import candidate, print_candidate, print_front
+    from optimizer.output.plain import candidate
+    from optimizer.output.show import print_candidate, print_front
 
     monkeypatch.setenv("COLUMNS", "400")
     monkeypatch.chdir(tmp_path)

@@ -26,12 +26,12 @@ import worlds
 from filelock import FileLock
 from program import Quiet, mergeopt, serving
 
-from optimizer import Job, Run
+from optimizer import Run
 from optimizer.commands import driving, remote, results
 from optimizer.commands.refusal import refusals
 from optimizer.doctor import ray_cluster
 from optimizer.errors import ClusterError, JobError, RunError, RunLocked
-from optimizer.output import hints, show
+from optimizer.output import hints, plain, show
 from optimizer.record.copied import no_copy
 from optimizer.record.files import write_new
 from optimizer.record.ledger import Ledger
@@ -55,10 +55,7 @@ def clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    folder = tmp_path_factory.mktemp("world")
-    run = Run.create(Job.load(worlds.classification(folder, evaluations=9)), folder / "runs")
-    run.search()
-    return run
+    return worlds.searched(worlds.classification(tmp_path_factory.mktemp("world"), evaluations=9))
 
 
 @pytest.mark.parametrize(
@@ -538,9 +535,9 @@ def test_a_status_from_afar_reads_as_one_of_here(
         url="http://far:8265",
         find=lambda name, runs: SimpleNamespace(id="pico-1", name=name, runs="runs", status="SUCCEEDED"),
         send=lambda order: "answer",
-        answer=lambda sent: json.loads(json.dumps(show.status(finished.results()))),
+        answer=lambda sent: json.loads(json.dumps(plain.status(finished.results()))),
     )
-    monkeypatch.setattr(remote, "_cluster", lambda address: there)
+    monkeypatch.setattr(remote, "reached", lambda address: there)
     results.status("pico", finished.folder.parent)
     here = capsys.readouterr().out.splitlines()
     results.status("pico", address="http://far:8265")
@@ -566,7 +563,7 @@ def test_a_run_from_afar_is_found_by_its_name_and_where_it_is_kept(
         def stop(self, order: str) -> bool:
             return True
 
-    monkeypatch.setattr(remote, "_cluster", lambda address: Known())
+    monkeypatch.setattr(remote, "reached", lambda address: Known())
     for given, found in (((), "pico-2"), (("--runs", "/mine"), "pico-2"), (("--runs", "runs"), "pico-1")):
         assert mergeopt("stop", "pico", "--address", "far", *given) == 0
         assert capsys.readouterr().out.startswith(f"{found} is stopping")
@@ -589,7 +586,7 @@ def test_orders_that_are_over_are_told_so_by_stop_cancel_and_status(
         stop=lambda order: False,
         sent=lambda: [drove, jobs.Sent("fetch-1", "fetch", "pico", "runs", "STOPPED", 0)],
     )
-    monkeypatch.setattr(remote, "_cluster", lambda address: there)
+    monkeypatch.setattr(remote, "reached", lambda address: there)
     for verb in ("stop", "cancel"):
         assert mergeopt(verb, "pico", "--address", "far") == 0
         assert capsys.readouterr().out == "pico-1 is over already: SUCCEEDED\n"

@@ -25,10 +25,7 @@ World = Callable[..., Path]
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    folder = tmp_path_factory.mktemp("world")
-    run = Run.create(Job.load(worlds.classification(folder)), folder / "runs")
-    run.search()
-    return run
+    return worlds.searched(worlds.classification(tmp_path_factory.mktemp("world")))
 
 
 def test_a_run_ends_with_a_front_scored_on_calibration_and_heldout_items(finished: Run) -> None:

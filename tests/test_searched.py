@@ -14,8 +14,9 @@ from optimizer.driver import Question
 from optimizer.drivers.sampling import Random
 from optimizer.errors import JobError, RunError
 from optimizer.jobs.checking import check_job, print_check
+from optimizer.output.plain import candidate
 from optimizer.output.report import page_data
-from optimizer.output.show import candidate, print_candidate
+from optimizer.output.show import print_candidate
 from searchspaces import Recipe
 
 SPACE = """{granularity: layer, method: [task_arithmetic, dare_ties, layer_swap],

@@ -488,19 +488,20 @@ def test_a_unigram_models_scores_are_compared(tmp_path: Path) -> None:
         Pool.open(first, {"other": other})
 
 
-VISION = hf.ChineseCLIPVisionConfig(
-    hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2, image_size=8, patch_size=4
-)
+TINY = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+VISION = hf.ChineseCLIPVisionConfig(**TINY, image_size=8, patch_size=4)
+QUANTISED = hf.IBertConfig(**TINY, vocab_size=16, max_position_embeddings=16)
 
 
-# patches of images, two towers, and a convolution, whose weight is no table of tokens
-@pytest.mark.parametrize("kind", ["vit", "clip", "chinese_clip_vision_model"])
-def test_a_model_without_tokens_has_no_vocabulary(tmp_path: Path, kind: str) -> None:
+# patches of images, two towers, a convolution, whose weight is no table of tokens, and a model that may not be resized
+@pytest.mark.parametrize("kind", ["vit", "clip", "chinese_clip_vision_model", "ibert"])
+def test_a_model_without_tokens_or_that_cannot_be_resized_has_no_vocabulary(tmp_path: Path, kind: str) -> None:
     first = tmp_path / "base"
     if kind in FAMILIES:
         FAMILIES[kind].save(first)
     else:
-        hf.ChineseCLIPVisionModel(VISION).save_pretrained(first)
+        made = hf.IBertModel(QUANTISED) if kind == "ibert" else hf.ChineseCLIPVisionModel(VISION)
+        made.save_pretrained(first)
     other = pico.expert(tmp_path / "other", first, 1)
     rows = load_file(other / "model.safetensors")
     odd = next(name for name in rows if name.endswith(".bias"))

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pico
 
+from optimizer import Job, Run
+
 WORDS = ["good", "bad", "red", "blue", *"abcdefgh"]
 
 
@@ -21,6 +23,13 @@ def items(path: Path, count: int, seed: int) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps({"text": t, "label": y}) + "\n" for t, y in rows.items()))
     return path
+
+
+def searched(job: Path) -> Run:
+    """The run of a job file, in `runs` beside it, at its end."""
+    run = Run.create(Job.load(job), job.parent / "runs")
+    run.search()
+    return run
 
 
 def classification(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import tempfile
-import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from optimizer.commands import cluster
 from optimizer.commands.arguments import (
     DEFAULT_RUNS,
     Address,
@@ -22,8 +22,8 @@ from optimizer.commands.arguments import (
     RunsAnywhere,
     here,
 )
+from optimizer.commands.cluster import reached, say
 from optimizer.output import hints
-from optimizer.wording import printable
 
 if TYPE_CHECKING:
     from optimizer.remote.jobs import Cluster, Sent
@@ -32,8 +32,7 @@ if TYPE_CHECKING:
 PANEL = "On a cluster, or of a run that goes on"
 
 app = typer.Typer()
-cluster_app = typer.Typer(no_args_is_help=True, help="A cluster of this host alone, to try things on.")
-app.add_typer(cluster_app, name="cluster", rich_help_panel=PANEL)
+app.add_typer(cluster.app, name="cluster", rich_help_panel=PANEL)
 
 
 @app.command(rich_help_panel=PANEL)
@@ -52,9 +51,9 @@ def launch(
     from optimizer.remote.wire import Order
 
     sent = shipped(job, name, root)
-    there = _cluster(address)
+    there = reached(address)
     _drive(there, Order("run", sent.name, str(runs), job=sent.yaml(), allow_code=allow_code))
-    _say(f"'mergeopt watch {sent.name} --address {address}' follows it")
+    say(f"'mergeopt watch {sent.name} --address {address}' follows it")
 
 
 @app.command(rich_help_panel=PANEL)
@@ -70,7 +69,7 @@ def logs(
     if address is None:
         _print(following.answers(here(name, runs), follow))
     else:
-        there = _cluster(address)
+        there = reached(address)
         _print(following.log(there, _find(there, name, runs).id, follow))
 
 
@@ -82,11 +81,11 @@ def watch(name: RunAnywhere, address: Address = None, runs: RunsAnywhere = None)
     if address is None:
         _print(following.progress(here(name, runs)))
         return
-    there = _cluster(address)
+    there = reached(address)
     order = _find(there, name, runs)
     _print(following.log(there, order.id, True))
     ended = there.state(order.id)
-    _say(f"{order.id}: {ended.status}")
+    say(f"{order.id}: {ended.status}")
 
 
 @app.command(rich_help_panel=PANEL)
@@ -97,12 +96,12 @@ def stop(name: RunAnywhere, address: Address = None, runs: RunsAnywhere = None) 
     if address is None:
         if not _over(folder := here(name, runs)):
             pid = control.drain(folder)
-            _say(f"process {pid} is stopping; '{hints.command('resume', folder)}' goes on")
+            say(f"process {pid} is stopping; '{hints.command('resume', folder)}' goes on")
         return
-    there = _cluster(address)
+    there = reached(address)
     order = _find(there, name, runs)
     if there.stop(order.id):
-        _say(f"{order.id} is stopping; {_goes_on(order, address)}")
+        say(f"{order.id} is stopping; {_goes_on(order, address)}")
     else:
         _say_over(there.state(order.id), address)
 
@@ -115,15 +114,15 @@ def cancel(name: RunAnywhere, address: Address = None, runs: RunsAnywhere = None
     if address is None:
         if not _over(folder := here(name, runs)):
             pid = control.cancel(folder)
-            _say(f"process {pid} has ended; what was answered is kept, '{hints.command('resume', folder)}' goes on")
+            say(f"process {pid} has ended; what was answered is kept, '{hints.command('resume', folder)}' goes on")
         return
-    there = _cluster(address)
+    there = reached(address)
     order = _find(there, name, runs)
     if order.over:
         _say_over(order, address)
     else:
         gone = _told(there, _ask(there, order, "cancel"), "pid")
-        _say(f"process {gone} has ended; what was answered is kept, {_goes_on(order, address)}")
+        say(f"process {gone} has ended; what was answered is kept, {_goes_on(order, address)}")
 
 
 @app.command(rich_help_panel=PANEL)
@@ -148,7 +147,7 @@ def fetch(
     else:
         from optimizer.remote.wire import Order
 
-        there = _cluster(address)
+        there = reached(address)
         run = _find(there, name, runs)
         made = out or _default_out(run.name, what)
         of_run = (run.name, address) if what == "ledger" else None
@@ -165,45 +164,14 @@ def fetch(
             note = there.receive(there.send(order), archive)
             archive.flush()
             parcel.unpack(Path(archive.name), made, what == "report", of_run)
-    _say(f"fetched {made}{f'; {note}' if note else ''}")
-
-
-@cluster_app.command()
-def up(
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Of its job API.")] = 8265,
-    cpus: Annotated[int | None, typer.Option(min=1, help="CPUs that it has; by default this host's.")] = None,
-    gpus: Annotated[int | None, typer.Option(min=0, help="GPUs that it has; by default this host's.")] = None,
-) -> None:
-    """Start a Ray head on loopback, which asks for a token that only you can read."""
-    from optimizer.remote import head
-
-    made = head.up(port, cpus, gpus)
-    typer.echo(f"cluster {made.url}, process {made.pid}\n'mergeopt launch job.yaml --address auto' sends it a job")
-
-
-@cluster_app.command()
-def down() -> None:
-    """End the head that 'cluster up' started, and all that runs on it."""
-    from optimizer.remote import head
-
-    typer.echo("the cluster has ended" if head.down() else "no cluster of this host is running")
-
-
-@cluster_app.command("status")
-def cluster_status(address: Annotated[str, typer.Option(help="Which cluster.")] = "auto") -> None:
-    """Where the cluster listens, and what it was sent."""
-    there = _cluster(address)
-    typer.echo(f"cluster {there.url}")
-    for one in there.sent():
-        began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one.began / 1000))
-        _say(f"  {one.id:<32}{one.verb:<8}{one.name:<24}{one.told:<10}{began}")
+    say(f"fetched {made}{f'; {note}' if note else ''}")
 
 
 def status(name: str, runs: Path | None, address: str, json_out: bool) -> None:
     """Print what 'status' says of a run on a cluster, with what Ray says of its process."""
     from optimizer.output import show
 
-    there = _cluster(address)
+    there = reached(address)
     order = _find(there, name, runs)
     found = _ask(there, order, "status")
     if json_out:
@@ -220,7 +188,7 @@ def resume(name: str, runs: Path | None, address: str, evaluations: int | None, 
     """Go on with a run on a cluster."""
     from optimizer.remote.wire import Order
 
-    there = _cluster(address)
+    there = reached(address)
     run = _find(there, name, runs)
     _drive(there, Order("resume", run.name, run.runs, allow_code=allow_code, evaluations=evaluations))
 
@@ -228,8 +196,8 @@ def resume(name: str, runs: Path | None, address: str, evaluations: int | None, 
 def _drive(there: Cluster, order: Order) -> None:
     """Have the cluster drive a run; returns when it has taken it up."""
     found = there.send(order)
-    _say(f"run {found}")
-    _say(f"in {_told(there, there.answer(found), 'folder')} on the cluster")
+    say(f"run {found}")
+    say(f"in {_told(there, there.answer(found), 'folder')} on the cluster")
 
 
 def _told(there: Cluster, answer: dict[str, Any], key: str) -> str:
@@ -238,15 +206,6 @@ def _told(there: Cluster, answer: dict[str, Any], key: str) -> str:
 
     with understood(there.url):
         return str(answer[key])
-
-
-def _cluster(address: str) -> Cluster:
-    from optimizer.remote.address import Endpoint
-
-    endpoint = Endpoint.of(address)  # refused before Ray is loaded, and before anything is sent
-    from optimizer.remote.jobs import Cluster
-
-    return Cluster(endpoint)
 
 
 def _find(there: Cluster, name: str, runs: Path | None) -> Sent:
@@ -269,13 +228,13 @@ def _over(folder: Path) -> bool:
     from optimizer.remote import control
 
     if found := control.over(folder):
-        _say(f"{folder.name} is over already: finished")
+        say(f"{folder.name} is over already: finished")
     return found
 
 
 def _say_over(order: Sent, address: str) -> None:
     """There is nothing to stop; an order that has not ended by itself may have left something to go on with."""
-    _say(
+    say(
         f"{order.id} is over already: {order.status}"
         + ("" if order.status == "SUCCEEDED" else f"; {_goes_on(order, address)}")
     )
@@ -302,16 +261,11 @@ def _fetch_here(folder: Path, what: str, out: Path | None, candidate: str, allow
     return made, " ".join(said_of_export(run, made, candidate))
 
 
-def _say(line: str) -> None:
-    """One line, whatever a cluster, or a run's folder, has put into it."""
-    typer.echo(printable(line.expandtabs().replace("\n", " ")))
-
-
 def _print(lines: Iterable[str]) -> None:
     """Line by line; Ctrl-C ends the looking, and nothing else."""
     try:
         for line in lines:
-            _say(line)
+            say(line)
     except KeyboardInterrupt:
         typer.echo("no longer following; the run goes on", err=True)
         raise SystemExit(130) from None

@@ -30,12 +30,12 @@ app = typer.Typer()
 @app.command()
 def status(name: RunAnywhere, runs: RunsAnywhere = None, json_out: AsJson = False, address: Address = None) -> None:
     """How far a run is, and what it has found."""
-    from optimizer.output import show
+    from optimizer.output import plain, show
 
     if address is not None:
         remote.status(name, runs, address, json_out)
         return
-    found = show.status(opened(name, runs).results())
+    found = plain.status(opened(name, runs).results())
     typer.echo(json.dumps(found)) if json_out else show.print_status(found)
 
 
@@ -47,10 +47,10 @@ def front(
     everything: Annotated[bool, typer.Option("--all", help="Every candidate of the front and every anchor.")] = False,
 ) -> None:
     """The non-dominated candidates, the anchors, and models as they are, on calibration and on held-out items."""
-    from optimizer.output import show
+    from optimizer.output import plain, show
 
     results = opened(name, runs).results()
-    typer.echo(json.dumps(show.front(results))) if json_out else show.print_front(results, everything)
+    typer.echo(json.dumps(plain.front(results))) if json_out else show.print_front(results, everything)
 
 
 @app.command("show")
@@ -63,11 +63,11 @@ def show_candidate(
     json_out: AsJson = False,
 ) -> None:
     """One candidate: scores, coefficients, how it was asked."""
-    from optimizer.output import show
+    from optimizer.output import plain, show
 
     results = opened(name, runs).results()
     chosen = results.pick(candidate)
-    typer.echo(json.dumps(show.candidate(results, chosen))) if json_out else show.print_candidate(results, chosen)
+    typer.echo(json.dumps(plain.candidate(results, chosen))) if json_out else show.print_candidate(results, chosen)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""How is a run told in a terminal, and in JSON? Plain values first, then their tables."""
+"""How is a run told in a terminal? Tables of the values that `plain` has."""
 
 from __future__ import annotations
 
@@ -14,97 +14,14 @@ from rich.table import Table
 
 from evaluators.evaluator import Measure
 from optimizer.output import hints
+from optimizer.output.plain import by_objective, listed
 from optimizer.output.terminal import Terminal
-from optimizer.record.copied import copied
 from optimizer.record.results import Candidate, Results
 
 if TYPE_CHECKING:
     from searchspaces import Recipe
 
 BEST_SHOWN = 15
-
-
-def status(results: Results) -> dict[str, Any]:
-    """How far the run is. Rates are over the answers of this run's ledger, pauses included.
-
-    `finished`: nothing is left to do. `driver_done`: the driver has nothing more to ask, which few runs come to.
-    """
-    answered, times = len(results.scored), [at for _, at in results.times]
-    minutes = (times[-1] - times[0]) / 60 if len(times) > 1 else 0.0
-    best = results.pick("best") if len(results.failures) < answered else None
-    held = sum(1 for c in results.scored if c.heldout)
-    compared = results.references.values()
-    missing = results.references_asked - sum(1 for c in compared if c.failure or c.heldout)
-    return {
-        "name": results.name,
-        "folder": str(results.folder),
-        "evaluations": results.evaluations,
-        "answered": answered,
-        "repeated": results.repeated,
-        "failed": len(results.failures),
-        "in_flight": results.asked - len(results.candidates),
-        "front": len(results.on_front) if best else 0,
-        "heldout": held,
-        "hypervolume": results.front.hypervolume,
-        "hypervolume_exact": results.front.exact,
-        "epsilon": results.front.epsilon,
-        "per_minute": (answered - 1) / minutes if minutes else None,
-        "best": None
-        if best is None
-        else {"candidate": best.number, "label": best.label, **_values(results, best.measures)},
-        "references": {
-            "models": results.references_asked,
-            "scored": sum(1 for c in compared if c.failure is None),
-            "failed": sum(1 for c in compared if c.failure is not None),
-        },
-        "unbeaten": None if results.unbeaten is None else results.unbeaten.label,
-        "verdict": results.verdict,
-        "gradients": results.gradients,
-        "steps": results.steps,
-        "driver_done": results.done,
-        "running": results.driven_by,
-        "spent": results.spent,
-        "reached": results.reached,
-        "parent": results.parent,
-        "copy_of": None if (of := copied(results.folder)) is None else {**vars(of), "resume": of.resume},
-        "finished": (results.done or results.reached is not None or answered >= results.evaluations)
-        and results.heldout_answered >= results.heldout_asked > 0
-        and missing <= 0,
-    }
-
-
-def front(results: Results) -> list[dict[str, Any]]:
-    """The front, best mean first, the anchors that it dominates, then base and experts as they are (no candidates)."""
-    on_front = set(results.front.nondominated)
-    return [_row(results, c, c.number in on_front) for c in (*_shown(results), *results.compared)]
-
-
-def candidate(results: Results, chosen: Candidate) -> dict[str, Any]:
-    """Everything about one candidate, every metric and option included, and coefficients, or where groups come from."""
-    return {
-        "candidate": None if chosen.is_reference else chosen.number,
-        "label": chosen.label,
-        "stage": chosen.stage,
-        "same_as": chosen.of,
-        "recipe": chosen.recipe,
-        "failure": None if chosen.failure is None else str(chosen.failure),
-        "seconds": chosen.seconds,
-        "attempts": chosen.attempts,
-        "worker": chosen.worker,
-        "tries": [vars(t) for t in chosen.tries],
-        "calibration": {k: _measure(m) for k, m in chosen.measures.items()},
-        "heldout": {k: _measure(m) for k, m in chosen.heldout.items()},
-        **({} if chosen.is_reference else _said_of(results.recipe(chosen))),
-    }
-
-
-def _said_of(recipe: Recipe) -> dict[str, Any]:
-    """What a recipe is: of a method that takes each group from one model, which; else coefficients."""
-    found = {"method": recipe.method, "options": recipe.plain_options}
-    if recipe.picked is not None:
-        return {**found, "models": recipe.picked}
-    rows = zip(recipe.groups, recipe.coefficients, strict=True)
-    return {**found, "coefficients": {g: dict(zip(recipe.experts, map(float, row), strict=True)) for g, row in rows}}
 
 
 def print_status(found: Mapping[str, Any], process: str | None = None, resume: str | None = None) -> None:
@@ -162,16 +79,16 @@ def print_status(found: Mapping[str, Any], process: str | None = None, resume: s
 
 def print_front(results: Results, everything: bool = False) -> None:
     """The front as a table: calibration over held-out scores, with standard errors; the best unless `everything`."""
-    shown = _shown(results)
-    if not shown:
+    found = listed(results)
+    if not found:
         Terminal().print("no candidate has been scored yet")
         return
     on_front = {c.number for c in results.on_front}
     count = len(on_front) if everything else min(BEST_SHOWN, len(on_front))
-    alike = {} if everything else _alike(results, shown[: len(on_front)])
-    apart = [c for c in shown[: len(on_front)] if c.number not in alike or alike[c.number]]
+    alike = {} if everything else _alike(results, found[: len(on_front)])
+    apart = [c for c in found[: len(on_front)] if c.number not in alike or alike[c.number]]
     best = [c for i, c in enumerate(apart) if i < count or (c.is_anchor and _plain_anchor(c))]
-    anchors = [c for c in shown[len(on_front) :] if everything or _plain_anchor(c)]
+    anchors = [c for c in found[len(on_front) :] if everything or _plain_anchor(c)]
     console = Terminal()
     exact = console.width >= 32 + 11 * len(results.objectives)
     title = f"{escape(results.name)}: {len(on_front)} candidates on the front, best mean first"
@@ -199,7 +116,7 @@ def print_front(results: Results, everything: bool = False) -> None:
     notes += [f"{escape(c.label)} could not be scored: {escape(str(c.failure))}." for c in failed]
     if not exact:
         notes.append("A wider terminal shows standard errors, --json always has them.")
-    if hidden := len(shown) - len(best) - len(anchors):
+    if hidden := len(found) - len(best) - len(anchors):
         notes.append(f"{hidden} more with '{escape(hints.front(results.folder))}'.")
     console.print(" ".join(notes), style="dim", highlight=False)
 
@@ -212,7 +129,7 @@ def _alike(results: Results, found: list[Candidate]) -> dict[int, list[int]]:
     lots: dict[tuple[float, ...], list[int]] = {}
     for c in found:
         if not c.is_anchor:
-            lots.setdefault(tuple(_values(results, c.measures).values()), []).append(c.number)
+            lots.setdefault(tuple(by_objective(results, c.measures).values()), []).append(c.number)
     several = [lot for lot in lots.values() if len(lot) > 1]
     return {**{n: [] for lot in several for n in lot[1:]}, **{lot[0]: lot[1:] for lot in several}}
 
@@ -277,37 +194,6 @@ def _said(value: object) -> str:
 def _plain_anchor(c: Candidate) -> bool:
     """An anchor that is a model of the pool or their average, and no step of a sweep."""
     return any(not label.startswith("global") for label in c.label.split(", "))
-
-
-def _shown(results: Results) -> list[Candidate]:
-    """The front, then the anchors that are not on it."""
-    if len(results.failures) == len(results.scored):
-        return []
-    front = results.on_front
-    numbers = {c.number for c in front}
-    anchors = [c for c in results.scored if c.is_anchor and c.failure is None and c.number not in numbers]
-    return [*front, *anchors]
-
-
-def _row(results: Results, c: Candidate, on_front: bool) -> dict[str, Any]:
-    return {
-        "candidate": None if c.is_reference else c.number,
-        "label": c.label,
-        "stage": c.stage,
-        "recipe": c.recipe,
-        "reference": c.is_reference,
-        "front": on_front,
-        "calibration": {o.name: _measure(c.measures[o.name]) for o in results.objectives},
-        "heldout": {o.name: _measure(c.heldout[o.name]) for o in results.objectives} if c.heldout else None,
-    }
-
-
-def _values(results: Results, measures: Mapping[str, Measure]) -> dict[str, float]:
-    return {o.name: measures[o.name].value for o in results.objectives}
-
-
-def _measure(m: Measure) -> dict[str, float | int | None]:
-    return {"value": m.value, "stderr": m.stderr, "count": m.count}
 
 
 def _cells(results: Results, measures: Mapping[str, Measure], exact: bool) -> list[str]:

@@ -54,10 +54,10 @@ def over(folder: Path) -> bool:
     """Whether a run is finished, and nobody drives it: there is nothing to stop, and nothing to go on with."""
     if driven(folder):
         return False
-    from optimizer.output import show
+    from optimizer.output import plain
     from optimizer.record.results import Results
 
-    return bool(show.status(Results(folder))["finished"])
+    return bool(plain.status(Results(folder))["finished"])
 
 
 def nobody_drives(folder: Path) -> None:

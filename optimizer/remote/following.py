@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from optimizer.answer import Answer
-from optimizer.output import hints, show
+from optimizer.output import hints, plain
 from optimizer.record.copied import copied
 from optimizer.record.folders import LEDGER
 from optimizer.record.foreign import readable
@@ -41,7 +41,7 @@ def progress(folder: Path) -> Iterator[str]:
     before = None
     while True:
         more = control.driven(folder)
-        found = show.status(Results(folder))
+        found = plain.status(Results(folder))
         line = (
             f"{found['answered']}/{found['evaluations']} candidates  {found['failed']} failed  {found['front']} on the "
             f"front, {found['heldout']} scored on held-out items  hypervolume {found['hypervolume']:.4f}"

@@ -44,10 +44,10 @@ def carry_out(order: Order) -> None:
     if order.verb in ("run", "resume"):
         _drive(order, folder)
     elif order.verb == "status":
-        from optimizer.output import show
+        from optimizer.output import plain
         from optimizer.run import Run
 
-        _answer(show.status(Run(folder).results()))
+        _answer(plain.status(Run(folder).results()))
     elif order.verb == "cancel":
         _answer({"pid": control.cancel(folder)})
     else:

@@ -10,6 +10,7 @@ from typing import cast
 import numpy as np
 
 from evaluators.evaluator import TAUGHT, Differentiable, Evaluator, Indices, Loss
+from evaluators.splits import after_equals
 from optimizer import drivers
 from optimizer.driver import Items, random_stream
 from optimizer.errors import JobError
@@ -55,9 +56,7 @@ class Training:
         kinds = np.arange(len(rows)) if alike is None else np.unique(alike[rows], return_inverse=True)[1]
         place = random_stream(self.seed, "train", evaluator.name).permutation(int(kinds.max()) + 1).argsort()[kinds]
         order = np.argsort(place, kind="stable")
-        cut = round(self.share * len(rows))
-        while 0 < cut < len(rows) and place[order[cut]] == place[order[cut - 1]]:
-            cut += 1
+        cut = after_equals(place[order], round(self.share * len(rows)))
         if not 0 < cut < len(rows):
             raise JobError(
                 f"evaluator {evaluator.name!r}: of {len(rows)} calibration items, driver.gradients.train: {self.share} "

@@ -41,6 +41,14 @@ def skeleton(folder: Path) -> Any:
         ) from error
 
 
+def input_embeddings(model: Any) -> Any:
+    """A model's input embeddings: a module, Perceiver's bare parameter, or None of one with two towers (CLIP)."""
+    try:
+        return model.get_input_embeddings()
+    except NotImplementedError:
+        return None
+
+
 def vocabulary(names: Sequence[str], folder: Path) -> dict[str, int]:
     """The stored tensors with one entry for each token, and along which dimension: what transformers resizes.
 
@@ -52,13 +60,13 @@ def vocabulary(names: Sequence[str], folder: Path) -> dict[str, int]:
     find = finder(model)
     owners = {name: place.parts[0].name for name in names if (place := find(name)) is not None}
     before = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    embeddings = input_embeddings(model)
+    if not isinstance(embeddings, torch.nn.Embedding):  # but of patches (ViT), or none
+        return {}
     try:
-        embeddings = model.get_input_embeddings()
-        if not isinstance(embeddings, torch.nn.Embedding):  # but of patches (ViT)
-            return {}
         with torch.device("meta"):
             model.resize_token_embeddings(embeddings.num_embeddings + 1, mean_resizing=False)
-    except NotImplementedError:  # no one input (CLIP), or several tables
+    except NotImplementedError:  # transformers refuses to: I-BERT, and two models joined in one (EncoderDecoderModel)
         return {}
     after = {name: tensor.shape for name, tensor in model.state_dict().items()}
     found = {}

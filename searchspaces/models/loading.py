@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from searchspaces.errors import PoolError, first_line
-from searchspaces.models.architecture import model_class
+from searchspaces.models.architecture import input_embeddings, model_class
 from searchspaces.models.checkpoint import read_json
 from searchspaces.models.layout import Place, finder
 from searchspaces.models.pool import Pool
@@ -69,11 +69,7 @@ def load_base(pool: Pool, device: Where = "cpu", dtype: torch.dtype | None = Non
 
 def input_device(model: Any) -> torch.device:
     """Where a model's inputs belong: the device of its input embeddings, or of its first parameter."""
-    try:
-        embeddings = model.get_input_embeddings()
-    except NotImplementedError:  # a model of two towers (CLIP) has no one input
-        embeddings = None
-    # Perceiver's are a bare parameter: its latents
+    embeddings = input_embeddings(model)
     first = next(embeddings.parameters(), None) if isinstance(embeddings, torch.nn.Module) else None
     found: torch.device = (next(model.parameters()) if first is None else first).device
     return found

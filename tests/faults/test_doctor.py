@@ -18,11 +18,11 @@ import pytest
 import worlds
 from program import Quiet, mergeopt, serving
 
-from optimizer import Job, Run
+from optimizer import Run
 from optimizer.answer import Answer, Failure, Try
 from optimizer.doctor import Finding, installation, ray_cluster, run_folder
 from optimizer.errors import RunError
-from optimizer.output import show
+from optimizer.output import plain, show
 from optimizer.record.connection import Connection
 from optimizer.record.ledger import Ledger
 from optimizer.record.spool import Spool
@@ -32,10 +32,7 @@ from optimizer.remote.parcel import copy_run
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    folder = tmp_path_factory.mktemp("world")
-    run = Run.create(Job.load(worlds.language(folder, evaluations=5)), folder / "runs")
-    run.search()
-    return run
+    return worlds.searched(worlds.language(tmp_path_factory.mktemp("world"), evaluations=5))
 
 
 @pytest.fixture
@@ -129,7 +126,7 @@ def test_poison_and_failures_are_told_with_their_attempts(folder: Path, capsys: 
     assert found["quarantine"].said == "99 (2 attempts): timeout: no answer within 5 s; 1 in all, not asked again"
     assert "executor.timeout" in found["quarantine"].mend
     results = Run(folder).results()
-    said = show.candidate(results, results.candidates[99])
+    said = plain.candidate(results, results.candidates[99])
     assert (said["worker"], said["tries"]) == ("ray-2", [vars(first)])
     show.print_candidate(results, results.candidates[99])
     assert "attempt 1 on ray-1: timeout: no answer within 5 s" in capsys.readouterr().out

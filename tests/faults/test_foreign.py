@@ -21,7 +21,7 @@ from optimizer.doctor import run_folder
 from optimizer.doctor.finding import Finding, print_findings
 from optimizer.driver import Items, Question
 from optimizer.errors import RunError
-from optimizer.output import show
+from optimizer.output import plain, show
 from optimizer.record import spool
 from optimizer.record.attempt import Attempt
 from optimizer.record.ledger import Ledger
@@ -63,10 +63,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def looked_at(folder: Path) -> None:
     """All that a user may look at."""
     results = Results(folder)
-    show.status(results)
-    show.print_status(show.status(results))
+    plain.status(results)
+    show.print_status(plain.status(results))
     show.print_front(results)
-    show.front(results)
+    plain.front(results)
     for line in following.answers(folder, follow=False):
         print(line)
 
@@ -256,7 +256,7 @@ def test_no_name_is_an_order_to_a_terminal(tmp_path: Path, capsys: pytest.Captur
         raw.execute("UPDATE measures SET metric = ?", (name,))
         raw.execute("UPDATE questions SET stage = ? WHERE number = 1", (f"anchor: {ORDER}",))
     results = Results(folder)
-    show.print_status(show.status(results))
+    show.print_status(plain.status(results))
     show.print_front(results)
     print_findings([Finding("ledger", "wrong", ORDER, ORDER)])
     said = capsys.readouterr().out
