@@ -27,7 +27,7 @@ from filelock import FileLock
 from program import Quiet, mergeopt, serving
 
 from optimizer import Run
-from optimizer.commands import driving, remote, results
+from optimizer.commands import cluster, driving, results
 from optimizer.commands.refusal import refusals
 from optimizer.doctor import ray_cluster
 from optimizer.errors import ClusterError, JobError, RunError, RunLocked
@@ -537,7 +537,7 @@ def test_a_status_from_afar_reads_as_one_of_here(
         send=lambda order: "answer",
         answer=lambda sent: json.loads(json.dumps(plain.status(finished.results()))),
     )
-    monkeypatch.setattr(remote, "reached", lambda address: there)
+    monkeypatch.setattr(cluster, "reached", lambda address: there)
     results.status("pico", finished.folder.parent)
     here = capsys.readouterr().out.splitlines()
     results.status("pico", address="http://far:8265")
@@ -563,7 +563,7 @@ def test_a_run_from_afar_is_found_by_its_name_and_where_it_is_kept(
         def stop(self, order: str) -> bool:
             return True
 
-    monkeypatch.setattr(remote, "reached", lambda address: Known())
+    monkeypatch.setattr(cluster, "reached", lambda address: Known())
     for given, found in (((), "pico-2"), (("--runs", "/mine"), "pico-2"), (("--runs", "runs"), "pico-1")):
         assert mergeopt("stop", "pico", "--address", "far", *given) == 0
         assert capsys.readouterr().out.startswith(f"{found} is stopping")
@@ -586,7 +586,7 @@ def test_orders_that_are_over_are_told_so_by_stop_cancel_and_status(
         stop=lambda order: False,
         sent=lambda: [drove, jobs.Sent("fetch-1", "fetch", "pico", "runs", "STOPPED", 0)],
     )
-    monkeypatch.setattr(remote, "reached", lambda address: there)
+    monkeypatch.setattr(cluster, "reached", lambda address: there)
     for verb in ("stop", "cancel"):
         assert mergeopt(verb, "pico", "--address", "far") == 0
         assert capsys.readouterr().out == "pico-1 is over already: SUCCEEDED\n"

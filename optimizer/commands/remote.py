@@ -22,7 +22,7 @@ from optimizer.commands.arguments import (
     RunsAnywhere,
     here,
 )
-from optimizer.commands.cluster import reached, say
+from optimizer.commands.cluster import say
 from optimizer.output import hints
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def launch(
     from optimizer.remote.wire import Order
 
     sent = shipped(job, name, root)
-    there = reached(address)
+    there = cluster.reached(address)
     _drive(there, Order("run", sent.name, str(runs), job=sent.yaml(), allow_code=allow_code))
     say(f"'mergeopt watch {sent.name} --address {address}' follows it")
 
@@ -69,7 +69,7 @@ def logs(
     if address is None:
         _print(following.answers(here(name, runs), follow))
     else:
-        there = reached(address)
+        there = cluster.reached(address)
         _print(following.log(there, _find(there, name, runs).id, follow))
 
 
@@ -81,7 +81,7 @@ def watch(name: RunAnywhere, address: Address = None, runs: RunsAnywhere = None)
     if address is None:
         _print(following.progress(here(name, runs)))
         return
-    there = reached(address)
+    there = cluster.reached(address)
     order = _find(there, name, runs)
     _print(following.log(there, order.id, True))
     ended = there.state(order.id)
@@ -98,7 +98,7 @@ def stop(name: RunAnywhere, address: Address = None, runs: RunsAnywhere = None) 
             pid = control.drain(folder)
             say(f"process {pid} is stopping; '{hints.command('resume', folder)}' goes on")
         return
-    there = reached(address)
+    there = cluster.reached(address)
     order = _find(there, name, runs)
     if there.stop(order.id):
         say(f"{order.id} is stopping; {_goes_on(order, address)}")
@@ -116,7 +116,7 @@ def cancel(name: RunAnywhere, address: Address = None, runs: RunsAnywhere = None
             pid = control.cancel(folder)
             say(f"process {pid} has ended; what was answered is kept, '{hints.command('resume', folder)}' goes on")
         return
-    there = reached(address)
+    there = cluster.reached(address)
     order = _find(there, name, runs)
     if order.over:
         _say_over(order, address)
@@ -147,7 +147,7 @@ def fetch(
     else:
         from optimizer.remote.wire import Order
 
-        there = reached(address)
+        there = cluster.reached(address)
         run = _find(there, name, runs)
         made = out or _default_out(run.name, what)
         of_run = (run.name, address) if what == "ledger" else None
@@ -171,7 +171,7 @@ def status(name: str, runs: Path | None, address: str, json_out: bool) -> None:
     """Print what 'status' says of a run on a cluster, with what Ray says of its process."""
     from optimizer.output import show
 
-    there = reached(address)
+    there = cluster.reached(address)
     order = _find(there, name, runs)
     found = _ask(there, order, "status")
     if json_out:
@@ -188,7 +188,7 @@ def resume(name: str, runs: Path | None, address: str, evaluations: int | None, 
     """Go on with a run on a cluster."""
     from optimizer.remote.wire import Order
 
-    there = reached(address)
+    there = cluster.reached(address)
     run = _find(there, name, runs)
     _drive(there, Order("resume", run.name, run.runs, allow_code=allow_code, evaluations=evaluations))
 
