@@ -1,0 +1,289 @@
+"""Where next, when nothing is known of a search? Where models of what came back promise the front most."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from optimizer.driver import (
+    FOREIGN,
+    Domain,
+    DriverError,
+    Items,
+    Outcome,
+    Question,
+    Wants,
+    at,
+    checked_losses,
+    exact,
+    random_stream,
+    unit_of,
+)
+from optimizer.drivers.gaussian.levels import Levels
+from optimizer.drivers.gaussian.trace import Trace
+from optimizer.drivers.shared.criterion import is_anchor
+
+Array = NDArray[np.float64]
+
+USELESS, FAR = 0.1, 4.0  # of the way from the anchors' best to their median: how far from it the reference may be
+ROUNDING = 1e-12  # of a loss: anchors that differ by less do not differ
+TURN = 3  # after the gradients one question in so many follows the scores, the others what gradients foretell
+FAILURES = 3  # gradients in a row that fail: scores alone from then on
+NEAR = 1e-9  # of a bound's range: a point so little outside is inside but for rounding
+
+
+@dataclass(frozen=True)
+class _State:
+    """All that the next questions depend on: how much had been asked and told, and what was on its way."""
+
+    number: int = 0
+    steps: int = 0  # gradients at most
+    asked: int = 0  # gradients
+    answers: int = 0
+    gradients: int = 0
+    scores: tuple[Array, ...] = ()  # points on their way
+    slopes: tuple[Array, ...] = ()
+
+    def after(self, question: Question, unit: Array) -> _State:
+        """Once this has been asked too."""
+        if question.wants == "scores":
+            return replace(self, number=self.number + 1, scores=(*self.scores, unit))
+        return replace(self, number=self.number + 1, asked=self.asked + 1, slopes=(*self.slopes, unit))
+
+
+class Auto:
+    """Asks where the hypervolume of the front is expected to grow most, coarse moves of the model first.
+
+    By scores: one Gaussian process an objective, over means of the coefficients of ever finer parts of the model
+    (`drivers.gaussian.levels`). Where gradients are asked (`gradients` in the job's driver entry): first a model of
+    all tasks' training losses and slopes traces the front of those (`drivers.gaussian.trace`), for `steps` gradients,
+    and every `every`-th question scores what it foretells; then two questions in three do, and the third follows the
+    scores. The box in which volume counts is that of the anchors, from their best losses to the base's (`box`). Where
+    three gradients in a row fail, scores are all there is.
+
+    While answers are on their way, the next questions are thought out beside them: they are then a function of what
+    had been told when the last were asked. A replay notes what was asked, and computes nothing.
+    """
+
+    class Options(BaseModel):
+        """Of the gradients, if any: `steps` at most, each on `batch` items of every task (0: all).
+
+        Among them every `every`-th question scores.
+        """
+
+        model_config = ConfigDict(extra="forbid", frozen=True)
+        asks: ClassVar[Wants] = "gradients"
+        steps: int = Field(60, ge=1)
+        batch: int = Field(0, ge=0)
+        every: int = Field(4, ge=2)
+
+    done = False
+
+    def __init__(self, domain: Domain, objectives: int, seed: int, options: Options) -> None:
+        self._domain, self._m, self._seed, self._options = domain, objectives, seed, options
+        self._tasks = 0  # of which a gradient has a loss each
+        self._failures = 0  # of gradients, in a row
+        self._levels, self._trace = Levels(domain, objectives), Trace(len(domain.low))
+        self._state = _State()
+        self._scores: dict[int, Array] = {}  # points on their way
+        self._slopes: dict[int, Array] = {}
+        self._foreign: list[Outcome] = []  # kept until the box is fixed
+        self._box: tuple[Array, Array] | None = None  # best losses, and how far the reference is from them
+        self._then: tuple[_State, int] | None = None  # as the last questions had been asked, and how many those were
+        self._ahead: _Ahead | None = None
+
+    def trained_on(self, tasks: int) -> None:
+        """Gradients there will be, each of so many losses."""
+        self._state, self._tasks = replace(self._state, steps=self._options.steps), tasks
+
+    def ask(self, n: int) -> list[Question]:
+        """n questions, or none while the first gradient is awaited."""
+        if n < 1:
+            return []
+        self._fix_box()
+        questions: list[Question] = []
+        ahead = None if self._ahead is None else self._ahead.questions()  # waited for: it works on the same models
+        if self._then is not None and (self._scores or self._slopes):
+            questions = (self._planned(*self._then) if ahead is None else ahead)[:n]
+        for question in questions:
+            self._take(question)
+        for question in self._planned(self._state, n - len(questions)):
+            self._take(question)
+            questions.append(question)
+        if questions:
+            self._then, self._ahead = (self._state, len(questions)), None
+            if len(self._scores) + len(self._slopes) > 1:  # else the next are asked when nothing is on its way
+                self._ahead = _Ahead(self, *self._then)
+        return questions
+
+    def replay(self, n: int, questions: Sequence[Question]) -> None:
+        """Counts what was asked. Raises DriverError where numbers do not follow."""
+        self._fix_box()
+        for question in questions:
+            if question.number != self._state.number:
+                raise DriverError(
+                    f"auto: the recorded question {question.number} follows {self._state.number - 1}; resume with the "
+                    "job file and the version that the run began with, or start a new run"
+                )
+            self._take(question)
+        if self._ahead is not None:
+            self._ahead.questions()  # it works on the same models
+        if questions:
+            self._then, self._ahead = (self._state, len(questions)), None
+
+    def tell(self, outcomes: Sequence[Outcome]) -> None:
+        """Learn from answers in this order, foreign ones too. Raises DriverError on a NaN, or what was not asked."""
+        for outcome in outcomes:
+            number = outcome.question.number
+            if number == FOREIGN and self._box is None:
+                if outcome.failure is None:
+                    checked_losses(outcome, self._m)
+                self._foreign.append(outcome)
+            elif number in self._scores or number == FOREIGN:
+                self._learn(outcome)
+                self._scores.pop(number, None)
+            elif number in self._slopes:
+                self._follow(outcome)
+            else:
+                raise DriverError(f"told of question {number}, which was not asked, or was told of before")
+        self._state = replace(
+            self._state,
+            answers=self._levels.count,
+            gradients=self._trace.count,
+            scores=tuple(self._scores.values()),
+            slopes=tuple(self._slopes.values()),
+        )
+
+    def _planned(self, state: _State, n: int) -> list[Question]:
+        """The next questions at a state, at most n."""
+        questions: list[Question] = []
+        while len(questions) < n and (question := self._next(state)) is not None:
+            questions.append(question)
+            state = state.after(question, unit_of(self._domain, question.point))
+        return questions
+
+    def _next(self, state: _State) -> Question | None:
+        """The next question at a state; a function of that, and of what had been told by then."""
+        stream, options = random_stream(self._seed, "auto", state.number), self._options
+        walking = state.asked < state.steps
+        if walking and not state.gradients:
+            if state.slopes:
+                return None
+            base = self._domain.base
+            return self._gradient(state, self._domain.start if base is None or state.asked else base)
+        if walking and state.number % options.every:
+            return self._gradient(state, at(self._domain, self._trace.propose(state.gradients, state.slopes, stream)))
+        if state.gradients and (walking or state.number % TURN):
+            there = [*self._levels.units[: state.answers], *state.scores]
+            return self._score(state, self._trace.cover(state.gradients, there, stream), "foretold by gradients")
+        if state.answers + len(state.scores) < self._levels.needed or not state.answers:
+            return self._score(state, self._evenly(stream), "design: one coefficient an expert")
+        unit = self._levels.propose(state.answers, state.scores, stream)
+        return self._score(state, unit, f"level {self._levels.level(state.answers)}")
+
+    def _evenly(self, stream: np.random.Generator) -> Array:
+        """A point drawn evenly among those with one coefficient an expert, whatever the group."""
+        groups, experts = self._domain.shape
+        further = len(self._domain.low) - groups * experts
+        return np.concatenate([np.tile(stream.random(experts), groups), stream.random(further)])
+
+    def _score(self, state: _State, unit: Array, stage: str) -> Question:
+        return Question(state.number, at(self._domain, unit), stage=f"auto: {stage}")
+
+    def _gradient(self, state: _State, point: Array) -> Question:
+        point = np.clip(point, self._domain.low, self._domain.high)
+        items = Items("train", self._options.batch, state.asked)
+        return Question(state.number, point, "gradients", items, f"auto: gradient {state.asked}")
+
+    def _take(self, question: Question) -> None:
+        unit = unit_of(self._domain, question.point)
+        (self._scores if question.wants == "scores" else self._slopes)[question.number] = unit
+        self._state = self._state.after(question, unit)
+
+    def _fix_box(self) -> None:
+        """By the anchors, which have been told by now; without any, losses are taken as they are."""
+        if self._box is not None:
+            return
+        anchors = [o for o in self._foreign if is_anchor(o)]
+        base = self._domain.base
+        useless = [o.losses for o in anchors if base is not None and np.array_equal(o.question.point, base)]
+        self._box = box([o.losses for o in anchors], useless[0] if useless else None, self._m)
+        for outcome in self._foreign:
+            self._learn(outcome)
+        self._foreign = []
+        self._state = replace(self._state, answers=self._levels.count)
+
+    def _learn(self, outcome: Outcome) -> None:
+        assert self._box is not None
+        ideal, span = self._box
+        losses = None if outcome.failure is not None else (checked_losses(outcome, self._m) - ideal) / span
+        if exact(self._domain, outcome.question.point, NEAR):
+            self._levels.learn(unit_of(self._domain, outcome.question.point), losses)
+
+    def _follow(self, outcome: Outcome) -> None:
+        self._failures = 0 if outcome.failure is None else self._failures + 1
+        if self._failures == FAILURES:
+            self._state = replace(self._state, steps=0)
+        if outcome.failure is None:
+            losses, slopes, tasks = outcome.losses, outcome.gradient, self._tasks
+            if losses.shape != (tasks,) or slopes is None or slopes.shape != (tasks, len(self._domain.low)):
+                raise DriverError(f"auto: expected {tasks} losses with their gradients, got {losses.shape} of them")
+            if not (np.isfinite(losses).all() and np.isfinite(slopes).all()):
+                raise DriverError(
+                    f"expected finite losses and slopes of question {outcome.question.number}; report it as failed"
+                )
+            unit = self._slopes[outcome.question.number]
+            self._trace.learn(unit, losses, slopes * (self._domain.high - self._domain.low))
+        del self._slopes[outcome.question.number]
+
+
+def box(
+    anchors: Sequence[Array],  # each (m,)
+    base: Array | None,  # (m,), the base's, if it is one of them
+    objectives: int,  # m
+) -> tuple[Array, Array]:
+    """Where volume counts: the best losses `(m,)`, and how far from them `(m,)` the reference is.
+
+    The reference is the base, or the worst anchor where there is none. One that is hardly worse than the best is
+    replaced by the median, and one that is far worse than the median (an expert that is broken elsewhere, a constraint
+    that is violated) is drawn nearer: the box would be too large for differences to show.
+    """
+    if not len(anchors):
+        return np.zeros(objectives), np.ones(objectives)
+    ideal, middle, worst = np.min(anchors, axis=0), np.median(anchors, axis=0), np.max(anchors, axis=0)
+    half = middle - ideal
+    reference = worst if base is None else base
+    reference = np.where(reference - ideal < USELESS * half, middle, reference)
+    reference = np.where(half > 0, np.minimum(reference, ideal + FAR * half), worst)
+    span, size = reference - ideal, np.maximum(np.abs(ideal), np.abs(reference))
+    return ideal, np.where(span > ROUNDING * size, span, np.where(size > 0, size, 1.0))
+
+
+class _Ahead:
+    """The next questions, thought out while answers are on their way."""
+
+    def __init__(self, driver: Auto, state: _State, n: int) -> None:
+        self._found: list[Question] | BaseException = []
+
+        def think() -> None:
+            try:
+                self._found = driver._planned(state, n)
+            except BaseException as error:
+                self._found = error
+
+        # a daemon: a run that ends does not wait for what it will not ask
+        self._thread = threading.Thread(target=think, name="auto", daemon=True)
+        self._thread.start()
+
+    def questions(self) -> list[Question]:
+        """What was thought out; waits for it."""
+        self._thread.join()
+        if isinstance(self._found, BaseException):
+            raise self._found
+        return self._found

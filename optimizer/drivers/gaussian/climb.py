@@ -1,0 +1,75 @@
+"""Where does a model of the losses promise most? Many climbs at once, each along a direction of its own."""
+
+from __future__ import annotations
+
+from typing import Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from optimizer.drivers.gaussian.features import Moves
+
+Array = NDArray[np.float64]
+Kept = TypeVar("Kept")  # what a derivative needs of its losses
+
+SHARPNESS = 20.0  # of the soft minimum over objectives, in box units
+RATE, DECAY, SQUARES = 0.03, 0.8, 0.95  # of Adam
+FLAT = 0.02  # the least entry of a direction
+
+
+class Model(Protocol[Kept]):
+    """Expected losses of unit points, and the derivative of their weighted sums."""
+
+    def __call__(self, units: Array) -> tuple[Array, Kept]:
+        """Losses `(n, m)` of points `(n, dim)`, and what `pull` needs."""
+        ...
+
+    def pull(self, units: Array, kept: Kept, weights: Array) -> Array:
+        """The derivative `(n, dim)` of each point's `weights @ losses`, for weights `(n, m)`."""
+        ...
+
+
+def climb(
+    model: Model[Kept],
+    starts: Array,  # (n, dim), in the unit cube
+    directions: Array,  # (n, m)
+    moves: Moves | None,  # None: every coordinate by itself
+    reach: Array,  # (n, 1): how far a coordinate may go
+    first: Array,  # (n, moves): first steps
+    steps: int,
+) -> Array:
+    """End points `(n, dim)`: each start's climb of `min_j (1 - loss_j) / d_j`, softened, by Adam within its reach."""
+    low, high = np.maximum(starts - reach, 0.0), np.minimum(starts + reach, 1.0)
+    taken = first.copy()
+    mean, square = np.zeros_like(taken), np.zeros_like(taken)
+
+    def reached() -> tuple[Array, Array]:
+        raw = starts + (taken if moves is None else moves(taken))
+        inside = np.clip(raw, low, high)
+        return inside, raw - inside
+
+    for i in range(1, steps + 1):
+        units, outside = reached()
+        losses, kept = model(units)
+        exponents = (losses - 1) / directions * SHARPNESS
+        exponents -= exponents.max(axis=1, keepdims=True)
+        share = np.exp(exponents)
+        share /= share.sum(axis=1, keepdims=True)
+        slope = model.pull(units, kept, share / directions) + outside  # what is outside is drawn back
+        slope = slope if moves is None else moves.pull(slope)
+        mean = DECAY * mean + (1 - DECAY) * slope
+        square = SQUARES * square + (1 - SQUARES) * slope**2
+        step = (mean / (1 - DECAY**i)) / (np.sqrt(square / (1 - SQUARES**i)) + 1e-12)
+        taken -= RATE * (1.5 - i / steps) * step
+    return reached()[0]
+
+
+def drawn_directions(stream: np.random.Generator, count: int, objectives: int) -> Array:
+    """Directions `(count, m)` drawn evenly from the positive part of the unit sphere."""
+    drawn = np.abs(stream.standard_normal((count, objectives)))
+    return np.asarray(np.maximum(drawn / np.linalg.norm(drawn, axis=1, keepdims=True), FLAT))
+
+
+def compressed(losses: Array) -> Array:
+    """Losses in box units, but logarithmic beyond the reference 1: how much worse than useless says little."""
+    return np.where(losses > 1, 1 + np.log(np.maximum(losses, 1)), losses)

@@ -1,0 +1,105 @@
+"""Which point next, by gradients? Where the losses that they foretell would add most volume."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from optimizer.drivers.gaussian.climb import climb, compressed, drawn_directions
+from optimizer.drivers.gaussian.slopes import Slopes
+from optimizer.drivers.gaussian.volume import Volume
+
+Array = NDArray[np.float64]
+
+CLIMBS, STEPS = 24, 40
+REACH, LEAST, MOST = 0.3, 0.05, 0.7  # of the unit cube, that a climb goes from what is known
+FIRST, REFIT = 4, 1.5  # gradients before a length scale is learned, and times as many before it is again
+WIDER, NARROWER = 1.2, 0.85  # after a gradient that added volume, and one that did not
+
+
+class Trace:
+    """Volume that one model of all tasks' training losses foretells, from their values and gradients (`Slopes`).
+
+    Losses are in units of those at the first point, which is the reference. Steps reach farther while they gain.
+    """
+
+    def __init__(self, dim: int) -> None:
+        self._model, self._held, self._fitted = Slopes(dim), 0, 0
+        self._units: list[Array] = []
+        self._losses: list[Array] = []
+        self._slopes: list[Array] = []
+        self._scale: Array | None = None  # (tasks,)
+        self._volume: Volume | None = None
+        self._reaches = [REACH]  # by how many gradients there are
+
+    def learn(
+        self,
+        unit: Array,  # (dim,)
+        losses: Array,  # (tasks,), training losses
+        slopes: Array,  # (tasks, dim), with respect to the unit cube's point
+    ) -> None:
+        """Take a gradient in."""
+        if self._scale is None:
+            largest = np.abs(losses).max()
+            self._scale = np.maximum(np.abs(losses), 0.01 * largest) if largest > 0 else np.ones_like(losses)
+            self._volume = Volume(len(losses))
+        assert self._volume is not None
+        scaled, slopes = losses / self._scale, slopes / self._scale[:, None]
+        before = self._volume.value
+        self._volume.add(scaled[None])
+        gained, reach = self._volume.value > before or not self._units, self._reaches[-1]
+        self._reaches.append(min(reach * WIDER, MOST) if gained else max(reach * NARROWER, LEAST))
+        self._units.append(unit)
+        self._losses.append(compressed(scaled))
+        self._slopes.append(slopes / np.maximum(scaled, 1.0)[:, None])
+
+    @property
+    def count(self) -> int:
+        """Gradients taken in."""
+        return len(self._units)
+
+    def propose(
+        self,
+        count: int,
+        pending: Sequence[Array],  # points on their way, each (dim,)
+        stream: np.random.Generator,
+    ) -> Array:
+        """Where a gradient would add most to the first `count`, a unit point `(dim,)`; `count` never falls."""
+        return self._chosen(count, self._losses[:count], pending, stream)
+
+    def cover(
+        self,
+        count: int,
+        scored: Sequence[Array],  # points that are scored, or are about to be
+        stream: np.random.Generator,
+    ) -> Array:
+        """The point whose foretold losses add most to those of points that are scored."""
+        return self._chosen(count, [], scored, stream)
+
+    def _chosen(self, count: int, front: Sequence[Array], there: Sequence[Array], stream: np.random.Generator) -> Array:
+        units, losses = np.array(self._units[:count]), np.array(self._losses[:count])
+        if self._held != count:
+            self._fit(count)
+            self._model.condition(units, losses, np.array(self._slopes[:count]))
+            self._held = count
+        volume = Volume(losses.shape[1])
+        volume.add(np.array(front))
+        if len(there):
+            volume.add(self._model(np.array(there))[0])
+        directions = drawn_directions(stream, CLIMBS, volume.m)
+        starts = units[((1 - losses) / directions[:, None]).min(axis=-1).argmax(axis=1)]
+        reach = self._reaches[count] * (0.2 + 0.8 * stream.random((CLIMBS, 1)))
+        ends = climb(self._model, starts, directions, None, reach, np.zeros_like(starts), STEPS)
+        return np.asarray(ends[int(np.argmax(volume.gain(self._model(ends)[0])))])
+
+    def _fit(self, count: int) -> None:
+        """Learn the length scale from the gradients that there were when that was due, whoever asks when."""
+        due = self._fitted
+        while (following := max(math.ceil(due * REFIT), FIRST)) <= count:
+            due = following
+        if due > self._fitted:
+            self._fitted = due
+            self._model.fit(*(np.array(known[:due]) for known in (self._units, self._losses, self._slopes)))
