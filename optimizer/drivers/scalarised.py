@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,11 +22,24 @@ from optimizer.driver import (
     renumbered,
 )
 
+OF_MODELS = ("sizes", "grams")
+"""What is wanted of models alone, and of no objective."""
+
 MAX_EMPHASES = 6  # preferences besides the uniform one: each takes its share of the evaluations
+RHO = 0.05  # of the sum in an augmented Tchebycheff distance: how much what is not worst counts
+
+How = Literal["sum", "tchebycheff"]
 
 
 class Scalarised:
-    """W single-objective drivers, asked in turn; driver w minimises sum_j w_j (loss_j - ideal_j) / (nadir_j - ideal_j).
+    """W single-objective drivers, asked in turn; driver w is told one loss.
+
+    With z_j = (loss_j - ideal_j) / (nadir_j - ideal_j), that is
+
+    - `sum`: sum_j w_j z_j. Its minima lie on the convex parts of the front.
+    - `tchebycheff`: max_j w_j z_j + 0.05 sum_j w_j z_j, the augmented Tchebycheff distance from the ideal (Steuer &
+      Choo 1983), whose minima lie where the front is not convex too. Its derivatives are those of the objective that is
+      worst there, and of the sum.
 
     `ideal` and `nadir` are the best and worst losses among the foreign answers told before the first ask (the anchors),
     and stay as they are from then on; without any they are 0 and 1. Question number i belongs to driver i mod W, which
@@ -43,8 +57,9 @@ class Scalarised:
         seed: int,
         make_inner: Callable[[int], Driver],
         weights: Sequence[Sequence[float]] | None = None,  # (W, m)
+        how: How = "sum",
     ) -> None:
-        self._objectives, self._dim = objectives, len(domain.low)
+        self._objectives, self._dim, self._how = objectives, len(domain.low), how
         self._weights = default_weights(objectives) if weights is None else _checked(weights, objectives)
         seeds = [int(random_stream(seed, "preference", i).integers(2**63)) for i in range(len(self._weights))]
         self._inner = [make_inner(s) for s in seeds]
@@ -83,16 +98,24 @@ class Scalarised:
     def tell(self, outcomes: Sequence[Outcome]) -> None:
         """Weigh each answer for who asked, a foreign one for all. Raises DriverError on a NaN or a wrong shape."""
         for outcome in outcomes:
-            if outcome.failure is None:
+            if outcome.failure is None and outcome.question.wants not in OF_MODELS:
                 checked_losses(outcome, self._objectives)
             wanted = (self._objectives, self._dim)
-            if outcome.gradient is not None and outcome.gradient.shape != wanted:
+            if (
+                outcome.question.wants not in OF_MODELS
+                and outcome.gradient is not None
+                and outcome.gradient.shape != wanted
+            ):
                 raise DriverError(
                     f"expected a gradient of shape {wanted}, one row per objective, got {outcome.gradient.shape}"
                 )
             number = outcome.question.number
             if number >= self._number or number < FOREIGN:
                 raise DriverError(f"told of question {number}, which was not asked")
+            if number != FOREIGN and outcome.question.wants in OF_MODELS:
+                which, inner_number = number % len(self._inner), number // len(self._inner)
+                self._inner[which].tell([replace(outcome, question=renumbered(outcome.question, inner_number))])
+                continue
             if number != FOREIGN:
                 which, inner_number = number % len(self._inner), number // len(self._inner)
                 self._inner[which].tell([self._weighed(outcome, self._weights[which], inner_number)])
@@ -117,15 +140,22 @@ class Scalarised:
             inner.tell([self._weighed(outcome, weights, FOREIGN)])
 
     def _weighed(self, outcome: Outcome, weights: NDArray[np.float64], number: int) -> Outcome:
-        """The outcome as a driver of one objective sees it: the weighted sum, and by the chain rule its derivative."""
+        """The outcome as a driver of one objective sees it: one loss, and by the chain rule its derivative."""
         assert self._scale is not None  # nothing is weighed before the first ask
         ideal, span = self._scale
         factors = weights / span  # (m,)
+        apart = outcome.losses - ideal
+        loss, slopes = factors @ apart, factors
+        if self._how == "tchebycheff":
+            worst = int(np.argmax(factors * apart))
+            loss = factors[worst] * apart[worst] + RHO * loss
+            slopes = RHO * factors
+            slopes[worst] += factors[worst]
         return Outcome(
             question=renumbered(outcome.question, number),
-            losses=np.array([factors @ (outcome.losses - ideal)]),
-            stderr=np.array([np.sqrt(np.sum((factors * outcome.stderr) ** 2))]),  # objectives taken as independent
-            gradient=None if outcome.gradient is None else (factors @ outcome.gradient)[np.newaxis],
+            losses=np.array([loss]),
+            stderr=np.array([np.sqrt(np.sum((slopes * outcome.stderr) ** 2))]),  # objectives taken as independent
+            gradient=None if outcome.gradient is None else (slopes @ outcome.gradient)[np.newaxis],
             failure=outcome.failure,
         )
 
