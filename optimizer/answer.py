@@ -50,7 +50,8 @@ class Answer:
 
     `measures` and `per_item` are keyed by qualified metric name (`spam.accuracy`); per-item values are float32 `(n,)`.
     Where a gradient was wanted, `measures` holds the training loss of each task (`spam.training_loss`, no standard
-    error) and `gradient` the derivatives, float64 `(1, dim)` or `(T, dim)`. `part` is that of the question.
+    error) and `gradient` the derivatives, float64 `(1, dim)` or `(T, dim)`, or what else was
+    wanted of coefficients (see `optimizer.driver.Question`). `part` is that of the question.
     `attempts` is how often it was tried, and `tries` what became of all attempts but the last. `of` is the number of
     the question of the same recipe whose answer this is a copy of: no worker was asked.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -107,7 +107,7 @@ def exact(domain: Domain, point: Point, slack: float = 0.0) -> bool:
 
 
 Split: TypeAlias = Literal["calibration", "heldout", "train"]
-Wants: TypeAlias = Literal["scores", "gradient", "gradients", "cosines", "sizes"]
+Wants: TypeAlias = Literal["scores", "gradient", "gradients", "cosines", "sizes", "grams"]
 
 
 @dataclass(frozen=True)
@@ -133,6 +133,8 @@ class Question:
     - `gradients`: the same for each task by itself.
     - `cosines`: for coordinate (g, k), the sum over the tensors of group g of cos(dL/dW, theta_k); L is that mean.
     - `sizes`: for coordinate (g, k), the sum of the magnitudes of expert k's task vector in group g. Runs no items.
+    - `grams`: for coordinate (g, k), its inner products in group g with the task vectors of all K experts, then the sum
+      of its entries there, and their number: K + 2 rows. Runs no items, and any job may have it asked.
 
     `part` (i, n) is the share of it that a worker is given: a driver leaves it alone (see `optimizer.executors.parts`).
     `number` is unique within the driver that asked (0, 1, 2, ...); that of the outermost driver is the ledger's key.
@@ -162,14 +164,15 @@ class Outcome:
     """What came back. Losses are minimised, and always finite: a failed candidate carries a worst rank and why.
 
     For `scores` these are the m objectives' losses, else the training losses of the T tasks, without standard errors
-    (none of either for `sizes`). `gradient` has T rows for `gradients`, and one for the other three. `failure` is
-    `kind: reason`; of its kinds (nonfinite, oom, timeout, infrastructure, error) the first and last would come again.
+    (none of either for `sizes` and `grams`). `gradient` has T rows for `gradients`, K + 2 for `grams`, and one for the
+    other three. `failure` is `kind: reason`; of its kinds (nonfinite, oom, timeout, infrastructure, error) the first
+    and last would come again.
     """
 
     question: Question
     losses: NDArray[np.float64]  # (m,) or (T,)
     stderr: NDArray[np.float64]  # (m,) or (T,), NaN where it is not known
-    gradient: NDArray[np.float64] | None = None  # (T, dim) or (1, dim)
+    gradient: NDArray[np.float64] | None = None  # (T, dim), (K + 2, dim) or (1, dim)
     failure: str | None = None
 
 
@@ -195,6 +198,15 @@ class Driver(Protocol):
 
     def tell(self, outcomes: Sequence[Outcome]) -> None:
         """Learn from any subset of outcomes, in any order; `FOREIGN` ones may be used as a warm start or ignored."""
+        ...
+
+
+@runtime_checkable
+class Trained(Protocol):
+    """A driver that asks for gradients."""
+
+    def trained_on(self, tasks: int) -> None:
+        """Told before the first ask of how many tasks gradients will be. Raises DriverError on options of others."""
         ...
 
 

@@ -29,8 +29,12 @@ class Entry:
     """Where a driver's class is (`module:Class`), how many objectives it takes, and what it is in one line.
 
     A driver that asks for gradients has a `loss`, by default: kinds that evaluators offer (see
-    `evaluators.evaluator.Differentiable`) and their weights; `temperature` is that of the kind `kl`. Where `plain`, it
-    takes a point's coordinates for the coefficients themselves, which they are not in a simplex.
+    `evaluators.evaluator.Differentiable`) and their weights; `temperature` is that of the kind `kl`. Where `optional`,
+    it asks for them where the job's entry says of what (`driver.gradients`), and does without them elsewhere. Where
+    `plain`, it takes a point's coordinates for the coefficients themselves, which they are not in a simplex.
+
+    `needs` says what a space must have: `experts` as points, or searched `options`, sparsities, beside coefficients.
+    One that `ends` by itself does so when it has nothing left to ask, and may wait for answers before that.
     """
 
     target: str
@@ -39,6 +43,13 @@ class Entry:
     loss: Mapping[str, float] = field(default_factory=dict)
     temperature: float = 1.0
     plain: bool = False
+    needs: Literal["", "experts", "options"] = ""
+    ends: bool = False
+    optional: bool = False
+
+    def asks_gradients(self, wanted: object | None) -> bool:
+        """Whether it asks for gradients in a job whose driver's entry has these `gradients`, or none."""
+        return bool(self.loss) and not (self.optional and wanted is None)
 
     def load(self) -> DriverClass:
         """The class; its search library is imported now and not before. Raises DriverError where that fails."""
@@ -58,10 +69,60 @@ class DriverClass(Protocol):
 
 
 DRIVERS: dict[str, Entry] = {
+    "auto": Entry(
+        "optimizer.drivers.auto:Auto",
+        "any",
+        "coarse moves first, then finer ones, where models of scores (and gradients) promise most",
+        {"cross_entropy": 1.0},
+        optional=True,
+    ),
     "random": Entry("optimizer.drivers.sampling:Random", "any", "uniform points, each independent of all others"),
     "sobol": Entry("optimizer.drivers.sampling:Sobol", "any", "a scrambled Sobol sequence: fills the space evenly"),
     "cma": Entry("optimizer.drivers.cma:CMAES", "one", "CMA-ES; sep-CMA-ES above 100 dimensions"),
     "tpe": Entry("optimizer.drivers.tpe:TPE", "any", "tree-structured Parzen estimator"),
+    "nsga2": Entry("optimizer.drivers.nsga:NSGA2", "any", "NSGA-II: a population that spreads over the front"),
+    "nsga3": Entry("optimizer.drivers.nsga:NSGA3", "any", "NSGA-III: the same for four objectives and more"),
+    "gp": Entry("optimizer.drivers.gp:GP", "any", "a Gaussian process; for few and dear evaluations"),
+    "map": Entry("optimizer.drivers.map:MAP", "any", "MAP: quadratics in one coefficient per expert, and their front"),
+    "greedy_soup": Entry(
+        "optimizer.drivers.soup:GreedySoup",
+        "any",
+        "averages experts, the best first, as long as that helps",
+        needs="experts",
+        ends=True,
+    ),
+    "metrics_weighted": Entry(
+        "optimizer.drivers.weighted:MetricsWeighted",
+        "any",
+        "averages of experts, weighted by powers of their scores",
+        needs="experts",
+        ends=True,
+    ),
+    "lm_cocktail": Entry(
+        "optimizer.drivers.weighted:Cocktail",
+        "any",
+        "averages of experts, weighted by a softmax of minus their losses",
+        needs="experts",
+        ends=True,
+    ),
+    "kinship": Entry(
+        "optimizer.drivers.kinship:Kinship",
+        "any",
+        "averages the best with each other, and with whom they are least related to",
+        needs="experts",
+        ends=True,
+    ),
+    "m2n2": Entry(
+        "optimizer.drivers.natural_niches:NaturalNiches",
+        "any",
+        "children of merges that are strong where the other is not, in niches that are shared",
+    ),
+    "evo_merging": Entry(
+        "optimizer.drivers.evo_merging:EvoMerging",
+        "any",
+        "evolves a sparsity and a signed scale for each expert",
+        needs="options",
+    ),
     "adamerging": Entry(
         "optimizer.drivers.adamerging:AdaMerging",
         "any",

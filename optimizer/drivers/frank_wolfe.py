@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from optimizer.driver import Domain, DriverError, Outcome, Point, Wants
+from optimizer.driver import Domain, Outcome, Point, Wants
+from optimizer.drivers.shared.experts import checked_vertices
 from optimizer.drivers.walks import descent
 from optimizer.drivers.walks.adam import AdamRule, Bounds
 from optimizer.drivers.walks.descent import Descent
@@ -38,7 +39,7 @@ class FrankWolfe(Descent):
 
     def __init__(self, domain: Domain, objectives: int, seed: int, options: Options) -> None:
         descent.coefficients_alone("Frank-Wolfe", domain)
-        vertices = checked_vertices(domain)
+        vertices = checked_vertices("Frank-Wolfe", domain)
         super().__init__(
             *("frank_wolfe", domain, objectives, options), lambda start: _Hard(domain, vertices, start, options)
         )
@@ -107,7 +108,7 @@ class SoftFrankWolfe(Descent):
 
     def __init__(self, domain: Domain, objectives: int, seed: int, options: Options) -> None:
         descent.coefficients_alone("Frank-Wolfe", domain)
-        vertices = checked_vertices(domain)
+        vertices = checked_vertices("Frank-Wolfe", domain)
         super().__init__(
             *("frank_wolfe_soft", domain, objectives, options), lambda start: _Soft(domain, vertices, start, options)
         )
@@ -182,19 +183,3 @@ class _Soft:
     def back(self) -> None:
         if self._inner is not None:
             self._inner.back()
-
-
-def checked_vertices(domain: Domain) -> NDArray[np.float64]:
-    """The experts as points, `(experts, dim)`. Raises DriverError where there are none, or not inside the bounds."""
-    if domain.vertices is None:
-        raise DriverError(
-            "Frank-Wolfe needs merged weights that are affine in the coefficients; take method task_arithmetic, or "
-            "set space.options.normalize: false"
-        )
-    low, high = domain.vertices.min(axis=0), domain.vertices.max(axis=0)
-    if (domain.low > low).any() or (domain.high < high).any():
-        raise DriverError(
-            f"Frank-Wolfe goes towards each expert alone, at coefficient {high.max():g}; widen space.bounds to hold "
-            f"[0, {high.max():g}]"
-        )
-    return domain.vertices

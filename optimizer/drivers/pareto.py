@@ -112,9 +112,9 @@ class ParetoPath(Descent):
         super().__init__(*("pareto", domain, objectives, options), lambda start: _Path(domain, start, options))
         self._weights = (options.emphasis, options.ends)
 
-    def check_tasks(self, count: int) -> None:
-        """Raise DriverError where `ends` are not of so many tasks."""
-        targets(count, *self._weights)
+    def trained_on(self, tasks: int) -> None:
+        """Raises DriverError where `ends` are not of so many tasks."""
+        targets(tasks, *self._weights)
 
 
 class _Path:

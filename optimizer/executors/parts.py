@@ -11,8 +11,9 @@ from optimizer.answer import Answer
 from optimizer.driver import Question
 from optimizer.executors.executor import Executor
 
-SPLIT = {"gradient", "gradients"}
-"""What can be summed over parts. A sum of cosines is no cosine of a sum, and sizes need no items."""
+SPLIT = {"gradient", "gradients", "grams"}
+"""What can be summed over parts: of tasks and minibatches, or of tensors. A sum of cosines is no cosine of a sum, and
+sizes are soon found."""
 
 
 def shares(

@@ -112,13 +112,14 @@ def _chunks(
     for at in range(0, len(like), step):
         cut = slice(at, min(at + step, len(like)))
         wide = base[cut].to(like.device, torch.float32)
-        raws = [_difference(experts[k], cut, wide) for k in which]
+        raws = [difference(experts[k], cut, wide) for k in which]
         gate = _gate(raws, packed, start + at) if packed.gated else None
         rows = [_kept(raw, n, packed.ranks(k), start + at) for raw, n, k in zip(raws, numbers, which, strict=False)]
         yield _Chunk(cut, numbers, wide, rows, _sum(rows, wide), gate)
 
 
-def _difference(expert: Source | None, cut: slice, base: torch.Tensor) -> torch.Tensor:
+def difference(expert: Source | None, cut: slice, base: torch.Tensor) -> torch.Tensor:
+    """Its task vector there, float32; `base` is that part of the base, float32."""
     if expert is None:
         return torch.zeros_like(base)
     found = expert.tensor[cut].to(base.device, torch.float32)
@@ -220,7 +221,7 @@ def _merge_lines(
         wide = base[cut].to(out.device, torch.float32)
         total = wide * bases[line]
         for k, by in zip(packed.active.tolist(), weights, strict=True):
-            total += _difference(experts[k], cut, wide) * by[line]
+            total += difference(experts[k], cut, wide) * by[line]
         out[cut] = total.to(out.dtype)
         finite &= torch.isfinite(out[cut]).all()
     return finite

@@ -37,6 +37,10 @@ class Slope:
         """`sum |theta_k - theta_0|` for each expert, `(K,)`."""
         return self.sources.sizes()
 
+    def grams(self) -> NDArray[np.float64]:
+        """As of `Sources`, `(K + 2, K)`."""
+        return self.sources.grams()
+
 
 def products(slopes: Sequence[Slope], compositions: Compositions | None, map_: Map) -> NDArray[np.float64]:
     """`<G_t, u_k>` for each tensor t and expert k, then `<G_t, theta_0>` and `<G_t, G_t>`.

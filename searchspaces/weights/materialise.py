@@ -172,6 +172,18 @@ class Resident:
         found = np.array(list(self._map(Slope.sizes, merging.slopes)))
         return self._ordered(recipe, merging.by_group(merging.compositions(recipe), found))
 
+    def grams(self, recipe: Recipe, part: tuple[int, int] = (0, 1)) -> NDArray[np.float64]:
+        """Of the task vectors, each row `(G, K)` as in `gradient`: inner products with each of them, then the sums of
+        their entries, then how many these are; `(K + 2, G, K)`. Of part i of n, over every n-th tensor from the i-th.
+        """
+        merging, count = self._of(recipe), len(self._pool.names)
+        found = np.zeros((len(merging.slopes), (count + 2) * count))
+        ours = merging.slopes[part[0] :: part[1]]
+        found[part[0] :: part[1]] = [rows.ravel() for rows in self._map(Slope.grams, ours)] or 0.0
+        by_group = merging.by_group(merging.compositions(recipe), found).reshape(-1, count + 2, count)
+        order = [self._pool.names.index(name) for name in recipe.experts]
+        return by_group[:, [*order, count, count + 1]][:, :, order].transpose(1, 0, 2)
+
     @property
     def device(self) -> torch.device:
         """Where the model's inputs belong."""

@@ -233,6 +233,23 @@ class Sources:
             out[k] = low.size()
         return out
 
+    def grams(self) -> NDArray[np.float64]:
+        """Inner products of the task vectors, `(K, K)`, then the sums of their entries and how many: `(K + 2, K)`.
+
+        Differences are fp32, their products and sums float64.
+        """
+        out = np.zeros((self.count + 2, self.count))
+        out[-1] = len(self.base)
+        for first, last, lows in self._blocks(np.arange(self.count), 0, len(self.base), self.base.device):
+            experts = self.taken({i: expert[first:last] for i, expert in enumerate(self.full)}, lows)
+            for at in range(0, last - first, reference.CHUNK):
+                cut = slice(at, min(at + reference.CHUNK, last - first))
+                base = self.base[first:last][cut].float()
+                rows = torch.stack([composed_reference.difference(e, cut, base) for e in experts]).double()
+                out[:-2] += (rows @ rows.T).numpy()
+                out[-2] += rows.sum(dim=1).numpy()
+        return out
+
 
 def _code(dtype: torch.dtype, apart: bool) -> int:
     """An expert's dtype in the kernel's words; -1 where it has none."""

@@ -6,11 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import ClassVar, Literal, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from optimizer.driver import (
-    ANCHOR,
     FOREIGN,
     Domain,
     DriverError,
@@ -21,6 +19,7 @@ from optimizer.driver import (
     Wants,
     checked_losses,
 )
+from optimizer.drivers.shared.criterion import Criterion, is_anchor
 
 Start = Literal["space", "best", "base", "average"]
 FAILURES = 3  # in a row, after which a walk ends
@@ -115,7 +114,7 @@ class Descent:
         self._rule: Rule | None = None
         self._reached = domain.start  # by the last update
         self._anchors: list[Outcome] = []
-        self._ideal, self._span = np.zeros(objectives), np.ones(objectives)
+        self._criterion = Criterion.among([], objectives)
         if options.start in ("base", "average"):
             self._start()  # refused now rather than at the first ask
         self._step = 0  # updates made
@@ -129,8 +128,8 @@ class Descent:
         self._failures = 0
         self._ended = False
 
-    def check_tasks(self, count: int) -> None:
-        """Raise DriverError for options that do not fit a job of so many tasks, before anything is asked."""
+    def trained_on(self, tasks: int) -> None:
+        """Nothing to note, but for drivers whose options are of so many tasks."""
 
     @property
     def done(self) -> bool:
@@ -162,8 +161,7 @@ class Descent:
         for outcome in outcomes:
             number = outcome.question.number
             if number == FOREIGN:
-                anchor = outcome.question.stage.startswith(ANCHOR) and outcome.failure is None
-                if self._rule is None and anchor:
+                if self._rule is None and is_anchor(outcome):
                     self._anchors.append(outcome)
             elif number in self._pending:
                 self._note(self._pending.pop(number), outcome)
@@ -217,9 +215,6 @@ class Descent:
             value = self._criterion(checked_losses(outcome, self._objectives))
         self._criteria.append((step, value))
 
-    def _criterion(self, losses: NDArray[np.float64]) -> float:
-        return float(np.mean((losses - self._ideal) / self._span))
-
     def _learn(self, outcome: Outcome) -> None:
         assert self._rule is not None  # it asked
         if outcome.failure is None:
@@ -249,9 +244,7 @@ class Descent:
 
     def _started(self) -> Rule:
         known = [checked_losses(o, self._objectives) for o in self._anchors]
-        if known:
-            low, high = np.min(known, axis=0), np.max(known, axis=0)
-            self._ideal, self._span = low, np.where(high > low, high - low, 1.0)
+        self._criterion = Criterion.among(known, self._objectives)
         self._rule = self._begin(self._start())
         self._reached = self._rule.point
         return self._rule
