@@ -71,12 +71,12 @@ class ClassificationOptions(ItemOptions):
 
 
 LABELLED = (
-    Metric("accuracy", "max", "share of items whose most likely class is the true one"),
-    Metric("macro_f1", "max", "unweighted mean of the classes' F1"),
-    Metric("cross_entropy", "min", "mean negative log likelihood of the true class, in nats"),
+    Metric("accuracy", "max", "share of items whose most likely class is the true one", 0, 1),
+    Metric("macro_f1", "max", "unweighted mean of the classes' F1", 0, 1),
+    Metric("cross_entropy", "min", "mean negative log likelihood of the true class, in nats", 0),
 )
-ENTROPY = Metric("entropy", "min", "mean softmax entropy, in nats: needs no labels")
-KL = Metric("kl", "min", "mean KL divergence from the teacher's predictions, in nats: needs no labels")
+ENTROPY = Metric("entropy", "min", "mean softmax entropy, in nats: needs no labels", 0)
+KL = Metric("kl", "min", "mean KL divergence from the teacher's predictions, in nats: needs no labels", 0)
 
 
 class Classification:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,11 +20,13 @@ Indices = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Metric:
-    """One number that an evaluator reports, and which way is better."""
+    """One number that an evaluator reports, which way is better, and between which bounds it lies, where known."""
 
     name: str
     goal: Literal["max", "min"]
     summary: str
+    low: float = -math.inf
+    high: float = math.inf
 
 
 @dataclass(frozen=True)

@@ -42,9 +42,9 @@ class LanguageOptions(ItemOptions):
     """Texts that go through the model together. Default: the worker's."""
 
 
-LOSS = Metric("loss", "min", "negative log likelihood per token, in nats")
-PERPLEXITY = Metric("perplexity", "min", "exponential of the loss per token")
-KL = Metric("kl", "min", "KL divergence from the teacher's predictions per token, in nats")
+LOSS = Metric("loss", "min", "negative log likelihood per token, in nats", 0)
+PERPLEXITY = Metric("perplexity", "min", "exponential of the loss per token", 1)
+KL = Metric("kl", "min", "KL divergence from the teacher's predictions per token, in nats", 0)
 
 
 class Language:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from evaluators.evaluator import Measure, Metric
+from optimizer.conditions import Condition
 from optimizer.errors import JobError
 
 
@@ -38,6 +40,25 @@ def resolve(names: Sequence[str], offered: Mapping[str, Metric]) -> tuple[Object
             hint = f"; 'kl' is a metric of {task!r} where that evaluator names a `teacher`" if metric == "kl" else ""
             raise JobError(f"objectives: no evaluator reports {name!r}; there are: {', '.join(near)}{hint}")
     return tuple(Objective(name, offered[name].goal) for name in names)
+
+
+def constrained(texts: Sequence[str], offered: Mapping[str, Metric]) -> tuple[Condition, ...]:
+    """The constraints of a job. Raises JobError for a metric that no evaluator offers, and a bound that it cannot have.
+
+    The metric need not be an objective.
+    """
+    found = tuple(Condition.parse(text) for text in texts)
+    for c in found:
+        if c.name not in offered:
+            near = difflib.get_close_matches(c.name, offered, n=3) or sorted(offered)
+            raise JobError(f"constraints: '{c}': no evaluator reports {c.name!r}; there are: {', '.join(near)}")
+        low, high = offered[c.name].low, offered[c.name].high
+        if not low <= c.bound <= high:
+            between = f"between {low:g} and {high:g}" if isfinite(high) else f"{low:g} or more"
+            share = c.bound / 100
+            hint = f", such as {share:g} for {c.bound:g} %" if high == 1 and low <= share <= high else ""
+            raise JobError(f"constraints: '{c}': {c.name} is {between}; give a bound in there{hint}")
+    return found
 
 
 def losses(

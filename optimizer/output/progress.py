@@ -83,6 +83,8 @@ class SearchProgress:
             parts.append(
                 "best " + " ".join(f"{o.name} {v:.3f}" for o, v in list(shown)[:4]) + (" …" if len(best) > 4 else "")
             )
+        elif search.front.numbers:
+            parts.append("none meets the constraints yet")
         if search.steps:
             parts.append(f"{search.answered} scored")
         if search.repeated:

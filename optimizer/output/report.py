@@ -68,10 +68,12 @@ def policy(scripts: Sequence[str], styles: Sequence[str]) -> str:
 def page_data(results: Results) -> dict[str, Any]:
     """What the page's script draws from, as plain values; objectives in natural units."""
     front = {c.number for c in results.on_front}
-    rank = {n: i for i, n in enumerate(results.front.by_mean())} if front else {}
+    rank = {n: i for i, n in enumerate(results.front.by_mean())}
+    met = set(results.front.feasible)
     scored = [c for c in results.scored if c.number in rank]
     with_coefficients = _shown(results, scored)
     groups, experts = _axes(results, scored)
+    sure = results.confidence
     return {
         "name": results.name,
         "evaluations": results.evaluations,
@@ -85,6 +87,9 @@ def page_data(results: Results) -> dict[str, Any]:
         "experts": experts,
         "axes": _said(results, scored),
         "verdict": results.verdict,
+        "constraints": [str(c) for c in results.feasible.constraints],
+        "curse": [vars(g) for g in results.confidence.curse],
+        "knee": results.front.knee(),
         "references": [_scores(results, c) for c in results.compared],
         "candidates": [
             {
@@ -93,6 +98,8 @@ def page_data(results: Results) -> dict[str, Any]:
                 "recipe": c.recipe[:12],
                 "front": c.number in front,
                 "anchor": c.is_anchor,
+                "feasible": c.number in met,
+                "sure": [sure.seen.get(c.number), sure.unseen.get(c.number)],
                 "rank": rank[c.number],
                 **(_weights(results, c) if c.number in with_coefficients else {"coefficients": None, "from": None}),
             }

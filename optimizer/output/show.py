@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from evaluators.evaluator import Measure
-from optimizer.output import hints
+from optimizer.output import certain, hints
 from optimizer.output.plain import by_objective, listed
 from optimizer.output.terminal import Terminal
 from optimizer.record.results import Candidate, Results
@@ -72,44 +72,63 @@ def print_status(found: Mapping[str, Any], process: str | None = None, resume: s
         scores = "  ".join(f"{escape(k)} {v:.3f}" for k, v in best.items() if k not in ("candidate", "label"))
         anchor = "" if best["label"] == str(best["candidate"]) else f" ({escape(best['label'])})"
         table.add_row("best mean", f"candidate {best['candidate']}{anchor}: {scores}")
+    if found["constraints"]:
+        met = f"{found['feasible']} of {found['answered'] - found['failed']} candidates meet"
+        table.add_row("constraints", f"{met} {escape(', '.join(found['constraints']))}")
     if found["verdict"]:
         table.add_row("", escape(found["verdict"]))
     Terminal().print(table)
 
 
-def print_front(results: Results, everything: bool = False) -> None:
-    """The front as a table: calibration over held-out scores, with standard errors; the best unless `everything`."""
-    found = listed(results)
+def print_front(results: Results, everything: bool = False, by_confidence: bool = False) -> None:
+    """The front as a table: calibration over held-out scores, with standard errors; the best unless `everything`.
+
+    The best are those of least mean, or those likeliest to be on the front in truth.
+    """
+    found = listed(results, by_confidence)
     if not found:
         Terminal().print("no candidate has been scored yet")
         return
-    on_front = {c.number for c in results.on_front}
+    on_front = {c.number for c in results.on_front} or {found[0].number}  # or the nearest to the constraints
     count = len(on_front) if everything else min(BEST_SHOWN, len(on_front))
     alike = {} if everything else _alike(results, found[: len(on_front)])
     apart = [c for c in found[: len(on_front)] if c.number not in alike or alike[c.number]]
     best = [c for i, c in enumerate(apart) if i < count or (c.is_anchor and _plain_anchor(c))]
     anchors = [c for c in found[len(on_front) :] if everything or _plain_anchor(c)]
     console = Terminal()
-    exact = console.width >= 32 + 11 * len(results.objectives)
-    title = f"{escape(results.name)}: {len(on_front)} candidates on the front, best mean first"
+    sure = results.confidence
+    exact = console.width >= 32 + 6 * bool(sure.seen) + 11 * len(results.objectives)
+    first = "surest first" if by_confidence else "best mean first"
+    title = f"{escape(results.name)}: {len(results.on_front)} candidates on the front, {first}"
     table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("candidate", no_wrap=True, min_width=20)
     table.add_column("items", no_wrap=True)
+    if sure.seen:
+        table.add_column("sure", no_wrap=True, justify="right")
     for objective in results.objectives:
         table.add_column(escape(objective.name).replace(".", "\n", 1), justify="right", overflow="fold")
     for c in (*best, *anchors, *results.compared):
         name = escape(c.label if not c.is_anchor else f"{c.label} ({c.number})")
         name += f" and {len(more)} alike" if (more := alike.get(c.number)) else ""
+        name += " (nearest)" if c is results.nearest else ""
         style = None if c.number in on_front else "dim"
-        table.add_row(name, "seen", *_cells(results, c.measures, exact), style=style)
-        if c.heldout:
-            table.add_row("", "held-out", *_cells(results, c.heldout, exact), style=style)
+        for label, split, measures, odds in (
+            (name, "seen", c.measures, sure.seen),
+            ("", "held-out", c.heldout, sure.unseen),
+        ):
+            if measures:
+                chance = [certain.probability(odds.get(c.number), "")] if sure.seen else []
+                table.add_row(label, split, *chance, *_cells(results, measures, exact), style=style)
     console.print(table)
+    certain.print_lines(console, results)
     if results.verdict:
         console.print(escape(results.verdict), highlight=False)
     notes = ["seen: the calibration items, which chose these merges; held-out: items the search never saw."]
+    if sure.seen:
+        notes.append("sure: how probable it is that no other candidate dominates it in truth.")
     if anchors:
-        notes.append("Dim: anchors that others dominate.")
+        less = ", or that violate a constraint" if results.feasible.constraints else ""
+        notes.append(f"Dim: anchors that others dominate{less}.")
     if results.compared:
         notes.append("Last: models of the pool as they are, which are no candidates.")
     failed = [c for c in results.references.values() if c.failure is not None]
@@ -145,6 +164,8 @@ def print_candidate(results: Results, chosen: Candidate) -> None:
         console.print(f"the same recipe as candidate {chosen.of}, whose scores these are", highlight=False)
     if chosen.failure is not None:
         console.print(f"failed: {escape(str(chosen.failure))}", highlight=False)
+    for text in certain.constraints(results, chosen):
+        console.print(escape(text), highlight=False)
     for number, t in enumerate(chosen.tries, 1):
         where = f" on {t.worker}" if t.worker else ""
         console.print(f"attempt {number}{escape(where)}: {t.kind}: {escape(t.reason)}", highlight=False)
@@ -152,7 +173,7 @@ def print_candidate(results: Results, chosen: Candidate) -> None:
     for name, m in chosen.measures.items():
         unseen = chosen.heldout.get(name)
         counts = f"{m.count}" + (f" / {unseen.count}" if unseen else "")
-        scores.add_row(escape(name), _text(m), _text(unseen) if unseen else "", counts)
+        scores.add_row(escape(name), certain.text(m), certain.text(unseen) if unseen else "", counts)
     console.print(scores)
     if not chosen.is_reference:
         _print_recipe(console, results.recipe(chosen))
@@ -197,8 +218,4 @@ def _plain_anchor(c: Candidate) -> bool:
 
 
 def _cells(results: Results, measures: Mapping[str, Measure], exact: bool) -> list[str]:
-    return [_text(measures[o.name]) if exact else f"{measures[o.name].value:.3f}" for o in results.objectives]
-
-
-def _text(m: Measure) -> str:
-    return f"{m.value:.3f}" if m.stderr is None else f"{m.value:.3f}±{m.stderr:.3f}".replace("±0.", "±.")
+    return [certain.text(measures[o.name]) if exact else f"{measures[o.name].value:.3f}" for o in results.objectives]

@@ -34,6 +34,15 @@ class Meta(BaseModel):
     spent: dict[str, float] = {}
     parent: dict[str, Any] | None = None
     references: list[StrictStr] = []
+    job: dict[str, Any] = {}
+    constraints: list[StrictStr] = []
+
+    @property
+    def evaluators(self) -> list[str]:
+        """The names of the job's evaluators."""
+        entries = self.job.get("evaluators", [])
+        found = [e.get("name") for e in entries if isinstance(e, dict)] if isinstance(entries, list) else []
+        return [name for name in found if isinstance(name, str)]
 
     @classmethod
     def of(cls, ledger: Ledger) -> Meta:

@@ -20,13 +20,15 @@ class Front:
     Quality is measured in the anchors' box: objective by objective, 0 is the best loss of an anchor (ideal) and 1 the
     worst (reference). The box follows the anchors as they are answered, and is fixed once all are in. Where no
     candidate is an anchor, the box is that of all candidates so far. An objective on which all of them agree counts in
-    units of its own magnitude.
+    units of its own magnitude. Candidates that violate a constraint are known, and anchors among them are part of the
+    box; they are neither on the front nor the best.
     """
 
     def __init__(self, objectives: int) -> None:
         self._m = objectives
         self._numbers: list[int] = []
         self._losses: list[Array] = []  # (m,) each
+        self._feasible: list[bool] = []
         self._anchors: list[Array] = []  # (m,) each
         self._front_numbers: list[int] = []
         self._front = np.empty((0, objectives))
@@ -38,6 +40,7 @@ class Front:
         number: int,
         losses: Array,  # (m,)
         anchor: bool = False,
+        feasible: bool = True,
     ) -> bool:
         """Take a candidate in; True when it joins the front. Candidates of equal losses are all on it.
 
@@ -50,8 +53,9 @@ class Front:
             )
         self._numbers.append(number)
         self._losses.append(losses)
+        self._feasible.append(feasible)
         self._widen(losses, anchor)
-        if ((self._front <= losses).all(axis=1) & (self._front < losses).any(axis=1)).any():
+        if not feasible or ((self._front <= losses).all(axis=1) & (self._front < losses).any(axis=1)).any():
             return False
         kept: NDArray[np.bool_] = np.array(~((losses <= self._front).all(axis=1) & (losses < self._front).any(axis=1)))
         self._front = np.vstack([self._front[kept], losses])
@@ -65,8 +69,13 @@ class Front:
         return tuple(self._numbers)
 
     @property
+    def feasible(self) -> tuple[int, ...]:
+        """The candidates that violate no constraint, in the order added."""
+        return tuple(n for n, kept in zip(self._numbers, self._feasible, strict=True) if kept)
+
+    @property
     def nondominated(self) -> tuple[int, ...]:
-        """The candidates that no other dominates, in the order added."""
+        """The candidates that violate no constraint, and that no other of those dominates, in the order added."""
         return tuple(self._front_numbers)
 
     @property
@@ -78,6 +87,16 @@ class Front:
     def reference(self) -> Array | None:
         """The worst losses of the anchors, `(m,)`: 1 in the box. None before the first candidate."""
         return None if self._box is None else self._box[1].copy()
+
+    @property
+    def span(self) -> Array | None:
+        """The unit of each objective, `(m,)`: the box's side, or the objective's own magnitude. None at first."""
+        if self._box is None:
+            return None
+        ideal, reference = self._box
+        span = reference - ideal
+        flat = span <= 1e-12 * np.maximum(np.abs(ideal), np.abs(reference))
+        return np.where(flat, np.where(ideal == 0, 1.0, np.abs(ideal)), span)
 
     @property
     def hypervolume(self) -> float:
@@ -98,10 +117,11 @@ class Front:
         return self._measure()[2]
 
     def by_mean(self) -> list[int]:
-        """All candidates, the least mean of box units first; of equals the earliest added first."""
+        """All candidates, the least mean of box units first; of equals the earliest; those that violate come last."""
         if not self._losses:
             return []
-        order = np.argsort(self._scaled(np.array(self._losses)) @ np.ones(self._m), kind="stable")
+        sums = self._scaled(np.array(self._losses)) @ np.ones(self._m)
+        order = np.lexsort((sums, ~np.array(self._feasible)))  # stable
         return [self._numbers[i] for i in order]
 
     def mean(self, losses: Array) -> float:
@@ -110,10 +130,48 @@ class Front:
             raise ValueError("no candidate has been scored yet, and there is no box to measure in")
         return float(self._scaled(np.asarray(losses, dtype=np.float64)).mean())
 
+    def knee(self) -> int | None:
+        """The candidate of the front that lies furthest below the plane through its extremes, in box units.
+
+        An extreme is the best of one objective (of equals the one of least mean); of two objectives the plane is the
+        chord (Das 1999, On characterizing the knee of the Pareto curve). Where the extremes lie in no plane that
+        falls in every objective, it is that through the front's worst, objective by objective. An objective on which
+        the front agrees counts for nothing. None where no candidate lies below it, so where there are fewer than
+        three.
+        """
+        if len(self._front) < 3:
+            return None
+        order = np.argsort([self._numbers.index(n) for n in self._front_numbers], kind="stable")
+        points = self._scaled(self._front)[order]
+        points = (points - points.min(axis=0))[:, np.ptp(points, axis=0) > 1e-12]
+        if points.shape[1] < 2:
+            return None
+        extremes = np.array([min(points, key=lambda p: (p[j], p.sum())) for j in range(points.shape[1])])
+        normal = _normal(extremes, points.max(axis=0))
+        below = (1 - points @ normal) / np.linalg.norm(normal)
+        best = int(below.argmax())
+        return self._front_numbers[order[best]] if below[best] > 1e-9 else None
+
+    def against(self, reference: Array) -> tuple[float, float]:
+        """How far this front falls short of another set of losses `(n, m)`, in box units: (IGD+, additive epsilon).
+
+        IGD+ (Ishibuchi et al. 2015) is the mean over that set of the distance to what this front does not reach of it;
+        epsilon the least shift by which this front covers it, below 0 where it does so anyway. Raises ValueError on
+        another number of objectives, losses that are not finite, and before the first candidate.
+        """
+        import moocore
+
+        reference = np.atleast_2d(np.asarray(reference, dtype=np.float64))
+        if reference.ndim != 2 or reference.shape[1] != self._m or not np.isfinite(reference).all():
+            raise ValueError(f"expected finite losses (n, {self._m}), got an array of shape {reference.shape}")
+        if not len(self._front):
+            raise ValueError("no candidate has been scored yet, and there is no front to measure")
+        ours, theirs = self._scaled(self._front), self._scaled(reference)
+        return float(moocore.igd_plus(ours, ref=theirs)), float(moocore.epsilon_additive(ours, ref=theirs))
+
     def best(self) -> Array | None:
-        """Losses `(m,)` of the candidate of least mean in box units; None before the first candidate."""
-        order = self.by_mean()
-        return self._losses[self._numbers.index(order[0])] if order else None
+        """Losses `(m,)` of the candidate of least mean in box units; None before one that violates no constraint."""
+        return self._losses[self._numbers.index(self.by_mean()[0])] if any(self._feasible) else None
 
     def _widen(self, losses: Array, anchor: bool) -> None:
         """Bring the box up to date."""
@@ -129,12 +187,8 @@ class Front:
 
     def _scaled(self, losses: Array) -> Array:
         """Losses `(n, m)` in box units."""
-        assert self._box is not None  # there is one from the first candidate on
-        ideal, reference = self._box
-        span = reference - ideal
-        flat = span <= 1e-12 * np.maximum(np.abs(ideal), np.abs(reference))
-        own = np.where(ideal == 0, 1.0, np.abs(ideal))
-        return np.asarray((losses - ideal) / np.where(flat, own, span))
+        assert self._box is not None and self.span is not None  # there is one from the first candidate on
+        return np.asarray((losses - self._box[0]) / self.span)
 
     def _measure(self) -> tuple[float, float, bool]:
         """(hypervolume, epsilon, exact), computed again only when the front or the box has changed."""
@@ -146,11 +200,23 @@ class Front:
                 points = self._scaled(self._front)
                 volume, exact = _hypervolume(points)
                 epsilon = 0.0
-                if self._anchors:
+                if self._anchors and len(points):
                     anchors = self._scaled(np.array(self._anchors))
                     epsilon = max(0.0, float(moocore.epsilon_additive(anchors, ref=points)))
                 self._measured = (volume, epsilon, exact)
         return self._measured
+
+
+def _normal(
+    extremes: Array,  # (m, m)
+    worst: Array,  # (m,)
+) -> Array:
+    """w of the plane `w x = 1` through these points; where there is none with w > 0, through the worst on each axis."""
+    try:
+        found = np.linalg.solve(extremes, np.ones(len(extremes)))
+    except np.linalg.LinAlgError:
+        found = np.zeros(len(extremes))
+    return np.asarray(found if (found > 1e-9).all() else 1 / worst)
 
 
 def _hypervolume(points: Array) -> tuple[float, bool]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,17 +15,18 @@ from numpy.typing import NDArray
 
 from evaluators.evaluator import Measure
 from optimizer.answer import Failure, Try
+from optimizer.conditions import Condition
 from optimizer.driver import ANCHOR, REFERENCE, Point
 from optimizer.errors import JobError
 from optimizer.objectives import Objective, losses
-from optimizer.record import files
+from optimizer.record import files, naming
+from optimizer.record.confidence import Confidence
+from optimizer.record.feasible import Feasible
 from optimizer.record.folders import LEDGER
 from optimizer.record.foreign import Meta, measured, numbers, readable, texts
 from optimizer.record.front import Front
 from optimizer.record.ledger import Ledger
 from optimizer.record.owner import owner
-
-NAMES_SHOWN = 12
 
 if TYPE_CHECKING:
     from searchspaces import CoefficientSpace, Recipe
@@ -88,7 +90,7 @@ class Results:
         said = Meta.of(ledger)
         self.name, self.evaluations = said.name, said.evaluations
         self.objectives = tuple(Objective(name, goal) for name, goal in said.objectives)
-        self.goals, self.space = said.metrics, said.space
+        self.goals, self.space, self.evaluators = said.metrics, said.space, said.evaluators
         self.times = ledger.times()
         numbers([at for _, at in self.times])
         self.steps, self.done, self.reached, self.spent = said.steps, said.done, said.reached, said.spent
@@ -99,12 +101,14 @@ class Results:
         self.heldout_asked = len(ledger.questions("heldout"))
         self.candidates: dict[int, Candidate] = {}
         self.front = Front(len(self.objectives))
+        self.feasible = Feasible([Condition.parse(text) for text in said.constraints])
         recipes: set[str] = set()
         for c in _candidates(ledger):
             self.candidates[c.number] = c
             if c.failure is None and c.recipe not in recipes:
                 recipes.add(c.recipe)
-                self.front.add(c.number, self._losses(c), anchor=c.is_anchor)
+                met = self.feasible.learn(c.number, c.measures, c.is_anchor) == 0
+                self.front.add(c.number, self._losses(c), c.is_anchor, met)
         self.scored = [c for c in self.candidates.values() if c.of is None]
         self.references = {c.label: c for c in _candidates(ledger, references=True)}
 
@@ -128,10 +132,11 @@ class Results:
     def curve(self) -> list[tuple[int, float, float]]:
         """(candidates so far, hypervolume, epsilon) after each of `scored`. Many objectives take 50 ms for each."""
         front, counted = Front(len(self.objectives)), set(self.front.numbers)
+        met = set(self.front.feasible)
         found: list[tuple[int, float, float]] = []
         for c in self.candidates.values():
             if c.number in counted:
-                front.add(c.number, self._losses(c), anchor=c.is_anchor)
+                front.add(c.number, self._losses(c), c.is_anchor, c.number in met)
             if c.of is None:
                 found.append((len(found) + 1, front.hypervolume, front.epsilon))
         return found
@@ -170,20 +175,37 @@ class Results:
         return sorted(found, key=lambda c: self.front.mean(self._losses(c)))
 
     @property
-    def unbeaten(self) -> Candidate | None:
-        """The reference, else the anchor, whose mean on calibration items no other merge of this run is better than."""
-        order = self.front.by_mean()
-        if not order:
+    def nearest(self) -> Candidate | None:
+        """Where no candidate meets the constraints, the one of the least violation."""
+        if self.front.feasible or not self.front.numbers:
             return None
-        best = self.candidates[order[0]]
-        for other in self.compared[:1]:
+        number = self.feasible.nearest()
+        return None if number is None else self.candidates[number]
+
+    @property
+    def unbeaten(self) -> Candidate | None:
+        """The reference, else the anchor, whose mean on calibration items no other merge of this run is better than.
+
+        Only what meets the constraints counts.
+        """
+        if not self.front.feasible:
+            return None
+        best = self.candidates[self.front.by_mean()[0]]
+        for other in [c for c in self.compared if self.feasible.meets(c.measures)][:1]:
             if self.front.mean(self._losses(other)) <= self.front.mean(self._losses(best)):
                 return other
         return best if best.is_anchor else None
 
     @property
     def verdict(self) -> str | None:
-        """A sentence on that, where there is one."""
+        """A sentence on that, where there is one, or on that no candidate meets the constraints."""
+        if (near := self.nearest) is not None:
+            wanted = self.feasible.constraints
+            has = ", ".join(dict.fromkeys(f"{c.name} {naming.told(near, c.name)}" for c in wanted))
+            return (
+                f"No candidate meets the constraints ({', '.join(map(str, wanted))}); the nearest, candidate "
+                f"{near.number}, has {has}."
+            )
         found = self.unbeaten
         if found is None:
             return None
@@ -193,37 +215,28 @@ class Results:
         return f"No merge has a better mean than {what}."
 
     def pick(self, text: str) -> Candidate:
-        """A candidate by number, recipe hash (eight characters or more), anchor, `expert NAME`, `best`, `best:METRIC`.
+        """A candidate by number, recipe hash (eight characters or more), anchor, `expert NAME`, or what stands out.
 
-        `best` has the least mean of the objectives, each in units of the anchors' range. Raises JobError for none.
+        `best` has the least mean of the objectives, each in units of the anchors' range; `best:METRIC` is best in that
+        metric, `knee` where the front bends most, `surest` likeliest to be on the front. Raises JobError for none.
         """
-        scored = [c for c in self.scored if c.failure is None]
-        if not scored and text not in self.references:
-            raise JobError(f"{self.folder}: no candidate has been scored yet; run or resume the search first")
-        if text == "best":
-            return self.candidates[self.front.by_mean()[0]]
-        if text.startswith("best:"):
-            return self._best_of(text.removeprefix("best:"), scored)
-        if text.isdigit() and len(text) < 8:
-            found = [c for c in self.candidates.values() if c.number == int(text)]
-        else:
-            found = [c for c in self.candidates.values() if len(text) >= 8 and c.recipe.startswith(text)]
-            named = _plain_name(text)
-            found = found[:1] or [c for c in self.candidates.values() if named in _names(c)]
-            found = found or [c for c in self.references.values() if named in _names(c)]
-        if not found:
-            there = [c.label for c in (*self.candidates.values(), *self.references.values()) if _names(c)]
-            raise JobError(
-                f"no candidate {text!r} in {self.folder}; give a candidate's number, a recipe hash, 'best', "
-                f"'best:METRIC', or one of: {', '.join(there[:NAMES_SHOWN])}{', ...' * (len(there) > NAMES_SHOWN)}"
-            )
-        return found[0]
+        return naming.pick(self, text)
 
-    def _best_of(self, metric: str, scored: list[Candidate]) -> Candidate:
+    def objective(self, metric: str) -> Objective:
+        """Any metric of the run, and which way is better. Raises JobError for one that there is not."""
         if metric not in self.goals:
             raise JobError(f"no metric {metric!r} in {self.folder}; there are: {', '.join(sorted(self.goals))}")
-        objective = Objective(metric, "max" if self.goals[metric] == "max" else "min")
-        return min(scored, key=lambda c: (objective.sign * c.measures[metric].value, c.number))
+        return Objective(metric, "max" if self.goals[metric] == "max" else "min")
+
+    @cached_property
+    def confidence(self) -> Confidence:
+        """How sure the front is, by per-item results."""
+        return Confidence(self)
+
+    def items(self, candidates: Sequence[int], split: str) -> dict[int, dict[str, NDArray[np.float32]]]:
+        """Per-item values of candidates by number, `(n,)` by metric; empty where none were kept."""
+        with closing(Ledger.open(self.folder / LEDGER, readonly=True)) as ledger, readable(self.folder):
+            return {n: ledger.item_values(n, split) for n in candidates}
 
     def recipe(self, candidate: Candidate) -> Recipe:
         """What a candidate is: method, options and coefficients."""
@@ -248,18 +261,6 @@ class Results:
                 value = recipe.options[option]
                 found[name] = float(value.mean()) if isinstance(value, np.ndarray) else value
         return found
-
-
-def _plain_name(label: str) -> str:
-    """An expert as it is has two labels: `expert: NAME` as an anchor, `expert NAME` as a reference. Both mean it."""
-    return label.replace("expert: ", "expert ", 1) if label.startswith("expert: ") else label
-
-
-def _names(c: Candidate) -> list[str]:
-    """By which names an anchor or a reference may be asked for."""
-    if c.is_reference:
-        return [_plain_name(c.label)]
-    return [_plain_name(label) for label in c.label.split(", ")] if c.is_anchor else []
 
 
 def _candidates(ledger: Ledger, references: bool = False) -> Iterator[Candidate]:

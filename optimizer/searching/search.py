@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from optimizer.answer import Answer
+from optimizer.conditions import Condition
 from optimizer.driver import ANCHOR, Driver, Point, Question
 from optimizer.errors import LedgerBusy, RunError, RunLocked
 from optimizer.executors.executor import Executor
@@ -38,7 +39,7 @@ class Search:
     ready, `calibration`, then `heldout`. `meter` counts what is spent, and `reached` says which of its limits ended the
     search. Answers that a locked ledger could not take go to `spool`.
     `attempt` says at which question a driver was that was killed. What is `inherited` of another run is as if a worker
-    had answered it at once.
+    had answered it at once. What violates one of `constraints` is on no front.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Search:
         spool: Spool | None = None,
         attempt: Attempt | None = None,
         inherited: Inherited | None = None,
+        constraints: Sequence[Condition] = (),
     ) -> None:
         self.objectives = tuple(objectives)
         self.evaluations = evaluations
@@ -70,7 +72,7 @@ class Search:
         self._driver, self._executor, self._ledger = driver, executor, ledger
         self._recipe_of, self._on_answer = recipe_of, on_answer
         self._known = Known()
-        self._tally = Tally(driver, self._known, self.objectives, tuple(tasks))
+        self._tally = Tally(driver, self._known, self.objectives, tuple(tasks), constraints)
         self._in_flight: dict[tuple[int, str], Question] = {}
         self._waiting: deque[Question] = deque()  # for a worker: references, what a resume asks again, held-out
         self._stop_at: float | None = None
@@ -186,9 +188,15 @@ class Search:
                 self._tally.learn(event.answer)
 
     def reported(self) -> list[int]:
-        """Candidates that are scored on held-out items: the front and the anchors, those that did not fail."""
+        """Candidates that are scored on held-out items: the front and the anchors, those that did not fail.
+
+        Where none meets the constraints, the nearest to that is in the front's place.
+        """
         anchors = {n for n, q in self._known.questions.items() if q.stage.startswith(ANCHOR)}
-        return sorted({*self.front.nondominated, *(anchors & set(self.front.numbers))})
+        front, nearest = self.front.nondominated, self._tally.feasible.nearest()
+        if not front and nearest is not None:
+            front = (nearest,)
+        return sorted({*front, *(anchors & set(self.front.numbers))})
 
     def _loop(self, more: Callable[[int], Sequence[Question]]) -> None:
         """Keep the workers busy with `more(room)` until that is empty and nothing in flight, or the drain is over."""

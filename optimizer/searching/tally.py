@@ -10,9 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optimizer.answer import Answer, training_loss
+from optimizer.conditions import Condition
 from optimizer.driver import ANCHOR, FOREIGN, Driver, Outcome
 from optimizer.errors import TooManyFailures
 from optimizer.objectives import Objective, losses
+from optimizer.record.feasible import Feasible
 from optimizer.record.front import Front
 from optimizer.searching.known import AGAIN, Known
 
@@ -26,16 +28,29 @@ class Tally:
     `front` holds the calibration losses of all that did not fail, each recipe once. `answered` and `gradients` count
     answers of workers, `repeated` those that were known, `failed` the candidates without scores; `gradient_failure` is
     that of the last gradient, if it failed. `tasks` are the evaluators whose losses gradients are taken of.
+
+    Of a candidate that violates a constraint the driver is told, objective by objective, `worst + violation x unit`:
+    the worst loss of an anchor, or of a candidate that violates none, so far; and the unit of the front's box. So it
+    is worse than all that violate none, in proportion to the violation, whatever its own losses are.
     """
 
-    def __init__(self, driver: Driver, known: Known, objectives: Sequence[Objective], tasks: Sequence[str]) -> None:
+    def __init__(
+        self,
+        driver: Driver,
+        known: Known,
+        objectives: Sequence[Objective],
+        tasks: Sequence[str],
+        constraints: Sequence[Condition] = (),
+    ) -> None:
         self.front = Front(len(objectives))
+        self.feasible = Feasible(constraints)
         self.answered = self.repeated = self.failed = self.gradients = 0
         self.gradient_failure: str | None = None
         self._driver, self._known, self._objectives, self._tasks = driver, known, objectives, tasks
         self._recent: deque[bool] = deque(maxlen=FAILURE_WINDOW)
         self._worst: NDArray[np.float64] | None = None
         self._best: NDArray[np.float64] | None = None
+        self._allowed: NDArray[np.float64] | None = None  # the worst losses of candidates that violate nothing
 
     def learn(self, answer: Answer) -> None:
         """Tell the driver and the front of one answer."""
@@ -47,11 +62,9 @@ class Tally:
         self.answered += answer.of is None
         self.repeated += answer.of is not None
         if answer.failure is None:
-            loss, stderr = losses(self._objectives, answer.measures)
+            loss, stderr = self._told(answer, new, anchor=question.stage.startswith(ANCHOR))
             self._worst = loss if self._worst is None else np.maximum(self._worst, loss)
             self._best = loss if self._best is None else np.minimum(self._best, loss)
-            if new:
-                self.front.add(answer.number, loss, anchor=question.stage.startswith(ANCHOR))
             theirs = question.number < AGAIN
             self._driver.tell([Outcome(question if theirs else replace(question, number=FOREIGN), loss, stderr)])
             return
@@ -59,6 +72,23 @@ class Tally:
         if question.number < AGAIN:
             penalty = self._penalty()
             self._driver.tell([Outcome(question, penalty, np.full(len(penalty), np.nan), failure=str(answer.failure))])
+
+    def _told(self, answer: Answer, new: bool, anchor: bool) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Losses and standard errors that the driver is told of scores, which the front is told as they are."""
+        loss, stderr = losses(self._objectives, answer.measures)
+        if new:
+            violation = self.feasible.learn(answer.number, answer.measures, anchor)
+            self.front.add(answer.number, loss, anchor, feasible=violation == 0)
+        else:
+            violation = self.feasible.violation(answer.measures)
+        if violation == 0:
+            self._allowed = loss if self._allowed is None else np.maximum(self._allowed, loss)
+            return loss, stderr
+        worst, span = self.front.reference, self.front.span
+        assert worst is not None and span is not None  # this one has been added
+        if self._allowed is not None:
+            worst = np.maximum(worst, self._allowed)
+        return worst + violation * span, np.full(len(loss), np.nan)
 
     def watch(self, answer: Answer) -> None:
         """Raises TooManyFailures where more than half of the last 20 answers of workers were failures."""
@@ -74,7 +104,9 @@ class Tally:
     def _learn_gradient(self, answer: Answer) -> None:
         question = self._known.questions[answer.number]
         self.gradients += answer.of is None
-        self.gradient_failure = failure = None if answer.failure is None else str(answer.failure)
+        failure = None if answer.failure is None else str(answer.failure)
+        if question.wants != "grams":  # no walk ends by that
+            self.gradient_failure = failure
         names = [training_loss(task) for task in self._tasks]
         found = np.array([answer.measures[n].value for n in names if n in answer.measures], dtype=np.float64)
         self._driver.tell([Outcome(question, found, np.full(len(found), np.nan), answer.gradient, failure)])

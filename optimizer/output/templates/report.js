@@ -179,7 +179,7 @@ function fillTable() {
   for (const text of ["candidate", ...(methodSearched ? ["method"] : []), ...scores, ...(searched ? ["options"] : [])]) cell(head, "th", text);
   for (const c of byRank.filter((one) => one.front || one.anchor).concat(data.references)) {
     const row = body.insertRow(), model = c.n === undefined;
-    cell(row, "td", model ? `${c.label}, as it is` : (c.anchor ? `${c.label} (${c.n})` : c.n) + (c.front ? "" : " · dominated"));
+    cell(row, "td", model ? `${c.label}, as it is` : (c.anchor ? `${c.label} (${c.n})` : c.n) + (c.front ? "" : c.feasible ? " · dominated" : " · violates a constraint"));
     if (methodSearched) cell(row, "td", method(c));
     objectives.forEach((_, i) => {
       cell(row, "td", number(c.value[i]), plusMinus(c.stderr[i]));
@@ -190,6 +190,31 @@ function fillTable() {
     row.dataset.n = c.n; row.tabIndex = 0;
     row.addEventListener("click", () => choose(c.n));
     row.addEventListener("keydown", (event) => { if (event.key === "Enter") choose(c.n); });
+  }
+}
+
+const probability = (p) => (p === null ? "–" : p < 0.01 ? "<.01" : p > 0.99 ? ">.99" : p.toFixed(2));
+const signed = (x) => (x >= 0 ? "+" : "−") + number(Math.abs(x));
+
+function fillSure() {
+  const head = $("sure").createTHead().insertRow(), body = $("sure").createTBody();
+  for (const text of ["candidate", "seen items", "held out"]) cell(head, "th", text);
+  const sureness = (c) => c.sure[0] ?? 0;
+  for (const c of byRank.filter((one) => one.front).sort((a, b) => sureness(b) - sureness(a))) {
+    const row = body.insertRow();
+    cell(row, "td", c.anchor ? `${c.label} (${c.n})` : c.n);
+    for (const p of c.sure) cell(row, "td", probability(p));
+  }
+  const knee = byRank.find((c) => c.n === data.knee);
+  if (knee) $("knee").textContent = `Knee: candidate ${knee.n} (` +
+    objectives.map((o, i) => `${o} ${number(knee.value[i])}`).join(", ") + "), furthest below the line through the front's extremes.";
+  const top = $("curse").createTHead().insertRow(), gaps = $("curse").createTBody();
+  for (const text of ["objective", "seen less held-out", "on seen items it looked"]) cell(top, "th", text);
+  for (const g of data.curse) {
+    const row = gaps.insertRow();
+    cell(row, "td", g.name);
+    cell(row, "td", signed(g.value), plusMinus(g.stderr));
+    cell(row, "td", g.better > 0 ? "better" : g.better < 0 ? "worse" : "alike");
   }
 }
 
@@ -206,7 +231,8 @@ function drawAll() { drawFront(); drawCurve(); drawParallel(); choose(chosen); }
 $("summary").textContent = `${data.answered} of ${data.evaluations} candidates answered, ${data.failed} failed` +
   (data.repeated ? `, ${data.repeated} more known already · ` : " · ") +
   `${data.candidates.filter((c) => c.front).length} on the front · ${objectives.length} objectives · ` +
-  `${data.groups.length} groups × ${data.experts.length} experts`;
+  `${data.groups.length} groups × ${data.experts.length} experts` +
+  (data.constraints.length ? ` · where ${data.constraints.join(", ")}: ${data.candidates.filter((c) => c.feasible).length} meet it` : "");
 $("verdict").textContent = data.verdict || "";
 for (const [id, first] of [["axis-x", 0], ["axis-y", Math.min(1, objectives.length - 1)]]) {
   objectives.forEach((o, i) => $(id).add(new Option(o, i, i === first, i === first)));
@@ -216,6 +242,6 @@ for (const id of ["show-heldout", "show-bars"]) $(id).addEventListener("change",
 for (const c of byRank.filter((one) => one.coefficients || one.from)) $("candidate").add(new Option(`${c.label}${c.front ? " · front" : ""}`, c.n));
 $("candidate").addEventListener("change", (event) => choose(Number(event.target.value)));
 chosen = byRank.length ? byRank[0].n : null;
-fillTable(); fillFailures(); drawAll();
+fillTable(); fillSure(); fillFailures(); drawAll();
 $("front").on("plotly_click", (event) => choose(event.points[0].customdata));
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
