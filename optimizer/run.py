@@ -160,6 +160,7 @@ class Run:
                         Spool(self.folder / SPOOL),
                         attempt,
                         inherited,
+                        problem.constraints,
                     )
                     on_start(search)
                     search.run(heldout, retry_failed)

@@ -88,14 +88,23 @@ def method(name: str) -> dict[str, Any]:
     }
 
 
+NEEDS = {
+    "experts": "needs a space in which each expert alone is a point",
+    "options": "needs a searched number for each expert, beside coefficients that may be negative",
+}
+"""What `optimizer.drivers.Entry.needs` says, for people."""
+
+
 def driver(name: str) -> dict[str, Any]:
     """What a search driver is, as JSON values. Raises DriverError for a name that is in no table."""
     from optimizer import drivers
 
     entry = drivers.find(name)
     kind = entry.load()
-    losses = ", ".join(entry.loss)
+    losses, where = ", ".join(entry.loss), ", where the job has driver.gradients" if entry.optional else ""
     traits = ["several objectives by itself" if entry.objectives == "any" else "one objective; several by weights"]
+    traits += [NEEDS[entry.needs]] if entry.needs else []
+    traits += ["ends by itself"] if entry.ends else []
     return {
         "name": name,
         "summary": entry.summary,
@@ -103,7 +112,7 @@ def driver(name: str) -> dict[str, Any]:
         "loss": dict(entry.loss),
         "options": _fields(kind.Options),
         "text": inspect.getdoc(kind) or "",
-        "traits": [*traits, *([f"asks for gradients of {losses}"] if losses else [])],
+        "traits": [*traits, *([f"asks for gradients of {losses}{where}"] if losses else [])],
     }
 
 

@@ -20,11 +20,14 @@ from optimizer.commands.arguments import (
     RunsAnywhere,
     opened,
 )
+from optimizer.errors import ExportError, JobError
 
 if TYPE_CHECKING:
+    from optimizer.conditions import Condition
     from optimizer.run import Run
 
 app = typer.Typer()
+NAMED = "A number, a recipe hash, an anchor's name, 'expert NAME', best, best:METRIC, knee or surest."
 
 
 @app.command()
@@ -45,20 +48,71 @@ def front(
     runs: Runs = DEFAULT_RUNS,
     json_out: AsJson = False,
     everything: Annotated[bool, typer.Option("--all", help="Every candidate of the front and every anchor.")] = False,
+    by_confidence: Annotated[
+        bool, typer.Option("--by-confidence", help="The likeliest to be on the front in truth first.")
+    ] = False,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(help="One candidate instead: 'METRIC >= NUMBER', or <=; may be given again.", show_default=False),
+    ] = None,
+    best: Annotated[
+        str | None, typer.Option(help="The metric that it is to be best in; by default the mean.", show_default=False)
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option(help="Another run of these objectives to measure the front by.", show_default=False)
+    ] = None,
 ) -> None:
-    """The non-dominated candidates, the anchors, and models as they are, on calibration and on held-out items."""
-    from optimizer.output import plain, show
+    """The non-dominated candidates, how sure they are, the anchors, and models as they are; or the one preferred."""
+    from optimizer.output import certain, plain, show
+    from optimizer.record.naming import preferred
 
     results = opened(name, runs).results()
-    typer.echo(json.dumps(plain.front(results))) if json_out else show.print_front(results, everything)
+    one = bool(where) or best is not None
+    _one_of(
+        {
+            "--where and --best": one,
+            "--against": against is not None,
+            "--all and --by-confidence": everything or by_confidence,
+        }
+    )
+    if one:
+        conditions = [_condition(text) for text in where or ()]
+        chosen = preferred(results, conditions, best)
+        found = plain.preferred(results, chosen, conditions)
+        typer.echo(json.dumps(found)) if json_out else certain.print_preferred(results, chosen, conditions, best)
+    elif against is not None:
+        told = plain.against(results, opened(against, runs).results())
+        typer.echo(json.dumps(told)) if json_out else certain.print_against(told)
+    elif json_out:
+        typer.echo(json.dumps(plain.front(results, by_confidence)))
+    else:
+        show.print_front(results, everything, by_confidence)
+
+
+@app.command()
+def compare(
+    name: RunName,
+    a: Annotated[str, typer.Argument(metavar="A", help=NAMED)],
+    b: Annotated[str, typer.Argument(metavar="B", help="The candidate that it is compared with.")],
+    runs: Runs = DEFAULT_RUNS,
+    json_out: AsJson = False,
+) -> None:
+    """Two candidates, item by item: differences with standard errors, wins and losses, and who dominates whom."""
+    from optimizer.output import certain, plain
+
+    results = opened(name, runs).results()
+    one, other = results.pick(a), results.pick(b)
+    for chosen in (one, other):
+        if chosen.failure is not None:
+            raise JobError(f"candidate {chosen.label} has no scores to compare: {chosen.failure}; name another")
+    found = plain.compared(results, one, other) if json_out else None
+    typer.echo(json.dumps(found)) if found else certain.print_compared(results, one, other)
 
 
 @app.command("show")
 def show_candidate(
     name: RunName,
-    candidate: Annotated[
-        str, typer.Argument(help="A number, a recipe hash, an anchor's name, 'expert NAME', best, or best:METRIC.")
-    ] = "best",
+    candidate: Annotated[str, typer.Argument(help=NAMED)] = "best",
     runs: Runs = DEFAULT_RUNS,
     json_out: AsJson = False,
 ) -> None:
@@ -73,9 +127,7 @@ def show_candidate(
 @app.command()
 def export(
     name: RunName,
-    candidate: Annotated[
-        str, typer.Argument(help="A number, a recipe hash, an anchor's name, best, or best:METRIC.")
-    ] = "best",
+    candidate: Annotated[str, typer.Argument(help=NAMED)] = "best",
     out: Annotated[Path | None, typer.Option(help="The folder to make; by default under the run's exports/.")] = None,
     runs: Runs = DEFAULT_RUNS,
     allow_code: AllowCode = False,
@@ -109,6 +161,21 @@ def report(
     typer.echo(f"wrote {opened(name, runs).report(out)}")
 
 
+def _one_of(given: dict[str, bool]) -> None:
+    """Refuse options of which each asks for something else to be shown."""
+    if len(asked := [name for name, there in given.items() if there]) > 1:
+        raise JobError(f"{' and '.join(asked)} show different things; ask for one at a time")
+
+
+def _condition(text: str) -> Condition:
+    from optimizer.conditions import Condition
+
+    try:
+        return Condition.parse(text)
+    except ValueError as error:
+        raise JobError(f"--where: {error}") from None
+
+
 def said_of_export(run: Run, folder: Path, candidate: str) -> list[str]:
     """What to know of a checkpoint that was just written: that it was verified, and whether it is worth it."""
     found = ["its scores on reload are those of the ledger"]
@@ -123,7 +190,6 @@ def said_of_export(run: Run, folder: Path, candidate: str) -> list[str]:
 
 def _rank(text: str) -> int | None:
     """The rank that --lora asks for; None for what is exact."""
-    from optimizer.errors import ExportError
 
     if text == "exact":
         return None

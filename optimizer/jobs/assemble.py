@@ -25,6 +25,7 @@ def build_driver(job: Job, space: CoefficientSpace, problem: Problem, anchors: i
     `anchors`: at most so many, of a run whose ledger says `most_anchors` of its first budget; None: all.
     """
     from optimizer import drivers
+    from optimizer.driver import Trained
     from optimizer.drivers.anchors import Anchored
     from optimizer.drivers.scalarised import Scalarised
 
@@ -42,14 +43,23 @@ def build_driver(job: Job, space: CoefficientSpace, problem: Problem, anchors: i
             job.seed,
             lambda seed: kind(space.domain, 1, seed, options),
             job.driver.preferences,
+            job.driver.scalarisation,
         )
-    elif job.driver.preferences is not None:
-        raise JobError(f"driver {job.driver.name!r} trades objectives off by itself; remove driver.preferences")
+    elif given := _of_wrapped(job):
+        why = "trades objectives off by itself" if entry.objectives == "any" else "has one objective to search"
+        raise JobError(f"driver {job.driver.name!r} {why}; remove driver.{given}")
     else:
         inner = kind(space.domain, objectives, job.seed, options)
-    if isinstance(inner, descent.Descent) and problem.training is not None:
-        inner.check_tasks(len(problem.training.tasks))
+    if problem.training is not None and isinstance(inner, Trained):
+        inner.trained_on(len(problem.training.tasks))
     return Anchored(space.domain, space.anchors(anchors), inner, job.seed) if job.driver.anchors else inner
+
+
+def _of_wrapped(job: Job) -> str | None:
+    """What the job says that is for a driver of one objective which several are searched with."""
+    if job.driver.preferences is not None:
+        return "preferences"
+    return "scalarisation" if job.driver.scalarisation != "sum" else None
 
 
 def most_anchors(job: Job) -> int:
@@ -75,9 +85,10 @@ def driver_options(job: Job) -> Any:
 
 
 def most_steps(job: Job) -> int:
-    """How many gradients the job's driver asks at most, where it is one that walks; else 0."""
-    options = driver_options(job)
-    return options.steps if isinstance(options, descent.Options) else 0
+    """How many gradients the job's driver asks at most."""
+    from optimizer import drivers
+
+    return int(driver_options(job).steps) if drivers.find(job.driver.name).asks_gradients(job.driver.gradients) else 0
 
 
 def limits(job: Job) -> Limits:
@@ -108,4 +119,4 @@ def build_executor(job: Job, allow_code: bool, attempt: Attempt | None = None) -
             memory=int(entry.memory * 1e9),
             patience=entry.patience,
         )
-    return Parts(made, job.driver.gradients.parts or PARTS)
+    return Parts(made, job.driver.parts or PARTS)

@@ -6,12 +6,19 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from optimizer.jobs.job import Hashes, Job
+from optimizer import drivers
+from optimizer.jobs.job import Gradients, Hashes, Job
 
 
 def identity(job: Job) -> dict[str, Any]:
     """What a run's answers depend on, as JSON values: all of the job but budget, executor, ledger, name and place."""
     found = job.model_dump(mode="json", exclude={"budget", "executor", "ledger", "name", "root", "hashes"})
+    if not job.constraints:  # as of runs from before there were any
+        del found["constraints"]
+    if found["driver"]["scalarisation"] == "sum":  # as in runs that were made before one could say otherwise
+        del found["driver"]["scalarisation"]
+    if job.driver.gradients is None and not drivers.find(job.driver.name).optional:  # as in those, too
+        found["driver"]["gradients"] = Gradients().model_dump(mode="json")
     return dict(json.loads(json.dumps(found)))
 
 

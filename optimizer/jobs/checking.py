@@ -62,6 +62,7 @@ def check_job(job: Job, allow_code: bool = False) -> dict[str, Any]:
         "coefficients": domain.shape[0] * domain.shape[1],
         "further": _further(domain),
         "objectives": [f"{o.name} ({o.goal})" for o in worker.problem.objectives],
+        "constraints": [str(c) for c in worker.problem.constraints],
         "items": {e.name: {split: len(rows) for split, rows in _splits(e)} for e in worker.problem.evaluators},
         "provenance": [line for lines in worker.problem.provenance.values() for line in lines],
         "anchors_in_all": every,
@@ -84,18 +85,20 @@ def _spending(job: Job, worker: Worker, ready: float, anchors: int) -> dict[str,
 
     `ready`: seconds that a worker takes to start; `anchors`: how many the driver asks.
     """
-    from optimizer.jobs.assemble import driver_options, limits
+    from optimizer import drivers
+    from optimizer.jobs.assemble import driver_options, limits, most_steps
     from optimizer.jobs.references import references
 
     compared = references(worker.problem, worker.space)
     heldout, seconds = _seconds(worker, "heldout"), _seconds(worker, "calibration")  # the first warms torch's caches
     evaluations, workers = job.budget.evaluations, 1 if job.executor.kind == "inline" else job.executor.workers
     gradient: float | None = None
-    steps, side_by_side = 0, 1
-    options = driver_options(job)
+    steps, side_by_side, options = most_steps(job), 1, driver_options(job)
+    if steps:
+        gradient = _gradient(worker, options)
+        side_by_side = min(workers, job.driver.parts or PARTS)
+    ends = drivers.find(job.driver.name).ends
     if isinstance(options, Options):  # of a walk: steps one after the other, with a score now and then
-        gradient, steps = _gradient(worker, options), options.steps
-        side_by_side = min(workers, job.driver.gradients.parts or PARTS)
         evaluations = min(evaluations, anchors + 1 + math.ceil(steps / options.every))
     scored = evaluations + len(compared)
     search_seconds = ready + scored * seconds / workers + steps * (gradient or 0.0) / side_by_side
@@ -111,6 +114,7 @@ def _spending(job: Job, worker: Worker, ready: float, anchors: int) -> dict[str,
         "heldout_seconds": heldout,
         "gradient_seconds": gradient,
         "gradients": steps,
+        "ends_by_itself": ends or isinstance(options, Options),
         "search_seconds": search_seconds,
         "heldout_seconds_at_most": scored * heldout / workers,
         "spends": spends,
@@ -129,6 +133,7 @@ def print_check(found: dict[str, Any]) -> None:
         "dimension": f"{found['coefficients']} coefficients in {found['groups']} groups"
         + _and_further(found["further"]),
         "objectives": ", ".join(found["objectives"]),
+        **({"constraints": ", ".join(found["constraints"])} if found["constraints"] else {}),
         "items": ", ".join(f"{name} {_counts(n)}" for name, n in found["items"].items()),
         **({"split": "\n".join(found["provenance"])} if found["provenance"] else {}),
         "memory": f"{gb(found['worker_private_bytes'])} private in each of {found['workers']} workers, beside the "
@@ -138,7 +143,7 @@ def print_check(found: dict[str, Any]) -> None:
         **({"layers": "\n".join(found["layers"])} if len(found["layers"]) > 1 else {}),
         "one candidate": f"{once:.3g} s, and {unseen:.3g} s on held-out items (measured on one)",
         "search": f"{found['evaluations']} candidates ({found['anchors']} of them anchors){steps}: "
-        f"about {duration(found['search_seconds'])}{' at most' if steps else ''}",
+        f"about {duration(found['search_seconds'])}{' at most' if found['ends_by_itself'] else ''}",
         **({"references": _references(found["references"])} if found["references"] else {}),
         "kernels": f"compiled just now, in {duration(kernels)}, and kept: later starts do without"
         if (kernels := found["kernels_seconds"])
@@ -232,7 +237,7 @@ def _counts(items: dict[str, int]) -> str:
     return f"{items['calibration']}{train} + {items['heldout']} held out"
 
 
-def _gradient(worker: Worker, options: Options) -> float:
+def _gradient(worker: Worker, options: Any) -> float:
     """Seconds of one gradient at the starting point, of the kind that most steps ask for."""
     items = Items("train", options.batch, 0)
     answer = worker.answer(Question(0, worker.space.domain.start, options.asks, items))

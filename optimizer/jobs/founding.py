@@ -41,6 +41,7 @@ def write_folder(
         "evaluations": job.budget.evaluations,
         "said_evaluations": job.budget.evaluations,  # by job.yaml, so that an edit of it is seen
         "objectives": [[o.name, o.goal] for o in problem.objectives],
+        "constraints": [str(c) for c in problem.constraints],
         "metrics": {name: metric.goal for name, metric in problem.metrics.items()},
         "space": space.describe(),
         "job": identity(job),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 
+from optimizer.conditions import Condition, consistent, normal
 from optimizer.errors import JobError
 from optimizer.jobs.job_space import Name, Space, Strict
 from optimizer.jobs.plain_yaml import read_yaml
@@ -77,14 +78,21 @@ class Gradients(Strict):
 class DriverEntry(BaseModel):
     """The search driver. What is beside the named keys are its own options, checked by itself.
 
-    `gradients` is for drivers that ask for them.
+    `gradients` is for drivers that ask for them (`auto` does where it is there, `{}` included), `preferences` and
+    `scalarisation` for those of one objective.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
-    name: str = "cma"
+    name: str = "auto"
     anchors: bool = True
     preferences: list[list[float]] | None = None
-    gradients: Gradients = Field(default_factory=lambda: Gradients())
+    scalarisation: Literal["sum", "tchebycheff"] = "sum"
+    gradients: Gradients | None = None
+
+    @property
+    def parts(self) -> int | None:
+        """In how many parts a gradient is computed, where the job says so."""
+        return self.gradients.parts if self.gradients is not None else None
 
     @property
     def options(self) -> dict[str, Any]:
@@ -182,6 +190,7 @@ class Hashes(Strict):
 class Job(Strict):
     """One search. Relative paths start from `root`, which is the job file's own folder unless it says otherwise.
 
+    `constraints`: conditions on calibration scores that a candidate has to meet, such as `safety.accuracy >= 0.95`.
     `ledger`: the URL of a PostgreSQL database that keeps the run's record; by default it is a file in the run's folder.
     """
 
@@ -190,6 +199,7 @@ class Job(Strict):
     space: Space = Field(default_factory=lambda: Space())
     evaluators: list[EvaluatorEntry] = Field(min_length=1)
     objectives: list[str] = Field(min_length=1)
+    constraints: list[Annotated[str, AfterValidator(normal)]] = Field(default_factory=list)
     driver: DriverEntry = Field(default_factory=lambda: DriverEntry())
     budget: Budget = Field(default_factory=lambda: Budget())
     executor: ExecutorEntry = Field(default_factory=lambda: ExecutorEntry())
@@ -210,6 +220,14 @@ class Job(Strict):
                 "budget.gpu_hours: no GPU is set aside for the workers, so none can be counted; set executor.gpus, or "
                 "use budget.hours"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _constraints_can_hold(self) -> Job:
+        try:
+            consistent([Condition.parse(text) for text in self.constraints])
+        except ValueError as error:
+            raise ValueError(f"constraints: {error}") from None
         return self
 
     @model_validator(mode="after")

@@ -11,6 +11,7 @@ from typing import cast
 import evaluators
 from evaluators.evaluator import Differentiable, Evaluator, Indices, Metric
 from optimizer import objectives
+from optimizer.conditions import Condition
 from optimizer.driver import Items, Split
 from optimizer.errors import JobError, RunError
 from optimizer.jobs.changes import changed_content
@@ -29,6 +30,7 @@ class Problem:
     evaluators: tuple[Evaluator, ...]
     objectives: tuple[objectives.Objective, ...]
     training: Training | None = None  # of drivers that ask for gradients
+    constraints: tuple[Condition, ...] = ()
 
     @classmethod
     def open(cls, job: Job, allow_code: bool = False) -> Problem:
@@ -39,7 +41,9 @@ class Problem:
         pool = open_pool(job)
         made = tuple(_evaluator(entry, job, allow_code) for entry in job.evaluators)
         training = Training.of(job, space_of(job, pool, {}), made)
-        problem = cls(job, pool, made, objectives.resolve(job.objectives, _metrics(made)), training)
+        offered = _metrics(made)
+        wanted = objectives.resolve(job.objectives, offered)
+        problem = cls(job, pool, made, wanted, training, objectives.constrained(job.constraints, offered))
         if problem.training is not None:
             for evaluator in made:
                 evaluator.splits = evaluator.splits.parted(problem.training.rows(evaluator))

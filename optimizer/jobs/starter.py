@@ -39,10 +39,11 @@ $evaluators
 
 objectives:                      # NAME.metric; several make a Pareto front
 $objectives
+# constraints: ["NAME.metric >= 0.9"]    # what no merge may fall short of, objective or not
 
-# cma | tpe | sobol | random; or by gradient, in minutes, with granularity: tensor (docs/gradients.md), for example
-# driver: {name: supervised, steps: 75, lr: 0.02}
-driver: {name: cma}              # the anchors (base, experts, averages) always come first
+# auto | cma | tpe | gp | nsga2 | ... (docs/search.md); by gradient, with granularity: tensor (docs/gradients.md):
+# driver: {name: auto, gradients: {}}
+driver: {name: auto}             # the anchors (base, experts, averages) always come first
 budget: {evaluations: $budget}       # candidates, anchors included
 executor: {kind: ray, workers: 2, threads: 1}   # or kind: inline, in this process
 seed: 0

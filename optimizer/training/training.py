@@ -38,7 +38,7 @@ class Training:
 
         Raises JobError where method, evaluators or items lack what gradients need, naming which lacks what.
         """
-        entry, asked = drivers.find(job.driver.name), job.driver.gradients
+        entry, asked = drivers.find(job.driver.name), job.driver.gradients or Gradients()
         if not check_gradients(job, space):
             return None
         who = f"driver {job.driver.name!r} asks for gradients"
@@ -78,8 +78,8 @@ class Training:
 def check_gradients(job: Job, space: CoefficientSpace) -> bool:
     """Whether a job's driver asks for gradients. Raises JobError where its space has none, or no use for them."""
     entry = drivers.find(job.driver.name)
-    if not entry.loss:
-        if job.driver.gradients != Gradients():
+    if not entry.asks_gradients(job.driver.gradients):
+        if job.driver.gradients not in (None, Gradients()):
             raise JobError(f"driver {job.driver.name!r} asks for no gradients; remove driver.gradients")
         return False
     _coefficients_alone(f"driver {job.driver.name!r} asks for gradients", job, space)
