@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from optimizer.driver import FOREIGN, Driver, Outcome, Point, Question, at, snapped
+from optimizer.driver import FOREIGN, Driver, Outcome, Point, Question, Trained, at, snapped
 from optimizer.drivers import DRIVERS
 from optimizer.drivers.anchors import Anchored
-from optimizer.drivers.scalarised import Scalarised
+from optimizer.drivers.scalarised import How, Scalarised
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +49,7 @@ class Box:
 
     @property
     def vertices(self) -> NDArray[np.float64] | None:
-        return np.tile(np.eye(self.shape[1]), self.shape[0])
+        return None if self.further else np.tile(np.eye(self.shape[1]), self.shape[0])
 
 
 def box(groups: int = 3, experts: int = 2) -> Box:
@@ -66,7 +66,18 @@ def mixed() -> Box:
     return Box(frozen(low), frozen(high), frozen(start), (2, 2), ("real", "integer", "choice", "choice"))
 
 
-def frozen(array: NDArray[np.float64]) -> NDArray[np.float64]:
+def sparse(groups: int = 2, experts: int = 2) -> Box:
+    """Coefficients that may be negative, and behind them a sparsity for each expert and a choice."""
+    low, high = [*[-1.0] * (groups * experts), *[0.1] * experts, 0], [*[1.0] * (groups * experts + experts), 2]
+    start = np.array([*[0.3] * (groups * experts), *[1.0] * experts, 0])
+    return Box(frozen(low), frozen(high), frozen(start), (groups, experts), (*["real"] * experts, "choice"))  # type: ignore[arg-type]
+
+
+DOMAINS: dict[str, Callable[[], Box]] = {"": box, "experts": box, "options": sparse}
+"""By what a driver needs, a domain that has it."""
+
+
+def frozen(array: ArrayLike) -> NDArray[np.float64]:
     array = np.array(array, dtype=np.float64)
     array.flags.writeable = False
     return array
@@ -74,34 +85,46 @@ def frozen(array: NDArray[np.float64]) -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class Row:
-    """One driver under test: how it is made, the number of objectives, and whether it asks for gradients.
+    """One driver under test: how it is made, the number of objectives, and whether it asks for gradients, and ends.
 
-    A driver that does draws nothing at random: its minibatches are the run's.
+    A driver that ends by itself draws nothing at random (the minibatches of gradients are the run's), and may wait.
     """
 
     make: Callable[[Box, int], Driver]
     objectives: int
     gradients: bool = False
+    ends: bool = False
     domain: Callable[[], Box] = box
 
 
-def alone(name: str, objectives: int) -> Row:
+QUICK: dict[str, dict[str, object]] = {"gp": {"startup": 110}}
+"""Options of drivers that think for seconds: rows ask them what is common to studies, and their own tests the rest."""
+
+
+def alone(name: str, objectives: int, trained: bool = True, **options: object) -> Row:
     def make(domain: Box, seed: int) -> Driver:
         kind = DRIVERS[name].load()
-        return kind(domain, objectives, seed, kind.Options())
+        driver = kind(domain, objectives, seed, kind.Options.model_validate(options or QUICK.get(name, {})))
+        if trained and isinstance(driver, Trained):
+            driver.trained_on(objectives)
+        return driver
 
-    return Row(make, objectives, bool(DRIVERS[name].loss))
+    entry, walks = DRIVERS[name], trained and bool(DRIVERS[name].loss)
+    return Row(make, objectives, walks, entry.ends or (walks and not entry.optional), DOMAINS[entry.needs])
 
 
 def anchored(inner: Row) -> Row:
     def make(domain: Box, seed: int) -> Driver:
         return Anchored(domain, corners(domain), inner.make(domain, seed), seed)
 
-    return Row(make, inner.objectives, inner.gradients)
+    return replace(inner, make=make)
 
 
-def scalarised(inner: Row, objectives: int) -> Row:
-    return Row(lambda domain, seed: Scalarised(domain, objectives, seed, lambda s: inner.make(domain, s)), objectives)
+def scalarised(inner: Row, objectives: int, how: How = "sum") -> Row:
+    def make(domain: Box, seed: int) -> Driver:
+        return Scalarised(domain, objectives, seed, lambda s: inner.make(domain, s), how=how)
+
+    return replace(inner, make=make, objectives=objectives)
 
 
 def corners(domain: Box) -> list[tuple[str, Point]]:
@@ -110,17 +133,27 @@ def corners(domain: Box) -> list[tuple[str, Point]]:
     return [("low", domain.low), ("high", domain.high), ("middle", middle), ("half", middle.copy())]
 
 
-SCORES = [name for name, entry in DRIVERS.items() if not entry.loss]
+SCORES = [name for name, entry in DRIVERS.items() if not entry.asks_gradients(None)]
+ANYWHERE = [name for name in SCORES if not DRIVERS[name].needs]
+PLAIN = [name for name in SCORES if not DRIVERS[name].optional]
 ROWS: dict[str, Row] = {
     **{name: alone(name, 1) for name in DRIVERS},
+    **{f"{name}, by scores": alone(name, 1, trained=False) for name, entry in DRIVERS.items() if entry.optional},
     **{f"{name}, 3 objectives": alone(name, 3) for name, entry in DRIVERS.items() if entry.objectives == "any"},
     **{f"anchored {name}": anchored(alone(name, 1)) for name in DRIVERS},
-    **{f"anchored scalarised {name}, 2": anchored(scalarised(alone(name, 1), 2)) for name in SCORES},
-    **{f"scalarised {name}, 3": scalarised(alone(name, 1), 3) for name in SCORES},
-    **{f"{name}, mixed": replace(alone(name, 1), domain=mixed) for name in SCORES},
+    **{f"anchored scalarised {name}, 2": anchored(scalarised(alone(name, 1), 2)) for name in PLAIN},
+    **{f"scalarised {name}, 3": scalarised(alone(name, 1), 3) for name in PLAIN},
+    **{f"{name}, mixed": replace(alone(name, 1, trained=False), domain=mixed) for name in ANYWHERE},
+    "nsga2, small": alone("nsga2", 2, population=4),
+    "nsga3, small": alone("nsga3", 3, population=4),
+    "nsga2, small, mixed": replace(alone("nsga2", 2, population=4), domain=mixed),
+    "map, where it errs": alone("map", 2, sampling="errors", samples=6),
+    "map, five experts": replace(alone("map", 2, samples=6), domain=lambda: box(2, 5)),
+    "tchebycheff cma, 3": scalarised(alone("cma", 1), 3, "tchebycheff"),
     **{
         f"anchored scalarised {name}, 2, mixed": replace(anchored(scalarised(alone(name, 1), 2)), domain=mixed)
-        for name in SCORES
+        for name in ANYWHERE
+        if name in PLAIN
     },
 }
 
@@ -157,8 +190,18 @@ def _differentiated(domain: Box, question: Question, objectives: int, failure: s
     value, slope = losses(domain, question.point, objectives), slopes(domain, question.point, objectives)
     if question.wants == "sizes":
         return Outcome(question, frozen(np.zeros(0)), frozen(np.zeros(0)), frozen(1.0 + np.abs(domain.low))[np.newaxis])
+    if question.wants == "grams":
+        return Outcome(question, frozen(np.zeros(0)), frozen(np.zeros(0)), frozen(grams(domain)))
     rows = slope if question.wants == "gradients" else slope.mean(axis=0, keepdims=True)
     return Outcome(question, frozen(value), frozen(np.zeros(objectives)), frozen(rows))
+
+
+def grams(domain: Box) -> NDArray[np.float64]:
+    """Of task vectors of 100 entries a group that are nearly orthogonal, `(experts + 2, dim)`."""
+    groups, experts = domain.shape
+    products = np.eye(experts) + 0.01 * np.add.outer(np.arange(experts), np.arange(experts))
+    block = np.vstack([products, np.full((1, experts), 0.1), np.full((1, experts), 100.0)])
+    return np.hstack([np.tile(block, groups), np.zeros((experts + 2, len(domain.low) - groups * experts))])
 
 
 def foreign(domain: Box, seed: int, objectives: int) -> Outcome:

@@ -35,6 +35,7 @@ class Toy:
     floor: float = 0.0
     cosines: Array | None = None  # (dim,)
     sizes: Array | None = None  # (dim,)
+    grams: Array | None = None  # (K + 2, dim)
     fails: Callable[[Question], str | None] = field(default=lambda question: None)
 
     def losses(self, point: Array) -> Array:
@@ -51,6 +52,9 @@ class Toy:
         if question.wants == "sizes":
             assert self.sizes is not None
             return Outcome(question, np.zeros(0), np.zeros(0), self.sizes[None])
+        if question.wants == "grams":
+            assert self.grams is not None
+            return Outcome(question, np.zeros(0), np.zeros(0), self.grams)
         rows = self.curvatures * (point - self.targets)
         if question.wants == "cosines":
             assert self.cosines is not None

@@ -72,6 +72,10 @@ class Bowl:
         if first > self.bad:
             failure = Failure("nonfinite", "loss is nan")
             return Answer(question.number, split, failure=failure, worker=self.name, part=question.part)
+        if question.wants == "grams":
+            tensors = np.arange(5.0)[question.part[0] :: question.part[1]]
+            found = np.full((4, len(question.point)), np.sin(tensors).sum())
+            return Answer(question.number, split, worker=self.name, gradient=found, part=question.part)
         if question.wants != "scores":
             return self._gradient(question)
         values = [1.0 - float(np.mean((question.point - t) ** 2)) for t in self.targets]

@@ -187,7 +187,7 @@ def test_the_rate_leaves_out_what_the_first_answer_had_to_prepare(monkeypatch: p
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     out = io.StringIO()
     shown = progress.SearchProgress(Console(file=out, width=200), live=False)
-    front = SimpleNamespace(hypervolume=0.5, best=lambda: None)
+    front = SimpleNamespace(hypervolume=0.5, best=lambda: None, numbers=())
     search = SimpleNamespace(steps=0, evaluations=24, phase="search", front=front, objectives=(), repeated=0, failed=0)
     for search.answered, at in ((10, 1300.0), (11, 1306.0), (12, 1312.0)):  # nine are of before; the first took minutes
         now[0] = at

@@ -146,3 +146,56 @@ def test_large_fronts_in_many_objectives_are_approximated_and_say_so() -> None:
 
     assert front.hypervolume == pytest.approx(float(moocore.hypervolume(losses, ref=1.0)), rel=0.01)
     assert front.hypervolume == front.hypervolume
+
+
+@pytest.mark.parametrize(
+    ("losses", "knee"),
+    [
+        ([[0.0, 1.0], [1.0, 0.0], [0.2, 0.3], [0.4, 0.2]], 2),
+        ([[0.0, 10.0], [1.0, 0.0], [0.4, 3.0], [0.2, 2.0]], 3),  # whatever the objectives' units are
+        ([[0.0, 1.0], [1.0, 0.0], [0.5, 0.5]], None),  # on the chord
+        ([[0.0, 1.0], [1.0, 0.0], [0.6, 0.7]], None),  # above it
+        ([[0.0, 1.0], [1.0, 0.0]], None),
+        ([[0.5]], None),
+        ([[0.0, 1.0, 1.0], [1.0, 0.0, 1.0], [1.0, 1.0, 0.0], [0.7, 0.6, 0.6], [0.8, 0.5, 0.5]], 4),
+        ([[0.0, 1.0, 5.0], [1.0, 0.0, 5.0], [0.3, 0.3, 5.0]], 2),  # one on which all agree
+        ([[0.0, 0.0, 1.0], [1.0, 1.0, 0.0], [0.1, -0.1, 0.5]], 2),  # two extremes in one
+    ],
+)
+def test_the_knee_lies_furthest_below_the_plane_through_the_extremes(
+    losses: list[list[float]], knee: int | None
+) -> None:
+    front = built(np.array(losses), anchors=(0, 1) if len(losses) > 1 else ())
+    assert front.knee() == knee
+    order = np.random.default_rng(0).permutation(len(losses))
+    moved = Front(len(losses[0]))
+    for i in order:
+        moved.add(int(i), np.array(losses[i]) * 3 - 1)
+    assert moved.knee() == knee
+
+
+@settings(max_examples=80)
+@given(SETS, SETS)
+def test_the_distance_to_another_set_is_what_its_definition_says(
+    rows: list[list[float]], others: list[list[float]]
+) -> None:
+    m = min(len(rows[0]), len(others[0]))
+    losses, other = np.array(rows)[:, :m], np.array(others)[:, :m]
+    front = Front(m)
+    front.add(100, np.zeros(m), anchor=True)
+    front.add(101, np.full(m, 2.0), anchor=True)
+    for number, row in enumerate(losses + 1):
+        front.add(number, row)
+    front_losses = np.array([np.zeros(m), *(losses + 1)])
+    short = np.maximum(front_losses[:, None] - other, 0) / 2
+    igd_plus, epsilon = front.against(other)
+    assert igd_plus == pytest.approx(np.sqrt((short**2).sum(axis=2)).min(axis=0).mean(), abs=1e-9)
+    assert epsilon == pytest.approx(((front_losses[:, None] - other) / 2).max(axis=2).min(axis=0).max(), abs=1e-9)
+
+
+@pytest.mark.parametrize("reference", [[[1.0]], [[1.0, np.nan]], [[np.inf, 1.0]]])
+def test_another_set_that_does_not_fit_is_refused(reference: list[list[float]]) -> None:
+    with pytest.raises(ValueError, match=r"expected finite losses \(n, 2\)"):
+        built(np.array([[0.0, 1.0]])).against(np.array(reference))
+    with pytest.raises(ValueError, match="no front"):
+        Front(2).against(np.array([[1.0, 2.0]]))

@@ -20,7 +20,7 @@ from optimizer.drivers.walks.adam import Adam, AdamRule
 from optimizer.record.front import Front
 
 Answer = Callable[[Question], Outcome]
-WALKS = [name for name, entry in DRIVERS.items() if entry.loss]
+WALKS = [name for name, entry in DRIVERS.items() if entry.loss and not entry.optional]
 
 
 def make(name: str, domain: Box, objectives: int = 1, **options: Any) -> Driver:

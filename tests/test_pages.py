@@ -11,7 +11,7 @@ import worlds
 from browser import opened
 
 from optimizer import Run
-from optimizer.output import report
+from optimizer.output import certain, report
 from optimizer.record.results import Results
 
 if TYPE_CHECKING:
@@ -42,6 +42,12 @@ def test_the_report_draws_every_figure_and_asks_for_nothing(browser: Browser, fi
     assert page.locator("#front .trace path.point").count() >= 14
     assert page.locator("#table tr").count() > 3 and page.locator("#heat .heatmaplayer image").count() == 1
     assert page.locator("#curve .trace").count() == 2
+    results = finished.results()
+    assert page.locator("#sure tbody tr").count() == len(results.on_front)
+    sure = max(results.confidence.seen.values())
+    assert page.locator("#sure tbody tr td").nth(1).inner_text() == certain.probability(sure)
+    assert page.locator("#curse tbody tr td").first.inner_text() == "spam.accuracy"
+    assert ("Knee: candidate" in page.locator("#knee").inner_text()) == (results.front.knee() is not None)
     chosen = page.locator("#candidate")
     chosen.select_option(index=1)
     page.locator("#axis-x").select_option(index=1)

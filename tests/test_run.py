@@ -248,6 +248,31 @@ def test_bad_input_is_one_clear_error_before_anything_is_written(
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("driver", "message"),
+    [
+        ("tpe, scalarisation: tchebycheff", "'tpe' trades objectives off by itself; remove driver.scalarisation"),
+        ("map, preferences: [[1, 1]]", "'map' trades objectives off by itself; remove driver.preferences"),
+        ("cma, scalarisation: product", "'sum' or 'tchebycheff'"),
+    ],
+)
+def test_what_weighs_objectives_is_for_drivers_of_one(tmp_path: Path, driver: str, message: str) -> None:
+    with pytest.raises(JobError, match=message):
+        Run.create(Job.load(worlds.classification(tmp_path, 8, driver)), tmp_path / "runs")
+
+
+def test_tchebycheff_asks_other_points_than_the_sum(tmp_path: Path) -> None:
+    points = []
+    for how in ("sum", "tchebycheff"):
+        driver = f"cma, popsize: 4, scalarisation: {how}, preferences: [[1, 1]]"
+        path = worlds.classification(tmp_path / how, 20, driver)
+        path.write_text(path.read_text().replace("spam.accuracy", "spam.cross_entropy"))
+        run = Run.create(Job.load(path), tmp_path / f"runs {how}")
+        run.search()
+        points.append([c.point.tobytes() for c in run.results().candidates.values()])
+    assert len(points[0]) == len(points[1]) == 20 and points[0] != points[1]
+
+
 def test_nan_weights_are_refused_naming_expert_and_tensor(tmp_path: Path) -> None:
     job = worlds.classification(tmp_path)
     path = tmp_path / "experts/mood/model.safetensors"

@@ -150,6 +150,8 @@ def test_declared_metrics_are_what_is_measured(ready: tuple[Evaluator, torch.nn.
     scores = evaluator.score(model, items)
     assert set(scores.measures) == {metric.name for metric in evaluator.metrics}
     assert {metric.goal for metric in evaluator.metrics} <= {"max", "min"}
+    for metric in evaluator.metrics:
+        assert metric.low - 1e-6 <= scores.measures[metric.name].value <= metric.high + 1e-6
     for measure in scores.measures.values():
         assert math.isfinite(measure.value)
         assert measure.stderr is None or (math.isfinite(measure.stderr) and measure.stderr >= 0)

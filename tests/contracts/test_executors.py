@@ -201,6 +201,15 @@ def test_a_gradient_in_parts_is_the_same_to_the_bit_wherever_it_is_computed(
             assert dict(here[number].measures) == dict(answer.measures)
 
 
+def test_grams_are_summed_over_parts_to_the_same_bits_wherever_they_are_computed(make: Make) -> None:
+    for count in (1, 3, 8):  # of 5 tensors
+        (here,), (there,) = (
+            answers(Parts(kind({}), count), differentiate(0.1, wants="grams")).values() for kind in (inline, make)
+        )
+        assert here.agrees(there) and there.part == (0, 1) and not there.measures
+        assert there.gradient == pytest.approx(np.full((4, 2), np.sin(np.arange(5)).sum()), rel=1e-12)
+
+
 def test_a_gradient_of_which_one_part_fails_has_failed_once(make: Make) -> None:
     found = answers(Parts(make({"bad": 0.8}), 4), differentiate(0.1, 0.9, 0.2))
     assert found[1].failure is not None and found[1].gradient is None and found[1].part == (0, 1)

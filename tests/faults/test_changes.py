@@ -51,6 +51,13 @@ def test_every_value_of_a_job_that_is_edited_is_named_with_what_it_was_and_is(jo
     assert list(differences(made, identity(job))) == []
 
 
+def test_how_objectives_are_weighed_is_named_and_runs_from_before_it_could_be_said_go_on(job: Job) -> None:
+    made, said = identity(job), job.driver.model_copy(update={"scalarisation": "tchebycheff"})
+    assert "scalarisation" not in made["driver"]
+    (line,) = differences(made, identity(job.model_copy(update={"driver": said})))
+    assert line == "driver.scalarisation: was not set, is 'tchebycheff'"
+
+
 def test_an_edited_run_is_refused_and_forked_into_a_child_that_knows_what_changed(
     job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -100,7 +100,7 @@ def test_weights_are_the_kernels(tmp_path: Path, pool_of: Any, dtype: torch.dtyp
 
 @pytest.mark.parametrize("device", ["cpu", CUDA])
 @pytest.mark.parametrize("hold", HOLDS)
-@pytest.mark.parametrize("what", ["gradient", "cosines", "sizes"])
+@pytest.mark.parametrize("what", ["gradient", "cosines", "sizes", "grams"])
 @pytest.mark.parametrize("pool_of", [full, low, other])
 def test_gradients_are_the_kernels(tmp_path: Path, pool_of: Any, what: str, hold: Hold, device: str) -> None:
     pool = pool_of(tmp_path)

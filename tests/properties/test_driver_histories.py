@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pytest
-from driver_rows import ROWS, Event, Row, answer, box, foreign, replayed, signature
+from driver_rows import ROWS, Event, Row, answer, foreign, replayed, signature
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -53,11 +53,11 @@ def played(driver: Driver, row: Row, steps: list[Ask | Tell | Foreign], waiting:
             case Tell(which, count, failed):
                 for _ in range(min(count, len(waiting))):
                     question = waiting.pop(which % len(waiting))
-                    outcome = answer(box(), question, row.objectives, failure="broken" if failed else None)
+                    outcome = answer(row.domain(), question, row.objectives, failure="broken" if failed else None)
                     driver.tell([outcome])
                     events.append(outcome)
             case Foreign(seed):
-                outcome = foreign(box(), seed, row.objectives)
+                outcome = foreign(row.domain(), seed, row.objectives)
                 driver.tell([outcome])
                 events.append(outcome)
     return events
@@ -67,10 +67,10 @@ def played(driver: Driver, row: Row, steps: list[Ask | Tell | Foreign], waiting:
 @settings(max_examples=12, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 @given(before=STEPS, after=STEPS)
 def test_killed_anywhere_replayed_and_on_to_the_bit(row: Row, before: list, after: list) -> None:
-    driver = row.make(box(), 5)
+    driver = row.make(row.domain(), 5)
     waiting: list[Question] = []
     events = played(driver, row, before, waiting)
-    resumed, still_waiting = replayed(row.make(box(), 5), events), list(waiting)
+    resumed, still_waiting = replayed(row.make(row.domain(), 5), events), list(waiting)
     went_on = played(driver, row, after, waiting)
     resumed_went_on = played(resumed, row, after, still_waiting)
     assert signature(waiting) == signature(still_waiting)

@@ -256,6 +256,30 @@ def test_cosines_and_sizes_are_what_they_say(tmp_path: Path, make: Callable[[Pat
             assert resident.sizes(recipe)[g, k] == pytest.approx(size, rel=1e-5)
 
 
+@pytest.mark.parametrize("make", [pool_of, with_adapters], ids=["full", "adapters"])
+def test_grams_are_inner_products_sums_and_counts_and_their_parts_add_up(
+    tmp_path: Path, make: Callable[[Path, str], Pool]
+) -> None:
+    pool = make(tmp_path, "bert")
+    turned = pool.names[::-1]
+    space = CoefficientSpace([t.name for t in pool.merged], turned, start=0.2, granularity="layer")
+    recipe = space.decode(space.domain.start)
+    resident = Resident(pool, threads=2)
+    with mock.patch.object(reference, "CHUNK", 100):  # in pieces
+        found = resident.grams(recipe)
+    np.testing.assert_allclose(sum(resident.grams(recipe, (i, 3)) for i in range(3)), found, rtol=1e-12)
+    for g, tensors in enumerate(space.groups.values()):
+        moved = [
+            torch.cat([(pool.experts[k].tensor(t) - pool.base.tensor(t)).double().reshape(-1) for t in tensors])
+            for k in turned
+        ]
+        products = [[float(a @ b) for b in moved] for a in moved]
+        scale = max(products[k][k] for k in range(3))
+        np.testing.assert_allclose(found[:3, g], products, rtol=1e-5, atol=1e-6 * scale)
+        np.testing.assert_allclose(found[3, g], [float(a.sum()) for a in moved], rtol=1e-5, atol=1e-5)
+        assert (found[4, g] == len(moved[0])).all()
+
+
 def test_experts_in_another_order_have_their_columns_in_that_order(tmp_path: Path) -> None:
     pool = pool_of(tmp_path, "bert")
     space = space_of(pool)

@@ -1,0 +1,391 @@
+"""What does the driver `auto` promise? Coarse before fine, volume counted rightly, and models that know slopes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import moocore
+import numpy as np
+import pytest
+import worlds
+from driver_rows import Box, frozen, mixed
+from quadratics import Toy, domain, made
+from scipy.sparse import csr_array
+
+from optimizer import Job, Run
+from optimizer.driver import ANCHOR, FOREIGN, Driver, Outcome, Question, Trained, exact, unit_of
+from optimizer.drivers.auto import box
+from optimizer.drivers.gaussian import slopes as slope_model
+from optimizer.drivers.gaussian.climb import climb
+from optimizer.drivers.gaussian.features import Features, Moves, halves
+from optimizer.drivers.gaussian.levels import Levels
+from optimizer.drivers.gaussian.process import Process
+from optimizer.drivers.gaussian.slopes import Slopes
+from optimizer.drivers.gaussian.volume import Volume
+
+RNG = np.random.default_rng
+
+
+@pytest.mark.parametrize("objectives", [1, 2, 3, 5])
+def test_volume_by_directions_is_the_hypervolume(objectives: int) -> None:
+    losses = RNG(0).random((30, objectives)) ** 0.5
+    volume = Volume(objectives)
+    volume.add(losses[:10])
+    gains = volume.gain(losses[10:])
+    before = moocore.hypervolume(losses[:10], ref=np.ones(objectives))
+    assert volume.value == pytest.approx(before, rel=0.1)
+    exact = [moocore.hypervolume(np.vstack([losses[:10], row]), ref=np.ones(objectives)) for row in losses[10:]]
+    assert gains == pytest.approx(np.array(exact) - before, abs=0.05 * before)
+    volume.add(losses[10:])
+    assert volume.value == pytest.approx(moocore.hypervolume(losses, ref=np.ones(objectives)), rel=0.1)
+    assert (volume.gain(losses) == 0).all() and volume.gain(np.full((1, objectives), 1.5)).item() == 0
+
+
+def test_halves_are_orthogonal_and_go_from_the_model_to_single_groups() -> None:
+    layers = ("embeddings", *(f"layer {i // 3}" for i in range(12)), "head")
+    rows, depth = halves(layers)
+    assert rows @ rows.T == pytest.approx(14 * np.eye(14))
+    assert depth[0] == 0 and (np.diff(depth) >= 0).all()
+    assert (rows[0] == 1).all() and set(np.sign(rows[1])) == {1, -1}
+    assert (np.sign(rows[1])[:7] == 1).all() and (np.sign(rows[1])[7:] == -1).all()  # embeddings and two layers
+    fine = rows[depth == depth.max()]
+    assert all((row != 0).sum() == 2 for row in fine)
+
+
+def test_features_of_a_space_with_choices_part_their_values() -> None:
+    where = mixed()
+    features = Features.of(where)
+    a, b = where.start.copy(), where.start.copy()
+    b[-1] = 1 - b[-1]
+    seen = features(np.array([unit_of(where, a), unit_of(where, b)]))
+    assert seen.shape == (2, 4 + 2 + 4 + 2)
+    assert (seen[0] != seen[1]).sum() == 2
+
+
+def slope(f: Callable[[Any], Any], at: Any, step: float = 1e-5) -> Any:
+    """Central differences of `f`, `(..., n)` for points `(n, dim)`: `(..., dim, n)`, or `(n, dim)`."""
+    moves = step * np.eye(at.shape[1])
+    return np.stack([(f(at + move) - f(at - move)) / (2 * step) for move in moves], axis=1)
+
+
+def test_the_process_finds_what_matters_and_knows_its_slopes() -> None:
+    rng = RNG(0)
+    points, fresh = rng.random((60, 5)), rng.random((20, 5))
+
+    def truth(x: Any) -> Any:
+        return np.stack([np.sin(3 * x[:, 0]) + 0.2 * x[:, 1], (x[:, 2] - 0.5) ** 2], axis=1)
+
+    process = Process(np.arange(5), np.ones(5, dtype=bool), 2)
+    process.condition(points, truth(points))
+    unfitted = np.abs(process(fresh)[0] - truth(fresh)).mean()
+    process.fit(points, truth(points))
+    smoothed = process.condition(points, truth(points))
+    means, kept = process(fresh)
+    assert np.abs(means - truth(fresh)).mean() < min(0.02, unfitted)
+    assert smoothed == pytest.approx(truth(points), abs=0.05)
+    assert (process.deviation(points) < process.deviation(fresh).mean(axis=0)).mean() > 0.9
+    weights = rng.random((20, 2))
+    pulled = process.pull(fresh, kept, weights)
+    assert pulled == pytest.approx(slope(lambda x: (weights * process(x)[0]).sum(axis=1), fresh), abs=1e-5)
+
+
+def test_slopes_are_interpolated_and_both_ways_to_solve_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = RNG(1)
+    points, fresh, targets = rng.random((40, 6)), rng.random((5, 6)), rng.random((2, 6))
+    losses = ((points[:, None] - targets) ** 2).sum(axis=-1)
+    gradients = 2 * (points[:, None] - targets)
+    model = Slopes(6)
+    model.condition(points, losses, gradients)
+    expected, kept = model(fresh)
+    assert model(points)[0] == pytest.approx(losses, abs=0.02)
+    assert expected == pytest.approx(((fresh[:, None] - targets) ** 2).sum(axis=-1), abs=0.1)
+    weights = rng.random((5, 2))
+    assert model.pull(fresh, kept, weights) == pytest.approx(
+        slope(lambda x: (weights * model(x)[0]).sum(axis=1), fresh), abs=1e-5
+    )
+    monkeypatch.setattr(slope_model, "DENSE", 0)
+    monkeypatch.setattr(slope_model, "ITERATIONS", 2000)
+    nearly = Slopes(6)
+    nearly.condition(points, losses, gradients)
+    assert nearly(fresh)[0] == pytest.approx(expected, abs=1e-3)
+
+
+def test_climbs_keep_to_their_reach_their_moves_and_the_cube() -> None:
+    class Plane:
+        def __call__(self, units: Any) -> Any:
+            return units.sum(axis=1, keepdims=True), None
+
+        def pull(self, units: Any, kept: None, weights: Any) -> Any:
+            return np.broadcast_to(weights, units.shape)
+
+    starts, reach = np.array([[0.5, 0.5, 0.1]] * 2), np.array([[0.2], [0.9]])
+    ends = climb(
+        Plane(),
+        starts,
+        np.ones((2, 1)),
+        Moves(csr_array([[1.0, 1.0, 0.0]]), csr_array([[1.0], [1.0], [0.0]]), 1, np.zeros(0, dtype=np.int64), 3),
+        reach,
+        np.zeros((2, 1)),
+        60,
+    )
+    assert ends[0] == pytest.approx([0.3, 0.3, 0.1], abs=0.01) and ends[1] == pytest.approx([0, 0, 0.1], abs=0.01)
+
+
+def search(driver: Driver, toy: Toy, evaluations: int, workers: int = 1) -> list[Outcome]:
+    """Answers in the order told; a question is answered when `workers` are on their way."""
+    outcomes: list[Outcome] = []
+    waiting: list[Question] = []
+    while len(outcomes) < evaluations:
+        waiting += driver.ask(workers - len(waiting))
+        outcomes.append(toy.answer(waiting.pop(0)))
+        driver.tell(outcomes[-1:])
+    return outcomes
+
+
+def trained(where: Box, objectives: int, **options: Any) -> Driver:
+    driver = made("auto", where, objectives, **options)
+    assert isinstance(driver, Trained)
+    driver.trained_on(objectives)
+    return driver
+
+
+def conflicting(where: Box) -> Toy:
+    """Three tasks whose best coefficients differ from layer to layer."""
+    targets = RNG(0).random((3, len(where.low)))
+    return Toy(targets, curvatures=16 / len(where.low))
+
+
+def anchored(driver: Driver, where: Box, toy: Toy) -> None:
+    assert where.vertices is not None and where.base is not None
+    for label, point in (("base", where.base), *((f"e{k}", v) for k, v in enumerate(where.vertices))):
+        outcome = toy.answer(Question(0, frozen(point), stage=ANCHOR + label))
+        driver.tell([replace(outcome, question=replace(outcome.question, number=FOREIGN))])
+
+
+def volume(outcomes: list[Outcome], toy: Toy, where: Box) -> float:
+    assert where.base is not None
+    reference = toy.losses(where.base)
+    return float(moocore.hypervolume(np.array([o.losses for o in outcomes]), ref=reference) / np.prod(reference))
+
+
+def test_it_begins_with_one_coefficient_an_expert_and_grows_finer() -> None:
+    where = domain(16, 3)
+    toy = conflicting(where)
+    driver = made("auto", where, 3)
+    anchored(driver, where, toy)
+    outcomes = search(driver, toy, 150)
+    blocks = [o.question.point.reshape(16, 3) for o in outcomes]
+    levels = [o.question.stage.removeprefix("auto: ") for o in outcomes]
+    coarse = [b for b, stage in zip(blocks, levels, strict=True) if "level 0" in stage or "design" in stage]
+    assert len(coarse) >= 20 and all(np.abs(b - b[0]).max() < 1e-9 for b in coarse)
+    assert list(dict.fromkeys(stage for stage in levels if "level" in stage))[:3] == ["level 0", "level 2", "level 3"]
+    quarters = [b for b, stage in zip(blocks, levels, strict=True) if stage == "level 2"]
+    free = [b for b in quarters if (b > 0).all() and (b < 1).all()]  # bounds are kept group by group
+    assert free and all(np.abs(b.reshape(4, 4, 3) - b.reshape(4, 4, 3)[:, :1]).max() < 1e-9 for b in free)
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_it_finds_more_volume_than_others(workers: int) -> None:
+    where = domain(16, 3)
+    toy = conflicting(where)
+    found = {}
+    for name in ("auto", "sobol", "tpe"):
+        driver = made(name, where, 3)
+        anchored(driver, where, toy)
+        found[name] = volume(search(driver, toy, 120, workers), toy, where)
+    assert found["auto"] > 1.15 * max(found["sobol"], found["tpe"])
+
+
+def test_gradients_find_more_than_scores_at_a_third_of_the_price() -> None:
+    where = domain(16, 3)
+    toy = conflicting(where)
+    by_scores, by_gradients = made("auto", where, 3), trained(where, 3)
+    anchored(by_scores, where, toy)
+    anchored(by_gradients, where, toy)
+    asked = search(by_gradients, toy, 40)
+    assert [o.question.wants for o in asked[:4]] == ["gradients"] * 4
+    assert (asked[0].question.point == where.base).all()
+    assert sum(o.question.wants == "scores" for o in asked) == 9
+    assert volume(asked, toy, where) > volume(search(by_scores, toy, 120), toy, where)
+
+
+def test_after_its_gradients_it_scores_what_they_foretell() -> None:
+    where = domain(8, 2)
+    toy = Toy(RNG(0).random((2, 16)))
+    asked = search(trained(where, 2, steps=12), toy, 40)
+    assert sum(o.question.wants == "gradients" for o in asked) == 12
+    stages = [o.question.stage for o in asked[18:]]
+    assert any("foretold" in s for s in stages) and any("foretold" not in s for s in stages)
+
+
+def test_gradients_that_fail_leave_scores() -> None:
+    where = domain(4, 2)
+    toy = Toy(RNG(0).random((2, 8)), fails=lambda q: "error: none" if q.wants == "gradients" else None)
+    asked = search(trained(where, 2), toy, 30)
+    assert [o.question.wants for o in asked].count("gradients") == 3
+    assert asked[-1].failure is None
+
+
+def test_the_next_question_is_thought_out_while_answers_are_on_their_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    where = domain(16, 3)
+    toy = conflicting(where)
+    driver = made("auto", where, 3)
+    anchored(driver, where, toy)
+    search(driver, toy, 30)
+    threads: list[str] = []
+    think = Levels.propose
+
+    def noted(*given: Any) -> Any:
+        threads.append(threading.current_thread().name)
+        return think(*given)
+
+    monkeypatch.setattr(Levels, "propose", noted)
+    asked = driver.ask(2)
+    driver.tell([toy.answer(asked[0])])
+    driver.ask(1)
+    assert threads[:2] == ["MainThread"] * 2 and set(threads[2:4]) == {"auto"}
+
+
+def test_a_level_that_finds_nothing_is_left() -> None:
+    where = domain(8, 2)
+
+    def losses(point: Any) -> Any:
+        first, second = point[:8].mean(), point[8:].mean()
+        alike, apart = np.abs(first + second), first - second
+        return np.full(2, 1.2) + 0.2 * alike - 0.8 * apart  # moved alike it never falls below 1
+
+    driver = made("auto", where, 2)
+    for _ in range(2):  # a box from 0 to 1
+        for value in (0.0, 1.0):
+            question = Question(FOREIGN, frozen(where.start), stage=ANCHOR + str(value))
+            driver.tell([Outcome(question, np.full(2, value), np.zeros(2))])
+    found = []
+    for _ in range(90):
+        (question,) = driver.ask(1)
+        found.append(losses(question.point))
+        driver.tell([Outcome(question, found[-1], np.zeros(2))])
+    assert question.stage.startswith("auto: level") and question.stage != "auto: level 0"
+    assert np.min(found) < 1
+
+
+def test_nothing_is_asked_twice_where_there_is_more_to_ask() -> None:
+    low, high = np.zeros(3), np.full(3, 4.0)
+    where = Box(frozen(low), frozen(high), frozen(low), (0, 2), ("choice", "integer", "choice"))
+    driver = made("auto", where, 1)
+    asked = [o.question.point.tobytes() for o in search(driver, Toy(np.array([[3.0, 1.0, 4.0]])), 100)]
+    designed = driver_needs(where)
+    assert len(set(asked[designed:])) == 100 - designed
+
+
+def driver_needs(where: Box) -> int:
+    return Levels(where, 1).needed
+
+
+@pytest.mark.parametrize(
+    ("anchors", "base", "expected"),
+    [
+        ([[1, 1], [0, 0.5], [0.5, 0]], [1, 1], [1, 1]),  # the base
+        ([[0, 1], [0.4, 0.5], [0.5, 0]], [0, 1], [0.4, 1]),  # as good as the best in one: the median
+        ([[1, 1], [0, 1e6], [0.5, 0], [0.4, 0.3]], [1, 1], [1, 1]),  # an expert broken elsewhere
+        ([[50, 50], [0, 0.5], [0.5, 0]], [50, 50], [2, 2]),  # a base that violates a constraint
+        ([[1, 3], [0, 3]], None, [1, 3]),  # one that never changes counts in its own units
+    ],
+)
+def test_the_box_is_one_in_which_differences_show(anchors: Any, base: Any, expected: Any) -> None:
+    ideal, span = box(np.array(anchors, dtype=float), None if base is None else np.array(base, dtype=float), 2)
+    assert (ideal == np.min(anchors, axis=0)).all() and span == pytest.approx(expected)
+
+
+def test_one_objective_is_taken_to_its_least() -> None:
+    where = domain(6, 2)
+    toy = Toy(np.full((1, 12), 0.7), curvatures=2.0)
+    assert min(o.losses[0] for o in search(made("auto", where, 1), toy, 60)) < 0.02 * toy.losses(where.start)[0]
+
+
+def test_choices_and_integers_are_found() -> None:
+    where = mixed()
+    best = np.array([0.9, 0.2, 0.6, 0.4, 0.6, 3, 2, 1.0])
+
+    def losses(point: Any) -> Any:
+        return np.array(
+            [np.abs(unit_of(where, point) - unit_of(where, best)).mean() + 0.5 * (point[6:] != best[6:]).sum()]
+        )
+
+    driver = made("auto", where, 1)
+    found = []
+    for _ in range(80):
+        (question,) = driver.ask(1)
+        found.append((losses(question.point)[0], question.point))
+        driver.tell([Outcome(question, losses(question.point), np.zeros(1))])
+    least, point = min(found, key=lambda f: f[0])
+    assert (point[6:] == best[6:]).all() and least < 0.05
+
+
+def odd(dim: int, shape: tuple[int, int], high: float = 1.0, kind: str = "real") -> Box:
+    further = (kind,) * (dim - shape[0] * shape[1])
+    low, top = np.zeros(dim), np.full(dim, high)
+    if dim > 1 and kind == "real":
+        top[1] = 0.0  # nowhere to go
+    return Box(frozen(low), frozen(top), frozen(low), shape, further)  # type: ignore[arg-type]
+
+
+ODD: dict[str, tuple[Box, Callable[[Any], list[float]]]] = {
+    "one coordinate": (odd(1, (1, 1)), lambda p: [float((p - 0.7) @ (p - 0.7))]),
+    "a bound without width": (odd(4, (2, 2)), lambda p: [float((p - 0.7) @ (p - 0.7)), float((p - 0.2) @ (p - 0.2))]),
+    "models picked by groups": (
+        odd(12, (12, 0), 3.0, "choice"),
+        lambda p: [float((p != 2).sum()), float((p != 1).sum())],
+    ),
+    "twenty objectives": (odd(6, (3, 2)), lambda p: [float((p - i / 20) @ (p - i / 20)) for i in range(20)]),
+    "one that never changes": (odd(6, (3, 2)), lambda p: [0.0, float((p - 0.2) @ (p - 0.2))]),
+    "of other magnitudes": (
+        odd(6, (3, 2)),
+        lambda p: [1e30 * float((p - 0.7) @ (p - 0.7)), 1e-12 * float((p - 0.2) @ (p - 0.2)) - 1e-9],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+@pytest.mark.parametrize("gradients", [False, True])
+def test_odd_spaces_and_losses_are_survived(name: str, gradients: bool) -> None:
+    where, losses = ODD[name]
+    if gradients and "choice" in where.kinds:
+        pytest.skip("choices have no slope, and such a job is refused")
+    count = len(losses(where.start))
+    driver = trained(where, count, steps=8) if gradients else made("auto", where, count)
+    first, best = np.array(losses(where.start)), np.array(losses(where.start))
+    for _ in range(35):
+        (question,) = driver.ask(1)
+        assert exact(where, question.point)
+        found, point = np.array(losses(question.point)), question.point
+        slopes = slope(lambda x: np.array([losses(row) for row in x]).T, point[None])[:, :, 0]
+        driver.tell([Outcome(question, found, np.zeros(count), slopes if question.wants == "gradients" else None)])
+        best = np.minimum(best, found)
+    assert (best <= first).all() and ((best < first) | (first == 0)).any()
+
+
+@pytest.mark.parametrize("wants", [None, {}, {"loss": "cross_entropy"}])
+def test_a_job_asks_for_gradients_where_it_says_of_what(tmp_path: Path, wants: dict[str, str] | None) -> None:
+    job = Job.load(worlds.classification(tmp_path, evaluations=14))
+    driver = {"name": "auto", **({} if wants is None else {"gradients": wants, "steps": 5, "every": 3})}
+    run = Run.create(Job.parse(job.model_dump(mode="json") | {"driver": driver}, tmp_path), tmp_path / "runs")
+    run.search()
+    results = run.results()
+    assert results.gradients == (0 if wants is None else 5) and len(results.candidates) == 14
+    killed = Run.create(Job.parse(job.model_dump(mode="json") | {"driver": driver}, tmp_path), tmp_path / "killed")
+
+    def stop(search: Any, answer: Any) -> None:
+        if search.answered + search.gradients == 11:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        killed.search(stop)
+    killed.search()
+    again = killed.results().candidates
+    assert [(c.point.tolist(), c.stage) for c in again.values()] == [
+        (c.point.tolist(), c.stage) for c in results.candidates.values()
+    ]
