@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -30,7 +31,7 @@ from optimizer.driver import (
 Space = dict[str, BaseDistribution]
 
 
-class StudyDriver:
+class StudyDriver(ABC):
     """A driver over a study in memory; a class of the table says with `_sampler` what asks question number i.
 
     A sampler is a function of (seed, question number) and of the trials so far: a replay adds the recorded questions as
@@ -83,8 +84,9 @@ class StudyDriver:
             for outcome in outcomes:
                 self._learn(outcome)
 
+    @abstractmethod
     def _sampler(self, seed: int) -> BaseSampler:
-        raise NotImplementedError
+        """What makes the next trial, with this seed."""
 
     def _stage(self) -> str:
         """What the next question says of itself."""

@@ -22,6 +22,7 @@ from optimizer.driver import (
     checked_losses,
 )
 from optimizer.drivers.shared.criterion import is_anchor
+from optimizer.drivers.shared.sequence import OneByOne
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +42,7 @@ Plan: TypeAlias = Generator[list[Wish], list[Outcome], None]
 """Yields the wishes of a round, and is sent an outcome for each; it ends when there is nothing more to ask."""
 
 
-class Rounds:
+class Rounds(OneByOne):
     """Asks the wishes of a plan, round by round, and waits for the answers of each.
 
     What a round is depends on the answers before, and not on their order. What is known is not asked again: foreign
@@ -70,27 +71,6 @@ class Rounds:
     def done(self) -> bool:
         """True when the plan has ended."""
         return self._ended
-
-    def ask(self, n: int) -> list[Question]:
-        """What is left of the round."""
-        questions: list[Question] = []
-        while len(questions) < n and (question := self._next()) is not None:
-            self._take(question)
-            questions.append(question)
-        return questions
-
-    def replay(self, n: int, questions: Sequence[Question]) -> None:
-        """Raises DriverError where a question is not what would be asked."""
-        for recorded in questions:
-            question = self._next()
-            same = question is not None and question.wants == recorded.wants
-            # averages are products of matrices, whose last bits are the processor's
-            if question is None or not same or not np.allclose(question.point, recorded.point, rtol=1e-9, atol=1e-9):
-                raise DriverError(
-                    f"the recorded question {recorded.number} is not what {self._name} asks there; resume with the job "
-                    "file and the version that the run began with, or start a new run"
-                )
-            self._take(question)
 
     def tell(self, outcomes: Sequence[Outcome]) -> None:
         """Note the answers. Raises DriverError for losses that are not finite, and for what was not asked."""

@@ -20,6 +20,7 @@ from optimizer.driver import (
     checked_losses,
 )
 from optimizer.drivers.shared.criterion import Criterion, is_anchor
+from optimizer.drivers.shared.sequence import OneByOne
 
 Start = Literal["space", "best", "base", "average"]
 FAILURES = 3  # in a row, after which a walk ends
@@ -91,7 +92,7 @@ def coefficients_alone(name: str, domain: Domain) -> None:
         )
 
 
-class Descent:
+class Descent(OneByOne):
     """The loop: asks a gradient, updates, asks for scores after every so many steps, and stops in time.
 
     A walk is a function of the gradients alone, but for its end. That is decided where the next score is due, from the
@@ -135,26 +136,6 @@ class Descent:
     def done(self) -> bool:
         """True when the walk has ended and its last point has been asked."""
         return self._ended and self._scored == self._step
-
-    def ask(self, n: int) -> list[Question]:
-        """The scores that are due, then a gradient, if none is on its way."""
-        questions: list[Question] = []
-        while len(questions) < n and (question := self._next()) is not None:
-            self._take(question)
-            questions.append(question)
-        return questions
-
-    def replay(self, n: int, questions: Sequence[Question]) -> None:
-        """Arithmetic alone. Raises DriverError where a question is not what would be asked."""
-        for recorded in questions:
-            question = self._next()
-            same = question is not None and question.wants == recorded.wants
-            if question is None or not same or not np.array_equal(question.point, recorded.point):
-                raise DriverError(
-                    f"the recorded question {recorded.number} is not what {self._name} asks there; resume with the job "
-                    "file and the version that the run began with, or start a new run"
-                )
-            self._take(question)
 
     def tell(self, outcomes: Sequence[Outcome]) -> None:
         """Update, or note a score. Raises DriverError for what was not asked, and for a first gradient that fails."""
