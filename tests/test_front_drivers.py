@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 
 from optimizer.driver import FOREIGN, Driver, DriverError, Outcome, Question, at
 from optimizer.drivers import find
-from optimizer.drivers.gp import looked_at
+from optimizer.drivers.gp import layers, looked_at
 from optimizer.drivers.nsga import divisions
-from optimizer.drivers.searches.fronts import layers, nondominated
 from optimizer.drivers.searches.quadratic import fitted, levelled, where_it_errs
 
 Array = NDArray[np.float64]
@@ -223,12 +222,15 @@ def test_map_refuses_a_space_without_coefficients(shape: tuple[int, int]) -> Non
         made("map", Box(where.low, where.high, where.start, shape), 2)
 
 
-def test_the_nondominated_are_those_of_the_definition() -> None:
+def test_layers_come_front_by_front() -> None:
     values = np.random.default_rng(0).integers(0, 12, (700, 3)).astype(float)
-    better = (values[:, None] <= values[None]).all(axis=2) & (values[:, None] < values[None]).any(axis=2)
-    expected = {tuple(row) for row in values[~better.any(axis=0)]}
-    found = values[nondominated(values)]
-    assert {tuple(row) for row in found} == expected and len(found) == len(expected)
+
+    def dominated(row: Array, others: Array) -> bool:
+        return bool(((others <= row).all(axis=1) & (others < row).any(axis=1)).any())
+
+    first = {tuple(row) for row in values if not dominated(row, values)}
+    best = values[layers(values, len(first))]
+    assert {tuple(row) for row in best} == first
     assert set(layers(values, 700).tolist()) == set(range(700))
 
 

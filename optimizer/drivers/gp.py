@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import moocore
 import numpy as np
 import optuna
 from numpy.typing import NDArray
@@ -12,7 +13,6 @@ from optuna.trial import TrialState
 from pydantic import BaseModel, ConfigDict, Field
 
 from optimizer.driver import Domain, random_stream
-from optimizer.drivers.searches.fronts import layers
 from optimizer.drivers.searches.study import Space, StudyDriver, ToldItsSpace
 
 
@@ -71,3 +71,15 @@ def looked_at(losses: NDArray[np.float64], most: int) -> list[int]:
     best = set(layers(losses, most // 2).tolist())
     newest = [i for i in range(len(losses) - 1, -1, -1) if i not in best][: most - len(best)]
     return sorted([*best, *newest])
+
+
+def layers(
+    losses: NDArray[np.float64],  # (n, m)
+    count: int,
+) -> NDArray[np.int64]:
+    """Rows front by front, the best first, until there are `count` of them or no more; equal ones in fronts apart."""
+    left, chosen = np.arange(len(losses)), np.empty(0, dtype=np.int64)
+    while len(left) and len(chosen) < count:
+        best = np.asarray(moocore.is_nondominated(losses[left]))
+        chosen, left = np.concatenate([chosen, left[best]]), left[~best]
+    return chosen[:count]

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import moocore
 import numpy as np
 from numpy.typing import NDArray
-
-from optimizer.drivers.searches.fronts import nondominated
 
 Array = NDArray[np.float64]
 
@@ -86,7 +85,7 @@ def front(surface: Surface, low: Array, high: Array, seed: np.random.Generator) 
 def _thinned(surface: Surface, points: Array) -> Array:
     """The non-dominated; of many, those far apart."""
     losses = surface(points)
-    best = np.flatnonzero(nondominated(losses))
+    best = np.flatnonzero(moocore.is_nondominated(losses))
     if len(best) <= KEPT:
         return points[best]
     values = losses[best]
