@@ -13,7 +13,7 @@ from optimizer.driver import Domain, at, steps, unit_of
 from optimizer.drivers.gaussian.climb import climb, compressed, drawn_directions
 from optimizer.drivers.gaussian.features import Features
 from optimizer.drivers.gaussian.process import Process
-from optimizer.drivers.gaussian.volume import Volume
+from optimizer.volume import Volume
 
 Array = NDArray[np.float64]
 

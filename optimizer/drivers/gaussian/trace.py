@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from optimizer.drivers.gaussian.climb import climb, compressed, drawn_directions
 from optimizer.drivers.gaussian.slopes import Slopes
-from optimizer.drivers.gaussian.volume import Volume
+from optimizer.volume import Volume
 
 Array = NDArray[np.float64]
 
