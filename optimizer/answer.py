@@ -44,6 +44,14 @@ class Try:
     reason: str
 
 
+@dataclass(frozen=True)
+class Told:
+    """What a candidate's scores were thought to be from a share of the calibration items: (value, standard error)."""
+
+    share: float
+    measures: Mapping[str, tuple[float, float]]
+
+
 @dataclass(frozen=True, eq=False)
 class Answer:
     """What came of question `number` on the items of `split`.
@@ -54,6 +62,10 @@ class Answer:
     wanted of coefficients (see `optimizer.driver.Question`). `part` is that of the question.
     `attempts` is how often it was tried, and `tries` what became of all attempts but the last. `of` is the number of
     the question of the same recipe whose answer this is a copy of: no worker was asked.
+
+    `share` is that of the calibration items on which it was scored. Where it is below 1 the measures are estimates for
+    all of them, whose `count` is the number of those seen, and per-item values are NaN for the others. `told` is what
+    was estimated on the way, step by step.
     """
 
     number: int
@@ -68,6 +80,13 @@ class Answer:
     part: tuple[int, int] = (0, 1)
     tries: Sequence[Try] = ()
     of: int | None = None
+    share: float = 1.0
+    told: Sequence[Told] = ()
+
+    @property
+    def whole(self) -> bool:
+        """Whether all items of its split were scored."""
+        return self.share == 1.0
 
     def agrees(self, other: Answer) -> bool:
         """True when both say the same of the same question; timings and workers may differ."""

@@ -18,6 +18,13 @@ ANCHOR = "anchor: "
 FOREIGN = -1
 """`Question.number` of a question that somebody else asked: its outcome is a warm start, no answer of ours."""
 
+AGAIN = 10**9
+"""A failed candidate that a user has asked again has its number and this: drivers have heard of the failure, and a
+replay tells them of it; no driver counts so far."""
+
+WHOLE = 10**12
+"""One that was told from some items, and is scored on all in the end, has its number and this: more than `AGAIN` as
+often as anyone asks."""
 
 REFERENCE = "reference: "
 """What the stage of a question begins with that is about a model as it is; `base`, or the expert's name, follows."""
@@ -117,11 +124,15 @@ class Items:
     Where a job's driver asks for gradients, its calibration items are parted once: `train` is what gradients see, and
     `calibration` what candidates are scored on. Minibatch number `draw` holds the same items whoever asks, and draws
     0, 1, 2, ... go through the whole split before an item comes again.
+
+    `places`, where a candidate is scored step by step (see `optimizer.executors.steps`), are the items' places in the
+    split, a row for each of the job's evaluators; a driver leaves it alone.
     """
 
     split: Split = "calibration"
     batch: int = 0
     draw: int = 0
+    places: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

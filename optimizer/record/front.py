@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from copy import copy
+from dataclasses import dataclass
+from functools import cached_property
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,6 +16,30 @@ EXACT_UP_TO = {5: 1000, 6: 250, 7: 100, 8: 50}
 
 EXACT_BEYOND = 15  # points, for more objectives than the table has: inclusion and exclusion is still fast
 SAMPLES = 2**15  # directions of the approximation, which is deterministic
+
+
+@dataclass(frozen=True, eq=False)
+class Moment:
+    """A front as it was once, for its measures alone, which are computed when they are asked for."""
+
+    points: Array  # (n, m), losses
+    box: tuple[Array, Array] | None
+    anchors: tuple[Array, ...]
+
+    @cached_property
+    def measured(self) -> tuple[float, float, bool]:
+        """(hypervolume, epsilon, whether the hypervolume is exact): see `Front`."""
+        if self.box is None or not (self.box[0] < self.box[1]).any():
+            return 0.0, 0.0, True
+        import moocore
+
+        points = _scaled(self.points, self.box)
+        volume, exact = _hypervolume(points)
+        epsilon = 0.0
+        if self.anchors and len(points):
+            anchors = _scaled(np.array(self.anchors), self.box)
+            epsilon = max(0.0, float(moocore.epsilon_additive(anchors, ref=points)))
+        return volume, epsilon, exact
 
 
 class Front:
@@ -33,7 +61,7 @@ class Front:
         self._front_numbers: list[int] = []
         self._front = np.empty((0, objectives))
         self._box: tuple[Array, Array] | None = None  # ideal and reference, each (m,)
-        self._measured: tuple[float, float, bool] | None = None  # until the front or the box changes
+        self._moment: Moment | None = None  # until the front or the box changes
 
     def add(
         self,
@@ -55,13 +83,27 @@ class Front:
         self._losses.append(losses)
         self._feasible.append(feasible)
         self._widen(losses, anchor)
-        if not feasible or ((self._front <= losses).all(axis=1) & (self._front < losses).any(axis=1)).any():
+        below = (self._front <= losses).all(axis=1)
+        if not feasible or (below.any() and (self._front[below] < losses).any()):
             return False
-        kept: NDArray[np.bool_] = np.array(~((losses <= self._front).all(axis=1) & (losses < self._front).any(axis=1)))
-        self._front = np.vstack([self._front[kept], losses])
-        self._front_numbers = [n for n, k in zip(self._front_numbers, kept, strict=True) if k] + [number]
-        self._measured = None
+        kept = np.asarray(
+            ~(losses <= self._front).all(axis=1) | below
+        )  # what is no worse anywhere, and not dominating, is equal
+        if not kept.all():
+            self._front = self._front[kept]
+            self._front_numbers = [n for n, k in zip(self._front_numbers, kept.tolist(), strict=True) if k]
+        self._front = np.vstack([self._front, losses])
+        self._front_numbers.append(number)
+        self._moment = None
         return True
+
+    def still(self) -> Front:
+        """This front as it is now: what is added to the one is not in the other."""
+        found = copy(self)
+        found._numbers, found._losses = list(self._numbers), list(self._losses)
+        found._feasible, found._anchors = list(self._feasible), list(self._anchors)
+        found._front_numbers = list(self._front_numbers)
+        return found
 
     @property
     def numbers(self) -> tuple[int, ...]:
@@ -91,17 +133,19 @@ class Front:
     @property
     def span(self) -> Array | None:
         """The unit of each objective, `(m,)`: the box's side, or the objective's own magnitude. None at first."""
-        if self._box is None:
-            return None
-        ideal, reference = self._box
-        span = reference - ideal
-        flat = span <= 1e-12 * np.maximum(np.abs(ideal), np.abs(reference))
-        return np.where(flat, np.where(ideal == 0, 1.0, np.abs(ideal)), span)
+        return None if self._box is None else _span(self._box)
+
+    @property
+    def now(self) -> Moment:
+        """The front as it is now; what is added later does not change it."""
+        if self._moment is None:
+            self._moment = Moment(self._front, self._box, tuple(self._anchors))
+        return self._moment
 
     @property
     def hypervolume(self) -> float:
         """Share of the box that the front dominates; 0 until two anchors differ. Better than ideal may exceed 1."""
-        return self._measure()[0]
+        return self.now.measured[0]
 
     @property
     def epsilon(self) -> float:
@@ -109,12 +153,12 @@ class Front:
 
         Additive epsilon (Zitzler 2003): max over r in front, min over anchors a, max over j of a_j - r_j. 0 at first.
         """
-        return self._measure()[1]
+        return self.now.measured[1]
 
     @property
     def exact(self) -> bool:
         """False where the hypervolume is approximated (up to 0.3 % off in 7 objectives): exact would take seconds."""
-        return self._measure()[2]
+        return self.now.measured[2]
 
     def by_mean(self) -> list[int]:
         """All candidates, the least mean of box units first; of equals the earliest; those that violate come last."""
@@ -141,7 +185,8 @@ class Front:
         """
         if len(self._front) < 3:
             return None
-        order = np.argsort([self._numbers.index(n) for n in self._front_numbers], kind="stable")
+        place = {n: i for i, n in enumerate(self._numbers)}
+        order = np.argsort([place[n] for n in self._front_numbers], kind="stable")
         points = self._scaled(self._front)[order]
         points = (points - points.min(axis=0))[:, np.ptp(points, axis=0) > 1e-12]
         if points.shape[1] < 2:
@@ -183,28 +228,25 @@ class Front:
             self._anchors.append(losses)
         ideal, reference = (losses, losses) if self._box is None else self._box
         self._box = (np.minimum(ideal, losses), np.maximum(reference, losses))
-        self._measured = None
+        self._moment = None
 
     def _scaled(self, losses: Array) -> Array:
         """Losses `(n, m)` in box units."""
-        assert self._box is not None and self.span is not None  # there is one from the first candidate on
-        return np.asarray((losses - self._box[0]) / self.span)
+        assert self._box is not None  # there is one from the first candidate on
+        return _scaled(losses, self._box)
 
-    def _measure(self) -> tuple[float, float, bool]:
-        """(hypervolume, epsilon, exact), computed again only when the front or the box has changed."""
-        if self._measured is None:
-            self._measured = (0.0, 0.0, True)
-            if self._box is not None and (self._box[0] < self._box[1]).any():
-                import moocore
 
-                points = self._scaled(self._front)
-                volume, exact = _hypervolume(points)
-                epsilon = 0.0
-                if self._anchors and len(points):
-                    anchors = self._scaled(np.array(self._anchors))
-                    epsilon = max(0.0, float(moocore.epsilon_additive(anchors, ref=points)))
-                self._measured = (volume, epsilon, exact)
-        return self._measured
+def _span(box: tuple[Array, Array]) -> Array:
+    """The unit of each objective, `(m,)`."""
+    ideal, reference = box
+    span = reference - ideal
+    flat = span <= 1e-12 * np.maximum(np.abs(ideal), np.abs(reference))
+    return np.where(flat, np.where(ideal == 0, 1.0, np.abs(ideal)), span)
+
+
+def _scaled(losses: Array, box: tuple[Array, Array]) -> Array:
+    """Losses `(n, m)` in units of a box."""
+    return np.asarray((losses - box[0]) / _span(box))
 
 
 def _normal(

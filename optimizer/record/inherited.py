@@ -29,7 +29,7 @@ class Inherited:
             for references in (True, False):
                 models = {q.number: q.model for q in self._ledger.questions(split, references) if q.wants == "scores"}
                 for answer in self._ledger.answers(split, references):
-                    if answer.failure is None and answer.number in models:
+                    if answer.failure is None and answer.whole and answer.number in models:
                         key = recipes[answer.number], split, models[answer.number]
                         self._answers.setdefault(key, answer)
 

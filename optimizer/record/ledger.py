@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,6 +28,15 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 SEEN = ("calibration", "train")  # splits that a driver learns from
 SPLITS = (*SEEN, "heldout")
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What was told up to a place in the order of asks and tells: another one there means that it was taken back."""
+
+    event: int = -1
+    answers: int = 0
+    times: int = 0  # of the answers, added up, in milliseconds
 
 
 @dataclass(frozen=True)
@@ -54,7 +64,6 @@ class Ledger:
     def __init__(self, path: Path, store: Store) -> None:
         self.path = path
         self._db = store
-        self._event = self._last_event()
 
     @classmethod
     def create(cls, path: Path, meta: Mapping[str, Any], server: str | None = None) -> Ledger:
@@ -104,7 +113,7 @@ class Ledger:
                 f"{path} is a ledger of version {version}, this program reads {READ[0]} to {VERSION}; update mergeopt"
             )
         if version != VERSION and readonly:
-            schema.stand_in(store)
+            schema.stand_in(store, version)
         elif version != VERSION:
             ledger._write(lambda: schema.upgrade(store, version))
         return ledger
@@ -237,9 +246,35 @@ class Ledger:
         """Everything asked on a split, of candidates or of references, in the order asked."""
         return [question for _, _, question in rows.questions(self._db, split, references)]
 
-    def answers(self, split: str = "calibration", references: bool = False) -> list[Answer]:
-        """Everything answered on a split, in the order told, without per-item values (see `item_values`)."""
-        return rows.answers(self._db, split, references)
+    def asked_of(self, first: int, last: int) -> dict[int, tuple[Question, str]]:
+        """What was asked on calibration items, and its recipe's hash, by number: those from a first to a last."""
+        return rows.numbered(self._db, first, last)
+
+    def answers(self, split: str = "calibration", references: bool = False, after: int = -1) -> list[Answer]:
+        """Everything answered on a split, in the order told, without per-item values: after a place in it."""
+        return rows.answers(self._db, split, references, after)
+
+    def mark(self, event: int | None = None) -> Mark:
+        """What has been told up to a place in the order of asks and tells, by default that of the last answer."""
+        if event is None:
+            (last,) = self._one("SELECT max(event) FROM answers")
+            event = -1 if last is None else int(last)
+        sums = "SELECT count(*), sum(CAST(at * 1000 AS BIGINT)) FROM answers WHERE event <= ?"
+        count, times = self._one(sums, event)
+        return Mark(event, count, int(times or 0))
+
+    def places(self, split: str, after: int = -1) -> dict[int, int]:
+        """Place in the order of asks and tells of each answer on a split, by question: after a place in it."""
+        told = "SELECT number, event FROM answers WHERE split = ? AND event > ?"
+        return dict(self._db.execute(told, (split, after)).fetchall())
+
+    def counts(self) -> dict[str, tuple[int, int]]:
+        """How many candidates have been asked and answered, by split."""
+        asked, answered = (
+            dict(self._db.execute(f"SELECT split, count(*) FROM {kind} WHERE number >= 0 GROUP BY split").fetchall())
+            for kind in ("questions", "answers")
+        )
+        return {split: (asked.get(split, 0), answered.get(split, 0)) for split in SPLITS}
 
     def item_values(self, number: int, split: str) -> dict[str, np.ndarray]:
         """Per-item values of one candidate, float32 `(n,)` by qualified metric."""
@@ -253,10 +288,11 @@ class Ledger:
         """Recipe hash by question, of candidates and gradients; of a reference its model's content hash."""
         return dict(self._db.execute("SELECT number, recipe FROM questions WHERE split != 'heldout'").fetchall())
 
-    def times(self, split: str = "calibration") -> list[tuple[int, float]]:
+    def times(self, split: str = "calibration", after: int = -1) -> list[tuple[int, float]]:
         """(candidate, wall-clock time of its answer in seconds since the epoch), for display only."""
         return self._db.execute(
-            "SELECT number, at FROM answers WHERE split = ? AND number >= 0 ORDER BY event", (split,)
+            "SELECT number, at FROM answers WHERE split = ? AND number >= 0 AND event > ? ORDER BY event",
+            (split, after),
         ).fetchall()
 
     def unanswered(self) -> list[Question]:
@@ -280,6 +316,11 @@ class Ledger:
 
     def _one(self, sql: str, *parameters: Any) -> Any:
         return self._db.execute(sql, parameters).fetchone()
+
+    @cached_property
+    def _event(self) -> int:
+        """The last place so far, as the one writer knows it; who only reads does without."""
+        return self._last_event()
 
     def _last_event(self) -> int:
         row = self._one("SELECT max(event) FROM (SELECT event FROM questions UNION ALL SELECT event FROM answers) AS e")

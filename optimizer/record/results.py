@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from copy import copy
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,106 +13,117 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluators.evaluator import Measure
-from optimizer.answer import Failure, Try
 from optimizer.conditions import Condition
-from optimizer.driver import ANCHOR, REFERENCE, Point
 from optimizer.errors import JobError
 from optimizer.objectives import Objective, losses
 from optimizer.record import files, naming
+from optimizer.record.candidate import Candidate as Candidate
 from optimizer.record.confidence import Confidence
 from optimizer.record.feasible import Feasible
 from optimizer.record.folders import LEDGER
-from optimizer.record.foreign import Meta, measured, numbers, readable, texts
+from optimizer.record.foreign import Meta, numbers, readable, texts
 from optimizer.record.front import Front
+from optimizer.record.growth import Growth
 from optimizer.record.ledger import Ledger
 from optimizer.record.owner import owner
+from optimizer.record.reading import Reading
 
 if TYPE_CHECKING:
     from searchspaces import CoefficientSpace, Recipe
-
-
-@dataclass(frozen=True, eq=False)
-class Candidate:
-    """One candidate: what it is, and what it scored on calibration and (where reported) on held-out items.
-
-    A reference, a model of the pool that was scored as it is, has a number below 0, no point, and its model's content
-    hash for a recipe. `of` is the candidate of the same recipe whose answer this is: it was not scored again.
-    """
-
-    number: int
-    stage: str
-    recipe: str
-    point: Point
-    measures: Mapping[str, Measure]
-    heldout: Mapping[str, Measure] = field(default_factory=dict)
-    failure: Failure | None = None
-    seconds: float = 0.0
-    attempts: int = 1
-    worker: str = ""
-    tries: Sequence[Try] = ()  # the attempts before the last
-    of: int | None = None
-
-    @property
-    def label(self) -> str:
-        """The anchor's name for an anchor, `base` or `expert NAME` for a reference, else the number."""
-        if self.is_reference:
-            name = self.stage.removeprefix(REFERENCE)
-            return name if name == "base" else f"expert {name}"
-        return self.stage.removeprefix(ANCHOR) if self.is_anchor else str(self.number)
-
-    @property
-    def is_reference(self) -> bool:
-        return self.number < 0
-
-    @property
-    def is_anchor(self) -> bool:
-        return self.stage.startswith(ANCHOR)
+    from searchspaces.domain import Domain
 
 
 class Results:
     """A run as it stands now.
 
     `candidates` holds all that was answered, `scored` those that a worker was asked for, `front` each recipe once.
-    `references` are models of the pool as they are, by label: those that no anchor is.
+    `references` are models of the pool as they are, by label: those that no anchor is. `growth` is how the front grew.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
+        self._begin()
+        self.refresh()
+
+    def refresh(self) -> bool:
+        """Take in what was written since, and nothing anew; says whether anything was.
+
+        What was taken of these results before stays as it is: a candidate with held-out scores is another object.
+        """
         ledger = Ledger.open(self.folder / LEDGER, readonly=True)
         try:
             with readable(self.folder), ledger.snapshot():
-                self._read(ledger)
+                if self._reading.stale(ledger):
+                    self._begin()
+                return self._read(ledger)
         finally:
             ledger.close()
 
-    def _read(self, ledger: Ledger) -> None:
-        said = Meta.of(ledger)
-        self.name, self.evaluations = said.name, said.evaluations
-        self.objectives = tuple(Objective(name, goal) for name, goal in said.objectives)
-        self.goals, self.space, self.evaluators = said.metrics, said.space, said.evaluators
-        self.times = ledger.times()
-        numbers([at for _, at in self.times])
-        self.steps, self.done, self.reached, self.spent = said.steps, said.done, said.reached, said.spent
-        self.parent, self.references_asked = said.parent, len(said.references)
-        self.gradients = len(ledger.times("train"))
-        self.heldout_answered = len(ledger.times("heldout"))
-        self.asked = len(ledger.questions())
-        self.heldout_asked = len(ledger.questions("heldout"))
-        self.candidates: dict[int, Candidate] = {}
-        self.front = Front(len(self.objectives))
-        self.feasible = Feasible([Condition.parse(text) for text in said.constraints])
-        recipes: set[str] = set()
-        for c in _candidates(ledger):
-            self.candidates[c.number] = c
-            if c.failure is None and c.recipe not in recipes:
-                recipes.add(c.recipe)
-                met = self.feasible.learn(c.number, c.measures, c.is_anchor) == 0
-                self.front.add(c.number, self._losses(c), c.is_anchor, met)
-        self.scored = [c for c in self.candidates.values() if c.of is None]
-        self.references = {c.label: c for c in _candidates(ledger, references=True)}
+    def still(self) -> Results:
+        """These results as they are now, which no `refresh` changes: to be read while others go on."""
+        found = copy(self)
+        found.candidates, found.references, found.times = dict(self.candidates), dict(self.references), list(self.times)
+        found.front, found.growth = self.front.still(), self.growth.still()
+        found.__dict__.pop("confidence", None)  # it reads items, of the results that it was asked of
+        return found
 
-    def _losses(self, c: Candidate) -> NDArray[np.float64]:
+    def _begin(self) -> None:
+        self._reading, self._recipes = Reading(), set[str]()
+        self.candidates: dict[int, Candidate] = {}
+        self.references: dict[str, Candidate] = {}
+        self.times: list[tuple[int, float]] = []
+        self._said: Meta | None = None
+
+    def _read(self, ledger: Ledger) -> bool:
+        before, said = self._reading.mark, Meta.of(ledger)
+        changed = said != self._said
+        if self._said is None:
+            self.objectives = tuple(Objective(name, goal) for name, goal in said.objectives)
+            self.front, self.growth = Front(len(self.objectives)), Growth(len(self.objectives))
+            self.feasible = Feasible([Condition.parse(text) for text in said.constraints])
+        self._said = said
+        self.name, self.evaluations = said.name, said.evaluations
+        self.goals, self.space, self.evaluators = said.metrics, said.space, said.evaluators
+        self.steps, self.done, self.reached, self.spent = said.steps, said.done, said.reached, said.spent
+        self.parent, self.references_asked, self.job = said.parent, len(said.references), said.job
+        new = ledger.times(after=before.event)
+        numbers([at for _, at in new])
+        self.times += new
+        counts = ledger.counts()
+        self.asked, _ = counts["calibration"]
+        _, self.gradients = counts["train"]
+        self.heldout_asked, self.heldout_answered = counts["heldout"]
+        for c in self._reading.more(ledger):
+            self._take(c)
+        if changed or self._reading.mark != before:
+            for found in ("scored", "on_front", "curve", "confidence"):
+                self.__dict__.pop(found, None)
+            return True
+        return False
+
+    def _take(self, c: Candidate) -> None:
+        """A candidate, or a reference, that is new or has new scores."""
+        if c.is_reference:
+            self.references[c.label] = c
+            return
+        before = self.candidates.get(c.number)
+        self.candidates[c.number] = c
+        new = before is None or before.share < c.share  # told from some items until now
+        if new and c.failure is None and c.share == 1 and c.recipe not in self._recipes:
+            self._recipes.add(c.recipe)
+            met = self.feasible.learn(c.number, c.measures, c.is_anchor) == 0
+            self.front.add(c.number, self.losses(c), c.is_anchor, met)
+        if new and c.of is None:
+            stage = "on all items" if before is not None else "anchors" if c.is_anchor else c.stage
+            self.growth.add(stage, self.front)
+
+    @cached_property
+    def scored(self) -> list[Candidate]:
+        """Those that a worker was asked for."""
+        return [c for c in self.candidates.values() if c.of is None]
+
+    def losses(self, c: Candidate) -> NDArray[np.float64]:
+        """What a candidate scored on calibration items, as losses `(m,)`."""
         return losses(self.objectives, c.measures)[0]
 
     @property
@@ -136,7 +147,7 @@ class Results:
         found: list[tuple[int, float, float]] = []
         for c in self.candidates.values():
             if c.number in counted:
-                front.add(c.number, self._losses(c), c.is_anchor, c.number in met)
+                front.add(c.number, self.losses(c), c.is_anchor, c.number in met)
             if c.of is None:
                 found.append((len(found) + 1, front.hypervolume, front.epsilon))
         return found
@@ -158,8 +169,31 @@ class Results:
             return CoefficientSpace(**self.space)
 
     @property
+    def domain(self) -> Domain:
+        """The coordinates that were searched."""
+        return self._space.domain
+
+    @property
+    def axes(self) -> tuple[list[str], list[str]]:
+        """Groups and experts: what rows and columns of coefficients are."""
+        return list(self._space.groups), list(self._space.experts)
+
+    @property
+    def event(self) -> int:
+        """The place in the order of asks and tells up to which all was read."""
+        return self._reading.mark.event
+
+    @property
     def failures(self) -> list[Candidate]:
         return [c for c in self.scored if c.failure is not None]
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to do: the search is over, and its front and its references are scored."""
+        models = self.references.values()
+        missing = self.references_asked - sum(1 for c in models if c.failure or c.heldout)
+        over = self.done or self.reached is not None or len(self.scored) >= self.evaluations
+        return over and self.heldout_answered >= self.heldout_asked > 0 and missing <= 0
 
     @property
     def repeated(self) -> int:
@@ -172,7 +206,7 @@ class Results:
         if not self.front.numbers:
             return []
         found = [c for c in self.references.values() if c.failure is None]
-        return sorted(found, key=lambda c: self.front.mean(self._losses(c)))
+        return sorted(found, key=lambda c: self.front.mean(self.losses(c)))
 
     @property
     def nearest(self) -> Candidate | None:
@@ -192,7 +226,7 @@ class Results:
             return None
         best = self.candidates[self.front.by_mean()[0]]
         for other in [c for c in self.compared if self.feasible.meets(c.measures)][:1]:
-            if self.front.mean(self._losses(other)) <= self.front.mean(self._losses(best)):
+            if self.front.mean(self.losses(other)) <= self.front.mean(self.losses(best)):
                 return other
         return best if best.is_anchor else None
 
@@ -236,7 +270,10 @@ class Results:
     def items(self, candidates: Sequence[int], split: str) -> dict[int, dict[str, NDArray[np.float32]]]:
         """Per-item values of candidates by number, `(n,)` by metric; empty where none were kept."""
         with closing(Ledger.open(self.folder / LEDGER, readonly=True)) as ledger, readable(self.folder):
-            return {n: ledger.item_values(n, split) for n in candidates}
+            rows = {
+                n: c.row if (c := self.candidates.get(n)) is not None and c.row is not None else n for n in candidates
+            }
+            return {n: ledger.item_values(row, split) for n, row in rows.items()}
 
     def recipe(self, candidate: Candidate) -> Recipe:
         """What a candidate is: method, options and coefficients."""
@@ -261,19 +298,3 @@ class Results:
                 value = recipe.options[option]
                 found[name] = float(value.mean()) if isinstance(value, np.ndarray) else value
         return found
-
-
-def _candidates(ledger: Ledger, references: bool = False) -> Iterator[Candidate]:
-    """All that was answered on calibration items, in the order told, with the held-out scores of each recipe."""
-    questions = {q.number: q for q in ledger.questions(references=references)}
-    heldout = {a.number: a.measures for a in ledger.answers("heldout", references)}
-    recipes, tries = ledger.recipes(), ledger.tries()
-    for a in ledger.answers(references=references):
-        q = questions[a.number]
-        unseen = measured(heldout.get(a.number if a.of is None else a.of, {}))
-        numbers([a.number, a.seconds, a.attempts])
-        texts([q.stage, recipes[a.number], a.worker])
-        yield Candidate(
-            *(a.number, q.stage, recipes[a.number], q.point, measured(a.measures), unseen, a.failure),
-            *(a.seconds, a.attempts, a.worker, tries.get(a.number, ()), a.of),
-        )

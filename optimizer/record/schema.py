@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from optimizer.record.store import Store
 
-VERSION = 4
-READ = (2, 3, 4)  # versions that are read as they are, and brought to this one where they are written to
+VERSION = 5
+READ = (2, 3, 4, 5)  # versions that are read as they are, and brought to this one where they are written to
 MEASURES = """
 CREATE TABLE measures (
     number INTEGER NOT NULL, split TEXT NOT NULL, metric TEXT NOT NULL,
@@ -31,9 +31,27 @@ COPIES = """(                                       -- answers that no worker wa
     PRIMARY KEY (number, split)
 );
 """
+SHARES = """(                                       -- answers from some of the items: their measures are estimates
+    number INTEGER NOT NULL, split TEXT NOT NULL,
+    share REAL NOT NULL,                            -- of the items, scored
+    PRIMARY KEY (number, split)
+);
+"""
+ESTIMATES = """(                                    -- what was thought of scores on the way to them
+    number INTEGER NOT NULL, split TEXT NOT NULL,
+    share REAL NOT NULL, metric TEXT NOT NULL,
+    value REAL NOT NULL, stderr REAL NOT NULL,
+    PRIMARY KEY (number, split, share, metric)
+) WITHOUT ROWID;
+"""
+LATER = {"tries": (TRIES, 4), "copies": (COPIES, 4), "shares": (SHARES, 5), "estimates": (ESTIMATES, 5)}
+"""Tables that came with a version, and what they are."""
+
 SCHEMA = f"""{MEASURES}
 CREATE TABLE tries {TRIES}
 CREATE TABLE copies {COPIES}
+CREATE TABLE shares {SHARES}
+CREATE TABLE estimates {ESTIMATES}
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE questions (
     number INTEGER NOT NULL, split TEXT NOT NULL,   -- a question, and the items it is answered on; below 0: a reference
@@ -66,7 +84,7 @@ KEEP_META = "INSERT INTO meta VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET valu
 
 
 def upgrade(store: Store, version: int) -> None:
-    """From version 2, whose standard errors were all numbers, or 3, which had neither tries nor copies.
+    """From version 2, whose standard errors were all numbers, or a later one, which lacked tables.
 
     Within the caller's transaction.
     """
@@ -76,12 +94,16 @@ def upgrade(store: Store, version: int) -> None:
         columns = "number, split, metric, value, stderr, count"
         store.execute(f"INSERT INTO measures SELECT {columns} FROM measures_before")
         store.execute("DROP TABLE measures_before")
-    store.execute(f"CREATE TABLE tries {TRIES}")
-    store.execute(f"CREATE TABLE copies {COPIES}")
+    for name, columns in _lacking(version):
+        store.execute(f"CREATE TABLE {name} {columns}")
     store.execute("UPDATE meta SET value = ? WHERE key = 'version'", (json.dumps(VERSION),))
 
 
-def stand_in(store: Store) -> None:
+def stand_in(store: Store, version: int) -> None:
     """What a ledger of an earlier version lacks, as empty tables of this connection alone: its file stays as it is."""
-    store.execute(f"CREATE TEMP TABLE tries {TRIES}")
-    store.execute(f"CREATE TEMP TABLE copies {COPIES}")
+    for name, columns in _lacking(version):
+        store.execute(f"CREATE TEMP TABLE {name} {columns}")
+
+
+def _lacking(version: int) -> list[tuple[str, str]]:
+    return [(name, columns) for name, (columns, since) in LATER.items() if version < since]

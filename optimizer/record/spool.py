@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluators.evaluator import Measure
-from optimizer.answer import Answer, Failure, FailureKind, Try
+from optimizer.answer import Answer, Failure, FailureKind, Told, Try
 from optimizer.driver import Question
 from optimizer.errors import RunError
 from optimizer.record import files
@@ -117,6 +117,8 @@ def _plain(a: Answer) -> dict[str, Any]:
         "part": a.part,
         "tries": [asdict(t) for t in a.tries],
         "of": a.of,
+        "share": a.share,
+        "told": [[t.share, dict(t.measures)] for t in a.told],
     }
 
 
@@ -145,6 +147,8 @@ def _answer(said: dict[str, Any]) -> Answer:
         tuple(said.get("part", (0, 1))),
         [Try(**t) for t in said["tries"]],
         said.get("of"),
+        float(said.get("share", 1.0)),
+        [Told(share, {n: (v, e) for n, (v, e) in found.items()}) for share, found in said.get("told", ())],
     )
 
 

@@ -7,6 +7,7 @@ import logging
 import sqlite3
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from evaluators.evaluator import Measure
-from optimizer.answer import Answer, Failure, Try
+from optimizer.answer import Answer, Failure, Told, Try
 from optimizer.driver import Items, Question, reference
 from optimizer.errors import LedgerBusy, RunError
 from optimizer.record import sqlite
@@ -296,7 +297,9 @@ CREATE TABLE old (
 INSERT INTO old SELECT * FROM measures; DROP TABLE measures; ALTER TABLE old RENAME TO measures;
 """,
     3: "",
+    4: "",
 }
+LATER = {"copies": 4, "tries": 4, "shares": 5, "estimates": 5}  # tables, and the version that brought them
 
 
 @pytest.mark.parametrize("version", BEFORE)
@@ -306,10 +309,10 @@ def test_a_ledger_of_an_earlier_version_is_read_and_goes_on(in_file: Ledger, tmp
     ledger.answered([answer(0)])
     ledger.close()
     path = tmp_path / "ledger.db"
+    dropped = " ".join(f"DROP TABLE {name};" for name, since in LATER.items() if version < since)
     with contextlib.closing(sqlite3.connect(path)) as raw:
         raw.executescript(
-            f"BEGIN; {BEFORE[version]} DROP TABLE copies; DROP TABLE tries; "
-            f"UPDATE meta SET value = '{version}' WHERE key = 'version'; COMMIT;"
+            f"BEGIN; {BEFORE[version]} {dropped} UPDATE meta SET value = '{version}' WHERE key = 'version'; COMMIT;"
         )
     reader = Ledger.open(path, readonly=True)
     assert reader.meta("version") == version and reader.answers()[0].agrees(answer(0)) and reader.tries() == {}
@@ -318,14 +321,27 @@ def test_a_ledger_of_an_earlier_version_is_read_and_goes_on(in_file: Ledger, tmp
     again = Ledger.open(path)
     told = Answer(1, "calibration", {"a.accuracy": Measure(0.5, None, 10)})
     again.answered([told])
-    assert again.meta("version") == 4 and [a.measures for a in again.answers()] == [answer(0).measures, told.measures]
+    assert again.meta("version") == 5 and [a.measures for a in again.answers()] == [answer(0).measures, told.measures]
     with contextlib.closing(sqlite3.connect(path)) as raw:
         raw.execute("UPDATE meta SET value = '9' WHERE key = 'version'")
         raw.commit()
     again.close()
-    with pytest.raises(RunError, match="version 9, this program reads 2 to 4; update mergeopt") as refused:
+    with pytest.raises(RunError, match="version 9, this program reads 2 to 5; update mergeopt") as refused:
         Ledger.open(path)
     assert refused.tb and not [f for f in psutil.Process().open_files() if f.path == str(path)], "nothing is left open"
+
+
+def test_estimates_are_kept_with_the_share_of_items_that_they_are_of(ledger: Ledger) -> None:
+    steps = [Told(0.1, {"a.accuracy": (0.4, 0.2)}), Told(0.25, {"a.accuracy": (0.5, 0.1)})]
+    partly = replace(answer(0), share=0.25, told=steps)
+    whole = replace(answer(1), told=steps[:1])
+    ledger.asked(3, [question(n) for n in range(3)], ["r0", "r1", "r2"])
+    ledger.answered([partly, whole, answer(2)])
+    assert [(a.share, a.whole, list(a.told)) for a in ledger.answers()] == [
+        (0.25, False, steps),
+        (1.0, True, steps[:1]),
+        (1.0, True, []),
+    ]
 
 
 def test_references_are_kept_apart_from_what_a_driver_asked(ledger: Ledger, tmp_path: Path) -> None:
