@@ -101,8 +101,8 @@ def by_item(states: Tensor, inputs: Mapping[str, Tensor]) -> list[Tensor]:
     return [state[:n] for state, n in zip(states, mask.sum(dim=1).tolist(), strict=True)]
 
 
-def by_length(splits: Splits, lengths: Mapping[int, int], size: int) -> list[Indices]:
-    """Rows of one split, `size` at a time, of similar length: little is spent on padding."""
+def by_length(splits: Iterable[Indices], lengths: Mapping[int, int], size: int) -> list[Indices]:
+    """Rows of one split, or block, `size` at a time, of similar length: little is spent on padding."""
     return [
         np.array(rows, dtype=np.int64)
         for split in splits

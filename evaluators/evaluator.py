@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
@@ -53,19 +53,29 @@ class Scores:
 @dataclass(frozen=True)
 class Splits:
     """Row numbers of the calibration and of the held-out items, and of those that only gradients see: all disjoint,
-    each sorted. `alike` has a number for each row of the data, the same for rows of equal content."""
+    each sorted. `alike` has a number for each row of the data, the same for rows of equal content.
+
+    `blocks` are calibration rows that are scored before the others, one block after the other: rows of different ones
+    never go through a model together, so that a block costs what its rows cost. Iteration gives what may be batched.
+    """
 
     calibration: Indices
     heldout: Indices
     train: Indices = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     alike: Indices | None = None  # None: no two rows are equal
+    blocks: tuple[Indices, ...] = ()
 
     def parted(self, train: Indices) -> Splits:
         """The same with these calibration rows as `train`."""
         return Splits(np.setdiff1d(self.calibration, train), self.heldout, np.sort(train), self.alike)
 
+    def in_blocks(self, blocks: Sequence[Indices]) -> Splits:
+        """The same with these blocks of calibration rows."""
+        return replace(self, blocks=tuple(np.sort(block) for block in blocks))
+
     def __iter__(self) -> Iterator[Indices]:
-        return iter((self.calibration, self.heldout, self.train))
+        rest = np.setdiff1d(self.calibration, np.concatenate(self.blocks)) if self.blocks else self.calibration
+        return iter((*self.blocks, rest, self.heldout, self.train))
 
 
 @dataclass(frozen=True, eq=False)

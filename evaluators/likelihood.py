@@ -99,7 +99,7 @@ class Likelihoods:
         lengths = {number: unit.length for number, unit in enumerate(self._units)}
         tree = np.array([_branches(unit) > 1 for unit in self._units])
         for kind in (~tree, tree):  # a mask for trees would switch off the model's own for others
-            sides = Splits(*(np.flatnonzero(np.isin(self._rows, side) & kind) for side in self._splits))
+            sides = [np.flatnonzero(np.isin(self._rows, side) & kind) for side in self._splits]
             for chunk in by_length(sides, lengths, self._size):
                 if len(chunk):
                     longest = max(lengths[number] for number in chunk.tolist())

@@ -8,12 +8,13 @@ import secrets
 import shutil
 from collections.abc import Callable
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optimizer.errors import RunError
 from optimizer.jobs import room
-from optimizer.jobs.assemble import build_driver, build_executor, limits, most_steps
+from optimizer.jobs.assemble import build_driver, build_executor, build_ladder, limits, most_steps
 from optimizer.jobs.changes import changed_content, differences, identity
 from optimizer.jobs.job import Hashes, Job
 from optimizer.output import logs
@@ -89,18 +90,18 @@ class Run:
         build_executor(job, allow_code)  # and those of the executor
         folder.parent.mkdir(parents=True, exist_ok=True)
         room.check(folder.parent, room.needed(job, problem, len(space.domain.names), job.budget.evaluations))
-        partial = folder.parent / f".{job.name}.{os.getpid()}-{secrets.token_hex(4)}"  # a killed one's may be there
-        partial.mkdir()
+        unfinished = folder.parent / f".{job.name}.{os.getpid()}-{secrets.token_hex(4)}"  # a killed one's may be there
+        unfinished.mkdir()
         try:
-            write_folder(partial, job, problem, space, None if parent is None else parent._as_parent(hashes))
+            write_folder(unfinished, job, problem, space, None if parent is None else parent._as_parent(hashes))
             if parent is not None and parent._scores_alike(job, problem):
                 with closing(Ledger.open(parent.folder / LEDGER, readonly=True)) as ledger:
-                    ledger.copy(partial / PARENT)
-            partial.rename(folder)
+                    ledger.copy(unfinished / PARENT)
+            unfinished.rename(folder)
             sync_folder(folder.parent)
         except BaseException:
-            Ledger.remove(partial / LEDGER)
-            shutil.rmtree(partial, ignore_errors=True)
+            Ledger.remove(unfinished / LEDGER)
+            shutil.rmtree(unfinished, ignore_errors=True)
             raise
         return cls(folder)
 
@@ -143,7 +144,8 @@ class Run:
                     if (parent := ledger.meta("parent", None)) and (self.folder / PARENT).is_file():
                         inherited = Inherited(self.folder / PARENT, parent["name"])
                         stack.callback(inherited.close)
-                    executor = stack.enter_context(closing(build_executor(self.job, allow_code, attempt)))
+                    ladder = build_ladder(self.job, problem, partial(ledger.item_values, split="calibration"))
+                    executor = stack.enter_context(closing(build_executor(self.job, allow_code, attempt, ladder)))
                     search = Search(
                         # all anchors of a run from before they were bounded
                         build_driver(self.job, space, problem, ledger.meta("anchors", None)),
@@ -161,6 +163,7 @@ class Run:
                         attempt,
                         inherited,
                         problem.constraints,
+                        ladder,
                     )
                     on_start(search)
                     search.run(heldout, retry_failed)

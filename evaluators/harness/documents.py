@@ -89,7 +89,8 @@ def choose(name: str, loaded: Loaded, wish: Wish) -> Documents:
             tables.append(table)
             inside += len(table.rows)
             start += len(table.rows)
-    joined = Splits(*(np.sort(np.concatenate([side[i] for side in sides])) for i in range(2)))
+    seen, unseen = (np.sort(np.concatenate([side[i] for side in sides])) for i in range(2))
+    joined = Splits(seen, unseen)
     return Documents(ItemSet(tuple(tables), joined), tuple(parts), tuple(said))
 
 

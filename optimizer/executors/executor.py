@@ -66,6 +66,37 @@ class Executor(Protocol):
         ...
 
 
+class Around:
+    """An executor that has another do the work: what it does not change goes through."""
+
+    def __init__(self, inner: Executor) -> None:
+        self._inner = inner
+
+    @property
+    def slots(self) -> int:
+        return self._inner.slots
+
+    @property
+    def ready(self) -> int:
+        return self._inner.ready
+
+    @property
+    def busy(self) -> bool:
+        return self._inner.busy
+
+    def start(self) -> None:
+        self._inner.start()
+
+    def withdraw(self, number: int) -> None:
+        self._inner.withdraw(number)
+
+    def drain(self) -> None:
+        self._inner.drain()
+
+    def close(self) -> None:
+        self._inner.close()
+
+
 def make_worker(target: str, spec: str, name: str) -> AnswersQuestions:
     """A worker from `module:Class` and a JSON specification: what travels to a worker is text, never an object."""
     module, _, attribute = target.partition(":")

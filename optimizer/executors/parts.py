@@ -9,7 +9,7 @@ from dataclasses import replace
 from evaluators.evaluator import Measure
 from optimizer.answer import Answer
 from optimizer.driver import Question
-from optimizer.executors.executor import Executor
+from optimizer.executors.executor import Around, Executor
 
 SPLIT = {"gradient", "gradients", "grams"}
 """What can be summed over parts: of tasks and minibatches, or of tensors. A sum of cosines is no cosine of a sum, and
@@ -31,7 +31,7 @@ def shares(
     return units[low:high]
 
 
-class Parts:
+class Parts(Around):
     """An executor that cuts every gradient question in `parts`, runs those on another, and sums what comes back.
 
     Parts are added in their order, in float64: the sum is the same to the bit whatever ran where, and finished when.
@@ -39,24 +39,9 @@ class Parts:
     """
 
     def __init__(self, inner: Executor, parts: int) -> None:
-        self._inner, self._parts = inner, parts
+        super().__init__(inner)
+        self._parts = parts
         self._waiting: dict[int, dict[int, Answer]] = {}  # question -> its parts that are in
-
-    @property
-    def slots(self) -> int:
-        """As many as the inner executor's: a question that is cut keeps several of them busy by itself."""
-        return self._inner.slots
-
-    @property
-    def ready(self) -> int:
-        return self._inner.ready
-
-    @property
-    def busy(self) -> bool:
-        return self._inner.busy
-
-    def start(self) -> None:
-        self._inner.start()
 
     def submit(self, question: Question) -> None:
         if question.wants not in SPLIT or self._parts == 1:
@@ -72,14 +57,11 @@ class Parts:
 
     def withdraw(self, number: int) -> None:
         self._waiting.pop(number, None)
-        self._inner.withdraw(number)
-
-    def drain(self) -> None:
-        self._inner.drain()
+        super().withdraw(number)
 
     def close(self) -> None:
         self._waiting.clear()
-        self._inner.close()
+        super().close()
 
     def _add(self, answer: Answer) -> Answer | None:
         """The whole answer, once its last part is in, or its first has failed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from optimizer.executors.executor import Executor
     from optimizer.jobs.problem import Problem
     from optimizer.record.attempt import Attempt
+    from optimizer.rungs.ladder import Ladder, PerItem
     from searchspaces import CoefficientSpace
 
 
@@ -97,9 +99,24 @@ def limits(job: Job) -> Limits:
     return Limits(b.hours, b.gpu_hours, b.money, b.price_per_hour or 0.0, job.gpus)
 
 
-def build_executor(job: Job, allow_code: bool, attempt: Attempt | None = None) -> Executor:
+def build_ladder(job: Job, problem: Problem, values: Callable[[int], PerItem]) -> Ladder | None:
+    """What lets candidates go on to more items, where the job has a fidelity; `values` reads per-item results."""
+    from optimizer.rungs.ladder import Ladder
+    from optimizer.rungs.plan import Plan
+
+    entry = job.fidelity
+    if entry is None:
+        return None
+    plan = Plan(tuple(entry.rungs), entry.rule, entry.keep, entry.final, entry.sure, entry.estimate, entry.choose)
+    return Ladder(plan, problem.objectives, problem.constraints, problem.sizes, job.seed, values)
+
+
+def build_executor(
+    job: Job, allow_code: bool, attempt: Attempt | None = None, ladder: Ladder | None = None
+) -> Executor:
     """The job's executor, its workers not started; one that works in this process says in `attempt` at what."""
     from optimizer.executors.parts import Parts
+    from optimizer.executors.rungs import Rungs
     from optimizer.executors.worker import Worker, specification
     from optimizer.training.training import PARTS
 
@@ -119,4 +136,5 @@ def build_executor(job: Job, allow_code: bool, attempt: Attempt | None = None) -
             memory=int(entry.memory * 1e9),
             patience=entry.patience,
         )
-    return Parts(made, job.driver.parts or PARTS)
+    made = Parts(made, job.driver.parts or PARTS)
+    return made if ladder is None else Rungs(made, ladder)

@@ -6,6 +6,7 @@ import math
 import time
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import psutil
 from rich.console import Console
 from rich.markup import escape
@@ -19,10 +20,13 @@ from optimizer.jobs.job import Job
 from optimizer.jobs.needs import gb
 from optimizer.jobs.paper import on_paper, rows_of
 from optimizer.output.progress import duration
+from optimizer.rungs.whole import LEAST
 from optimizer.training.training import PARTS
 
 if TYPE_CHECKING:
+    from optimizer.answer import Answer
     from optimizer.executors.worker import Worker
+    from optimizer.jobs.problem import Problem
     from searchspaces.domain import Domain
 
 FURTHER_SHOWN = 12  # coordinates of options and methods
@@ -90,7 +94,10 @@ def _spending(job: Job, worker: Worker, ready: float, anchors: int) -> dict[str,
     from optimizer.jobs.references import references
 
     compared = references(worker.problem, worker.space)
-    heldout, seconds = _seconds(worker, "heldout"), _seconds(worker, "calibration")  # the first warms torch's caches
+    heldout = _scored(worker, "heldout").seconds  # it warms torch's caches
+    start = _scored(worker, "calibration")
+    _check_rungs(job, worker.problem, start)
+    seconds = start.seconds
     evaluations, workers = job.budget.evaluations, 1 if job.executor.kind == "inline" else job.executor.workers
     gradient: float | None = None
     steps, side_by_side, options = most_steps(job), 1, driver_options(job)
@@ -101,11 +108,17 @@ def _spending(job: Job, worker: Worker, ready: float, anchors: int) -> dict[str,
     if isinstance(options, Options):  # of a walk: steps one after the other, with a score now and then
         evaluations = min(evaluations, anchors + 1 + math.ceil(steps / options.every))
     scored = evaluations + len(compared)
-    search_seconds = ready + scored * seconds / workers + steps * (gradient or 0.0) / side_by_side
+    share = 1.0 if job.fidelity is None else job.fidelity.usual_share(min(worker.problem.sizes.values()))
+    whole = min(evaluations, max(anchors, LEAST)) + len(compared)
+    search_seconds = (
+        ready + (whole + share * (scored - whole)) * seconds / workers + steps * (gradient or 0.0) / side_by_side
+    )
     most = limits(job)
     spends = most.spent(search_seconds / 3600, workers)
     return {
         "evaluations": evaluations,
+        "rungs": [] if job.fidelity is None else job.fidelity.rungs,
+        "usual_share": share,
         "anchors": min(anchors, evaluations),
         "references": compared,
         "workers": workers,
@@ -144,6 +157,7 @@ def print_check(found: dict[str, Any]) -> None:
         "one candidate": f"{once:.3g} s, and {unseen:.3g} s on held-out items (measured on one)",
         "search": f"{found['evaluations']} candidates ({found['anchors']} of them anchors){steps}: "
         f"about {duration(found['search_seconds'])}{' at most' if found['ends_by_itself'] else ''}",
+        **({"fidelity": _fidelity(found)} if found["rungs"] else {}),
         **({"references": _references(found["references"])} if found["references"] else {}),
         "kernels": f"compiled just now, in {duration(kernels)}, and kept: later starts do without"
         if (kernels := found["kernels_seconds"])
@@ -163,6 +177,16 @@ def print_check(found: dict[str, Any]) -> None:
         rows["one gradient"] = f"{found['gradient_seconds']:.3g} s (measured on one, in one process)"
     short = [f"the budget ends the search before that: {found['reached']}"] if found["reached"] else []
     _print(rows, [*found["warnings"], *short])
+
+
+def _fidelity(found: dict[str, Any]) -> str:
+    """What rungs save, for people."""
+    share = found["usual_share"]
+    takes = f"about {share:.2f} of" if share < 1 else "at most"
+    return (
+        f"{', '.join(map(str, found['rungs']))} items of each task before all: a candidate takes {takes} the time that "
+        f"all items take; the anchors, and the first {LEAST} candidates, are scored on all"
+    )
 
 
 def _references(names: list[str]) -> str:
@@ -246,11 +270,24 @@ def _gradient(worker: Worker, options: Any) -> float:
     return float(answer.seconds)
 
 
-def _seconds(worker: Worker, split: Split) -> float:
+def _check_rungs(job: Job, problem: Problem, start: Answer) -> None:
+    """Raises JobError where the scores of the starting point cannot be told from some of the items."""
+    from optimizer.jobs.assemble import build_ladder
+
+    ladder = build_ladder(job, problem, lambda number: {})
+    if ladder is None:
+        return
+    ladder.learn(Question(0, np.zeros(0)), start)
+    if ladder.refusal is not None:
+        raise JobError(f"fidelity: {ladder.refusal}; take another metric of that evaluator, or leave fidelity out")
+
+
+def _scored(worker: Worker, split: Split) -> Answer:
+    """The starting point, scored."""
     answer = worker.answer(Question(0, worker.space.domain.start, items=Items(split)))
     if answer.failure is not None:
         raise JobError(f"the starting point cannot be scored: {answer.failure}")
-    return float(answer.seconds)
+    return answer
 
 
 def _warnings(job: Job, anchors: int, every: int) -> list[str]:

@@ -99,6 +99,41 @@ class DriverEntry(BaseModel):
         return dict(self.model_extra or {})
 
 
+class Fidelity(Strict):
+    """How candidates are scored on few items before they are worth all.
+
+    `rungs`: numbers of items of each task, growing; all calibration items are the last rung. At each, by the `rule`
+    `halving`, the best `keep` of all candidates so far go on; by `racing` all but those that are worse than one of the
+    front with probability `sure`. In the end a share `final` of the candidates, those that were told from some items
+    and promise most, are scored on all. What a candidate would score on all items is told by `estimate`; `choose`
+    says which items come first.
+    """
+
+    rungs: list[Annotated[int, Field(ge=1, strict=True)]] = Field(min_length=1, max_length=20)
+    rule: Literal["halving", "racing"] = "halving"
+    keep: float = Field(0.1, gt=0, lt=1)
+    final: float = Field(0.1, ge=0, le=1)
+    sure: float = Field(0.95, ge=0.5, lt=1)
+    estimate: str = "paired"
+    choose: str = "turns"
+
+    @model_validator(mode="after")
+    def _rungs_grow(self) -> Fidelity:
+        if any(b <= a for a, b in zip(self.rungs, self.rungs[1:], strict=False)):
+            raise ValueError(f"rungs: expected numbers of items that grow, got {self.rungs}; sort them, each once")
+        return self
+
+    def usual_share(self, items: int) -> float:
+        """What share of a task's items a candidate is scored on, on average; at most that where the rule is `racing`.
+
+        Of `halving` a share `keep` of those that come to a rung goes on.
+        """
+        keep = self.keep if self.rule == "halving" else 1.0
+        ends = [*self.rungs, items]
+        blocks = [b - a for a, b in zip([0, *ends], ends, strict=False)]
+        return sum(keep**rung * block for rung, block in enumerate(blocks)) / items
+
+
 class Budget(Strict):
     """How much may be spent: the first that is reached ends the search.
 
@@ -201,6 +236,7 @@ class Job(Strict):
     objectives: list[str] = Field(min_length=1)
     constraints: list[Annotated[str, AfterValidator(normal)]] = Field(default_factory=list)
     driver: DriverEntry = Field(default_factory=lambda: DriverEntry())
+    fidelity: Fidelity | None = None
     budget: Budget = Field(default_factory=lambda: Budget())
     executor: ExecutorEntry = Field(default_factory=lambda: ExecutorEntry())
     ledger: Annotated[str, AfterValidator(server_url)] | None = None

@@ -14,8 +14,10 @@ from optimizer import objectives
 from optimizer.conditions import Condition
 from optimizer.driver import Items, Split
 from optimizer.errors import JobError, RunError
+from optimizer.fidelity import ESTIMATORS
 from optimizer.jobs.changes import changed_content
 from optimizer.jobs.job import EvaluatorEntry, Hashes, Job
+from optimizer.rungs.order import ORDERS, TURNS, first_blocks
 from optimizer.training.gathering import owners
 from optimizer.training.training import Training, minibatch
 from searchspaces import CoefficientSpace, Pool
@@ -55,6 +57,12 @@ class Problem:
                     f"evaluator {evaluator.name!r}: its teacher {evaluator.teacher!r} is no expert; there are: "
                     f"{', '.join(pool.names)}"
                 )
+        check_rungs(job, problem.sizes)
+        if job.fidelity is not None and job.fidelity.choose == TURNS:  # others are known when candidates are
+            for e in made:
+                rows, first = e.splits.calibration, job.fidelity.rungs[0]
+                blocks = first_blocks(len(rows), first, job.seed, e.name)
+                e.splits = e.splits.in_blocks([rows[places] for places in blocks])
         return problem
 
     @property
@@ -62,6 +70,11 @@ class Problem:
         """The evaluators that follow an expert's outputs, in a loss or in a metric."""
         followed = self.training.tasks if self.training is not None and self.training.follows else ()
         return [cast(Differentiable, e) for e in self.evaluators if e in followed or getattr(e, "learns", False)]
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """How many items candidates are scored on, by evaluator."""
+        return {e.name: len(e.splits.calibration) for e in self.evaluators}
 
     @property
     def metrics(self) -> dict[str, Metric]:
@@ -75,6 +88,8 @@ class Problem:
     def rows(self, evaluator: Evaluator, items: Items) -> Indices:
         """The rows of an evaluator that a question is answered on."""
         rows: Indices = getattr(evaluator.splits, items.split)
+        if items.places:
+            return rows[list(items.places[self.evaluators.index(evaluator)])]
         return minibatch(rows, items, self.job.seed, evaluator.name)
 
     def splits(self) -> dict[str, dict[str, list[int]]]:
@@ -113,6 +128,24 @@ class Problem:
         return {
             f"{e.name}: {what}": digest for e in self.evaluators for what, digest in getattr(e, "contents", {}).items()
         }
+
+
+def check_rungs(job: Job, sizes: Mapping[str, int]) -> None:
+    """Raises JobError where a job's fidelity asks for items that there are not, or for an estimator that is none."""
+    if job.fidelity is None:
+        return
+    most, (name, least) = job.fidelity.rungs[-1], min(sizes.items(), key=lambda row: row[1])
+    if most >= least:
+        raise JobError(
+            f"fidelity.rungs: {most} items of each task come before all, and evaluator {name!r} has {least} "
+            f"calibration items; name at most {least - 1}, or leave fidelity out"
+            if least > 1
+            else f"fidelity.rungs: evaluator {name!r} has {least} calibration item, which is all; leave fidelity out"
+        )
+    if job.fidelity.estimate not in ESTIMATORS:
+        raise JobError(f"fidelity.estimate: no {job.fidelity.estimate!r}; there are: {', '.join(ESTIMATORS)}")
+    if job.fidelity.choose not in ORDERS:
+        raise JobError(f"fidelity.choose: no {job.fidelity.choose!r}; there are: {', '.join(ORDERS)}")
 
 
 def _metrics(made: Sequence[Evaluator]) -> dict[str, Metric]:

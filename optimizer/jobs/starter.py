@@ -28,7 +28,7 @@ $experts
 space:
   method: task_arithmetic        # base + sum of coefficient x (expert - base); or another, or several: [ties, linear]
   # options: {lambda: search}    # the method's own, fixed or searched: docs/job.md
-  granularity: layer             # model | layer | module | tensor: which tensors share a coefficient
+  granularity: $granularity            # model | layer | module | tensor: which tensors share a coefficient
   bounds: [0.0, 1.0]             # for all experts, or {NAME: [low, high], ...}
   start: 0.3                     # where the search starts, for all or {NAME: value, ...}
   frozen: []                     # groups that keep their start, e.g. ["embeddings"]
@@ -41,18 +41,29 @@ objectives:                      # NAME.metric; several make a Pareto front
 $objectives
 # constraints: ["NAME.metric >= 0.9"]    # what no merge may fall short of, objective or not
 
-# auto | cma | tpe | gp | nsga2 | ... (docs/search.md); by gradient, with granularity: tensor (docs/gradients.md):
-# driver: {name: auto, gradients: {}}
-driver: {name: auto}             # the anchors (base, experts, averages) always come first
+$driver
 budget: {evaluations: $budget}       # candidates, anchors included
 executor: {kind: ray, workers: 2, threads: 1}   # or kind: inline, in this process
 seed: 0
 """)
 
+DRIVER = """\
+# auto | cma | tpe | gp | nsga2 | ... (docs/search.md); the anchors (base, experts, averages) always come first
+driver: {name: auto}
+# The fastest way, where a method is linear and every evaluator has a loss, as here: the losses' slopes say where to go
+# (docs/gradients.md). A coefficient of its own for each tensor (space.granularity: tensor) makes them no dearer.
+# driver: {name: auto, gradients: {loss: cross_entropy}, steps: 60}"""
 
-def write_job(base: str, experts: Sequence[str], data: Sequence[str], out: Path) -> None:
+BY_GRADIENT = """\
+# auto asks for slopes of each task's loss, which needs a linear method (task_arithmetic, tsv_m, ...) and
+# evaluators that have losses: the fastest way (docs/gradients.md). `gradients` left out, it goes by scores alone.
+driver: {name: auto, gradients: {loss: cross_entropy}, steps: 60}   # gradients at most, beside the budget"""
+
+
+def write_job(base: str, experts: Sequence[str], data: Sequence[str], out: Path, gradients: bool = False) -> None:
     """Inspect the models and write a commented job to `out`; `experts` and `data` are NAME=PATH.
 
+    With `gradients` its driver asks for them; else a comment says how it would.
     Raises JobError where `out` exists or a pair is malformed, and PoolError where the models do not fit together.
     """
     from searchspaces import Pool
@@ -67,14 +78,15 @@ def write_job(base: str, experts: Sequence[str], data: Sequence[str], out: Path)
         pool, vocabulary = Pool.open(base, named, heads=heads), "# vocabulary: base            "
     except VocabularyError:
         pool, vocabulary = Pool.open(base, named, heads=heads, vocabulary="base"), "vocabulary: base              "
-    layers = len(pool.groups("layer"))
+    granularity = "tensor" if gradients else "layer"
+    groups = len(pool.groups(granularity))
     causal = any("CausalLM" in a for a in pool.base.config.get("architectures") or [])
     entries = {
         name: _entry(name, _seen(path, out), causal, "num_channels" in pool.base.config, named, _columns(path))
         for name, path in (tasks or {n: f"data/{n}.jsonl" for n in named}).items()
     }
     metric = "loss" if causal else "accuracy"
-    count = f"{len(named)} experts x {layers} layer groups = {len(named) * layers} coefficients"
+    count = f"{len(named)} experts x {groups} {granularity} groups = {len(named) * groups} coefficients"
     summary = f"{count}, {pool.parameters / 1e6:.3g} M parameters a model."
     out.write_text(
         TEMPLATE.substitute(
@@ -85,6 +97,8 @@ def write_job(base: str, experts: Sequence[str], data: Sequence[str], out: Path)
             vocabulary=vocabulary,
             heads="[" + ", ".join(_quoted(h) for h in heads) + "]",
             summary=summary,
+            granularity=f"{granularity:6}",
+            driver=BY_GRADIENT if gradients else DRIVER,
             evaluators="\n".join(entries.values()),
             objectives="\n".join(f"  - {name}.{metric}" for name in entries),
             budget=max(200, 20 * len(named)),

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from optimizer.driver import Items, Question, Split, reference
+from optimizer.driver import AGAIN, WHOLE, Items, Question, Split, reference
 from optimizer.record.ledger import Ledger
-from optimizer.searching.known import AGAIN, Known
+from optimizer.searching.known import Known
 
 
 def unscored(ledger: Ledger, known: Known, reported: Sequence[int]) -> list[Question]:
@@ -34,6 +34,16 @@ def unscored_references(
     if new:
         ledger.asked(0, new, [references[str(question.model)] for question in new])
     return [*waiting, *new]
+
+
+def ask_whole(ledger: Ledger, known: Known, numbers: Sequence[int]) -> list[Question]:
+    """Have candidates scored on all items that were told from some."""
+    new = [replace(known.questions[n], number=n + WHOLE) for n in numbers]
+    if new:
+        recipes = [known.recipe(n) for n in numbers]
+        ledger.asked(0, new, recipes)
+        known.asked(new, recipes)
+    return new
 
 
 def ask_failed_again(ledger: Ledger, known: Known) -> None:

@@ -6,14 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from optimizer.answer import Answer
-from optimizer.driver import Items, Question
+from optimizer.driver import AGAIN, Items, Question
 
 REPEATS = 100
 """Candidates in a row whose recipes had all been asked for; then a driver has nothing new to ask."""
-
-AGAIN = 10**9
-"""A failed candidate that a user has asked again has its number and this: drivers have heard of the failure, and a
-replay tells them of it; no driver counts so far."""
 
 Key = tuple[str, str, Items]  # recipe, what is wanted, on which items
 
@@ -99,4 +95,5 @@ class Known:
 
 def _copy(answer: Answer, question: Question) -> Answer:
     """The same answer to another question of the same recipe. It took no time, and no worker."""
-    return Answer(question.number, answer.split, answer.measures, failure=answer.failure, attempts=0, of=answer.number)
+    found = Answer(question.number, answer.split, answer.measures, failure=answer.failure, attempts=0, of=answer.number)
+    return replace(found, share=answer.share)

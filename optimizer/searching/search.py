@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol
 
 from optimizer.answer import Answer
 from optimizer.conditions import Condition
@@ -21,6 +22,17 @@ from optimizer.searching import beside
 from optimizer.searching.budget import Limits, Meter
 from optimizer.searching.known import Known
 from optimizer.searching.tally import Tally
+
+
+class Learns(Protocol):
+    """What is told of every answer on calibration items, in their order, in a replay too.
+
+    `finalists` are the candidates told from some items, that are to be scored on all when so many have been asked.
+    """
+
+    def learn(self, question: Question, answer: Answer) -> None: ...
+    def finalists(self, evaluations: int) -> Sequence[int]: ...
+
 
 DRAIN_SECONDS = 30.0
 METER_SECONDS = 10.0  # at most so much of what was spent is forgotten in a kill
@@ -40,6 +52,7 @@ class Search:
     search. Answers that a locked ledger could not take go to `spool`.
     `attempt` says at which question a driver was that was killed. What is `inherited` of another run is as if a worker
     had answered it at once. What violates one of `constraints` is on no front.
+    `ladder`, of an executor that scores candidates on few items first, is told of every answer on calibration items.
     """
 
     def __init__(
@@ -59,6 +72,7 @@ class Search:
         attempt: Attempt | None = None,
         inherited: Inherited | None = None,
         constraints: Sequence[Condition] = (),
+        ladder: Learns | None = None,
     ) -> None:
         self.objectives = tuple(objectives)
         self.evaluations = evaluations
@@ -71,7 +85,7 @@ class Search:
         self._spool, self._attempt, self._inherited = spool, attempt, inherited
         self._driver, self._executor, self._ledger = driver, executor, ledger
         self._recipe_of, self._on_answer = recipe_of, on_answer
-        self._known = Known()
+        self._known, self._ladder = Known(), ladder
         self._tally = Tally(driver, self._known, self.objectives, tuple(tasks), constraints)
         self._in_flight: dict[tuple[int, str], Question] = {}
         self._waiting: deque[Question] = deque()  # for a worker: references, what a resume asks again, held-out
@@ -165,6 +179,7 @@ class Search:
         self._waiting.extend(beside.unscored_references(self._ledger, self.references, "calibration"))
         self._waiting.extend(self._ledger.pending())
         self._loop(self._ask)
+        self._finish_some()
         self._save_meter()
         if not self.stopped:
             self._ledger.set_meta("done", self.ended)
@@ -176,16 +191,34 @@ class Search:
             self._loop(self._next_waiting)
             self._save_meter()
 
+    def _finish_some(self) -> None:
+        """Score on all items what promises most of the candidates that were told from some."""
+        if self._ladder is None or self.stopped or self.reached is not None:
+            return
+        self._waiting.extend(beside.ask_whole(self._ledger, self._known, self._ladder.finalists(self.evaluations)))
+        self._loop(self._next_waiting)
+
     def replay(self) -> None:
         """Bring the driver and the front to where the ledger is."""
         recipes = self._ledger.recipes()
+        asked = {q.number: q for q in self._ledger.questions(references=True)}
+        for answer in self._ledger.answers(references=True):
+            self._tell_ladder(asked[answer.number], answer)
         for event in self._ledger.history():
             if isinstance(event, Ask):
                 if event.requested:  # else a user asked
                     self._driver.replay(event.requested, event.questions)
                 self._known.asked(event.questions, [recipes.get(q.number, "") for q in event.questions])
             else:
-                self._tally.learn(event.answer)
+                self._learn(event.answer)
+
+    def _learn(self, answer: Answer) -> None:
+        self._tally.learn(answer)
+        self._tell_ladder(self._known.questions[answer.number], answer)
+
+    def _tell_ladder(self, question: Question, answer: Answer) -> None:
+        if self._ladder is not None and answer.split == "calibration":
+            self._ladder.learn(question, answer)
 
     def reported(self) -> list[int]:
         """Candidates that are scored on held-out items: the front and the anchors, those that did not fail.
@@ -282,10 +315,12 @@ class Search:
             self._keep(answers)
             raise
         for answer in new:
-            self._in_flight.pop((answer.number, answer.split), None)
+            question = self._in_flight.pop((answer.number, answer.split), None)
             if answer.split in SEEN and answer.number >= 0:
-                self._tally.learn(answer)
+                self._learn(answer)
                 self._tally.watch(answer)
+            elif question is not None:
+                self._tell_ladder(question, answer)
             self._on_answer(self, answer)
         self._absorb(self._known.ready())
 

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from optimizer.answer import Answer, training_loss
 from optimizer.conditions import Condition
-from optimizer.driver import ANCHOR, FOREIGN, Driver, Outcome
+from optimizer.driver import AGAIN, ANCHOR, FOREIGN, WHOLE, Driver, Outcome
 from optimizer.errors import TooManyFailures
 from optimizer.objectives import Objective, losses
 from optimizer.record.feasible import Feasible
 from optimizer.record.front import Front
-from optimizer.searching.known import AGAIN, Known
+from optimizer.searching.known import Known
 
 FAILURE_WINDOW = 20
 UNSEEN_WORST = 1e6  # loss told of a failure before anything has succeeded
@@ -26,8 +26,9 @@ class Tally:
     """Made of answers in their order; the same in a search and in its replay.
 
     `front` holds the calibration losses of all that did not fail, each recipe once. `answered` and `gradients` count
-    answers of workers, `repeated` those that were known, `failed` the candidates without scores; `gradient_failure` is
-    that of the last gradient, if it failed. `tasks` are the evaluators whose losses gradients are taken of.
+    what workers were asked for, `repeated` those that were known, `failed` the candidates without scores;
+    `gradient_failure` is that of the last gradient, if it failed. `tasks` are the evaluators whose losses gradients
+    are taken of.
 
     Of a candidate that violates a constraint the driver is told, objective by objective, `worst + violation x unit`:
     the worst loss of an anchor, or of a candidate that violates none, so far; and the unit of the front's box. So it
@@ -59,7 +60,7 @@ class Tally:
         if question.wants != "scores":
             self._learn_gradient(answer)
             return
-        self.answered += answer.of is None
+        self.answered += answer.of is None and answer.number < WHOLE
         self.repeated += answer.of is not None
         if answer.failure is None:
             loss, stderr = self._told(answer, new, anchor=question.stage.startswith(ANCHOR))
@@ -76,7 +77,7 @@ class Tally:
     def _told(self, answer: Answer, new: bool, anchor: bool) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Losses and standard errors that the driver is told of scores, which the front is told as they are."""
         loss, stderr = losses(self._objectives, answer.measures)
-        if new:
+        if new and answer.whole:  # what is only thought of a candidate is on no front
             violation = self.feasible.learn(answer.number, answer.measures, anchor)
             self.front.add(answer.number, loss, anchor, feasible=violation == 0)
         else:
@@ -85,7 +86,7 @@ class Tally:
             self._allowed = loss if self._allowed is None else np.maximum(self._allowed, loss)
             return loss, stderr
         worst, span = self.front.reference, self.front.span
-        assert worst is not None and span is not None  # this one has been added
+        assert worst is not None and span is not None  # this one has been added, or whole ones before it
         if self._allowed is not None:
             worst = np.maximum(worst, self._allowed)
         return worst + violation * span, np.full(len(loss), np.nan)

@@ -1,0 +1,66 @@
+"""Which items of a task is a candidate scored on first?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluators.evaluator import Indices
+from optimizer.driver import random_stream
+from optimizer.fidelity import CHOICES, Choice
+
+TURNS = "turns"
+"""Candidates take turns: each begins its rungs where the one before it had its first. So no search fits a few items."""
+
+ORDERS = (TURNS, *CHOICES)
+
+
+def shuffled(size: int, seed: int, evaluator: str) -> Indices:
+    """All places of an evaluator's items, `(N,)`, in a drawn order; a function of the run's seed."""
+    return random_stream(seed, "rungs", evaluator).permutation(size)
+
+
+def first_blocks(size: int, first: int, seed: int, evaluator: str) -> list[Indices]:
+    """The places that candidates taking turns have on their first rung of so many items, turn by turn."""
+    order = shuffled(size, seed, evaluator)
+    return [order[start : start + first] for start in range(0, size - first + 1, first)]
+
+
+class Order:
+    """Of one evaluator: which of its N items come first, for each candidate.
+
+    `known` gives results of the first candidates `(R, N)`, by which `clusters` and `herding` choose; it is asked once.
+    """
+
+    def __init__(
+        self, choose: str, size: int, rungs: tuple[int, ...], seed: int, evaluator: str, known: Callable[[], np.ndarray]
+    ) -> None:
+        self._rungs, self._size = rungs, size
+        self._choice: Choice | None = None
+        if choose == TURNS:
+            self._places = shuffled(size, seed, evaluator)
+        else:
+            draw = int(random_stream(seed, "rungs", evaluator).integers(2**31))
+            self._choice = CHOICES[choose](known(), rungs[-1], draw)
+            rest = np.setdiff1d(np.arange(size), self._choice.order)
+            self._places = np.concatenate([self._choice.order, rest])
+
+    def block(self, number: int, rung: int) -> tuple[int, ...]:
+        """The places of a candidate's rung that those below do not have; after the last rung, the rest."""
+        ends = (0, *self._rungs, self._size)
+        first = self._rungs[0]
+        turn = 0 if self._choice is not None else first * (number % (self._size // first))
+        return tuple(np.roll(self._places, -turn)[ends[rung] : ends[rung + 1]].tolist())
+
+    def weights(
+        self,
+        places: Indices,  # (n,), of whole rungs
+    ) -> NDArray[np.float64] | None:
+        """What share of all items each stands for, `(n,)`; None: all alike."""
+        if self._choice is None:
+            return None
+        stands = np.zeros(self._size)
+        stands[self._choice.items(len(places))] = self._choice.weights(len(places))
+        return stands[places]
