@@ -144,6 +144,8 @@ ROWS: dict[str, Row] = {
     **{f"anchored scalarised {name}, 2": anchored(scalarised(alone(name, 1), 2)) for name in PLAIN},
     **{f"scalarised {name}, 3": scalarised(alone(name, 1), 3) for name in PLAIN},
     **{f"{name}, mixed": replace(alone(name, 1, trained=False), domain=mixed) for name in ANYWHERE},
+    "auto, mixed, by gradients": replace(alone("auto", 2), domain=mixed),
+    "anchored auto, mixed, by gradients": anchored(replace(alone("auto", 2), domain=mixed)),
     "nsga2, small": alone("nsga2", 2, population=4),
     "nsga3, small": alone("nsga3", 3, population=4),
     "nsga2, small, mixed": replace(alone("nsga2", 2, population=4), domain=mixed),

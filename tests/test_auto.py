@@ -18,14 +18,14 @@ from scipy.sparse import csr_array
 
 from optimizer import Job, Run
 from optimizer.driver import ANCHOR, FOREIGN, Driver, Outcome, Question, Trained, exact, unit_of
-from optimizer.drivers.auto import box
 from optimizer.drivers.gaussian import slopes as slope_model
 from optimizer.drivers.gaussian.climb import climb
 from optimizer.drivers.gaussian.features import Features, Moves, halves
 from optimizer.drivers.gaussian.levels import Levels
 from optimizer.drivers.gaussian.process import Process
 from optimizer.drivers.gaussian.slopes import Slopes
-from optimizer.drivers.gaussian.volume import Volume
+from optimizer.drivers.shared.scale import Scale
+from optimizer.volume import Volume
 
 RNG = np.random.default_rng
 
@@ -296,7 +296,8 @@ def driver_needs(where: Box) -> int:
     ],
 )
 def test_the_box_is_one_in_which_differences_show(anchors: Any, base: Any, expected: Any) -> None:
-    ideal, span = box(np.array(anchors, dtype=float), None if base is None else np.array(base, dtype=float), 2)
+    scale = Scale.boxed(np.array(anchors, dtype=float), None if base is None else np.array(base, dtype=float), 2)
+    ideal, span = scale.ideal, scale.span
     assert (ideal == np.min(anchors, axis=0)).all() and span == pytest.approx(expected)
 
 

@@ -276,6 +276,25 @@ def test_the_best_are_merged_and_the_least_related_helps_them_out() -> None:
     assert "least related" in far[5].question.stage and far[5].question.point[3] == 0.5
 
 
+@pytest.mark.parametrize("metric", ["pearson", "cosine", "euclid"])
+def test_without_signs_the_unrelated_is_less_related_than_the_opposite(metric: str) -> None:
+    # 0 and 1 are the best; 2 opposes them, 3 has nothing to do with them; no mean, so that Pearson's is the cosine
+    vectors = np.array([[1.0, -1, 0, 0], [1, -1, 0.1, -0.1], [-0.9, 0.9, 0.3, -0.3], [0, 0, 1, -1]]) / np.sqrt(2)
+
+    def escaped(signed: bool) -> int:
+        told = searched(
+            made("kinship", domain(1, 4), best=2, metric=metric, signed=signed),
+            lambda p: float(((experts_of(p, 4) - [0.6, 0.5, 0.1, 0.1]) ** 2).sum()),
+            12,
+            related=of_vectors(vectors),
+        )
+        (first,) = [o.question.point for o in told if o.question.stage == "kinship: generation 1, the least related"]
+        return int(np.flatnonzero(experts_of(first, 4))[-1])
+
+    assert escaped(True) == 2
+    assert escaped(False) == (2 if metric == "euclid" else 3), "a distance knows no sign"
+
+
 def test_without_kinship_the_best_are_merged_all_the_same() -> None:
     told = searched(made("kinship", domain(1, 3), best=2), lambda p: float(((p - [0.6, 0.4, 0]) ** 2).sum()), 100)
     np.testing.assert_allclose(told[3].question.point, [0.5, 0.5, 0])

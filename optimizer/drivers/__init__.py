@@ -31,7 +31,8 @@ class Entry:
     A driver that asks for gradients has a `loss`, by default: kinds that evaluators offer (see
     `evaluators.evaluator.Differentiable`) and their weights; `temperature` is that of the kind `kl`. Where `optional`,
     it asks for them where the job's entry says of what (`driver.gradients`), and does without them elsewhere. Where
-    `plain`, it takes a point's coordinates for the coefficients themselves, which they are not in a simplex.
+    `plain`, it takes a point's coordinates for the coefficients themselves, which they are not in a simplex. Where
+    `several`, it may choose among linear methods, and asks for the gradients of one.
 
     `needs` says what a space must have: `experts` as points, or searched `options`, sparsities, beside coefficients.
     One that `ends` by itself does so when it has nothing left to ask, and may wait for answers before that.
@@ -46,6 +47,7 @@ class Entry:
     needs: Literal["", "experts", "options"] = ""
     ends: bool = False
     optional: bool = False
+    several: bool = False
 
     def asks_gradients(self, wanted: object | None) -> bool:
         """Whether it asks for gradients in a job whose driver's entry has these `gradients`, or none."""
@@ -75,6 +77,7 @@ DRIVERS: dict[str, Entry] = {
         "coarse moves first, then finer ones, where models of scores (and gradients) promise most",
         {"cross_entropy": 1.0},
         optional=True,
+        several=True,
     ),
     "random": Entry("optimizer.drivers.sampling:Random", "any", "uniform points, each independent of all others"),
     "sobol": Entry("optimizer.drivers.sampling:Sobol", "any", "a scrambled Sobol sequence: fills the space evenly"),

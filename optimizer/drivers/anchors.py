@@ -19,6 +19,7 @@ from optimizer.driver import (
     random_stream,
     renumbered,
 )
+from optimizer.drivers.shared.unasked import unasked
 
 FILL = "fill: one coefficient per expert"
 
@@ -112,7 +113,7 @@ class Anchored:
             elif number == FOREIGN:
                 self._foreign(outcome)
             else:
-                raise DriverError(f"told of question {number}, which was not asked, or was told of before")
+                raise unasked("anchors", number)
 
     def _foreign(self, outcome: Outcome) -> None:
         self._answers.append(outcome)

@@ -27,12 +27,12 @@ from optimizer.driver import (
 )
 from optimizer.drivers.gaussian.levels import Levels
 from optimizer.drivers.gaussian.trace import Trace
-from optimizer.drivers.shared.criterion import is_anchor
+from optimizer.drivers.shared.criterion import is_anchor, promising
+from optimizer.drivers.shared.scale import Scale
+from optimizer.drivers.shared.unasked import unasked
 
 Array = NDArray[np.float64]
 
-USELESS, FAR = 0.1, 4.0  # of the way from the anchors' best to their median: how far from it the reference may be
-ROUNDING = 1e-12  # of a loss: anchors that differ by less do not differ
 TURN = 3  # after the gradients one question in so many follows the scores, the others what gradients foretell
 FAILURES = 3  # gradients in a row that fail: scores alone from then on
 NEAR = 1e-9  # of a bound's range: a point so little outside is inside but for rounding
@@ -64,8 +64,12 @@ class Auto:
     (`drivers.gaussian.levels`). Where gradients are asked (`gradients` in the job's driver entry): first a model of
     all tasks' training losses and slopes traces the front of those (`drivers.gaussian.trace`), for `steps` gradients,
     and every `every`-th question scores what it foretells; then two questions in three do, and the third follows the
-    scores. The box in which volume counts is that of the anchors, from their best losses to the base's (`box`). Where
-    three gradients in a row fail, scores are all there is.
+    scores. The box in which volume counts is that of the anchors, from their best losses to the base's
+    (`Scale.boxed`). Where three gradients in a row fail, scores are all there is.
+
+    Coordinates that are no coefficient (the method, where several are listed) have no slopes. Gradients are asked at
+    what these are at the most promising anchor, and foretell candidates there; the others stay what every third
+    question may find.
 
     While answers are on their way, the next questions are thought out beside them: they are then a function of what
     had been told when the last were asked. A replay notes what was asked, and computes nothing.
@@ -89,12 +93,14 @@ class Auto:
         self._domain, self._m, self._seed, self._options = domain, objectives, seed, options
         self._tasks = 0  # of which a gradient has a loss each
         self._failures = 0  # of gradients, in a row
-        self._levels, self._trace = Levels(domain, objectives), Trace(len(domain.low))
+        self._block = domain.shape[0] * domain.shape[1]  # coefficients, which gradients are by
+        self._levels, self._trace = Levels(domain, objectives), Trace(self._block)
+        self._held = domain.start  # whose other coordinates gradients are asked at
         self._state = _State()
         self._scores: dict[int, Array] = {}  # points on their way
         self._slopes: dict[int, Array] = {}
         self._foreign: list[Outcome] = []  # kept until the box is fixed
-        self._box: tuple[Array, Array] | None = None  # best losses, and how far the reference is from them
+        self._box: Scale | None = None
         self._then: tuple[_State, int] | None = None  # as the last questions had been asked, and how many those were
         self._ahead: _Ahead | None = None
 
@@ -151,7 +157,7 @@ class Auto:
             elif number in self._slopes:
                 self._follow(outcome)
             else:
-                raise DriverError(f"told of question {number}, which was not asked, or was told of before")
+                raise unasked("auto", number)
         self._state = replace(
             self._state,
             answers=self._levels.count,
@@ -178,10 +184,13 @@ class Auto:
             base = self._domain.base
             return self._gradient(state, self._domain.start if base is None or state.asked else base)
         if walking and state.number % options.every:
-            return self._gradient(state, at(self._domain, self._trace.propose(state.gradients, state.slopes, stream)))
+            pending = [unit[: self._block] for unit in state.slopes]
+            unit = self._whole(self._trace.propose(state.gradients, pending, stream))
+            return self._gradient(state, at(self._domain, unit))
         if state.gradients and (walking or state.number % TURN):
-            there = [*self._levels.units[: state.answers], *state.scores]
-            return self._score(state, self._trace.cover(state.gradients, there, stream), "foretold by gradients")
+            there = self._beside([*self._levels.units[: state.answers], *state.scores])
+            unit = self._whole(self._trace.cover(state.gradients, there, stream))
+            return self._score(state, unit, "foretold by gradients")
         if state.answers + len(state.scores) < self._levels.needed or not state.answers:
             return self._score(state, self._evenly(stream), "design: one coefficient an expert")
         unit = self._levels.propose(state.answers, state.scores, stream)
@@ -193,10 +202,20 @@ class Auto:
         further = len(self._domain.low) - groups * experts
         return np.concatenate([np.tile(stream.random(experts), groups), stream.random(further)])
 
+    def _whole(self, unit: Array) -> Array:
+        """The unit point `(dim,)` of coefficients, with the other coordinates that gradients are asked at."""
+        return np.concatenate([unit, unit_of(self._domain, self._held)[self._block :]])
+
+    def _beside(self, units: Sequence[Array]) -> list[Array]:
+        """The coefficients of those points that differ in nothing else from where gradients are asked."""
+        held = unit_of(self._domain, self._held)[self._block :]
+        return [unit[: self._block] for unit in units if np.array_equal(unit[self._block :], held)]
+
     def _score(self, state: _State, unit: Array, stage: str) -> Question:
         return Question(state.number, at(self._domain, unit), stage=f"auto: {stage}")
 
     def _gradient(self, state: _State, point: Array) -> Question:
+        point = np.concatenate([point[: self._block], self._held[self._block :]])
         point = np.clip(point, self._domain.low, self._domain.high)
         items = Items("train", self._options.batch, state.asked)
         return Question(state.number, point, "gradients", items, f"auto: gradient {state.asked}")
@@ -213,7 +232,10 @@ class Auto:
         anchors = [o for o in self._foreign if is_anchor(o)]
         base = self._domain.base
         useless = [o.losses for o in anchors if base is not None and np.array_equal(o.question.point, base)]
-        self._box = box([o.losses for o in anchors], useless[0] if useless else None, self._m)
+        self._box = Scale.boxed([o.losses for o in anchors], useless[0] if useless else None, self._m)
+        there = [o for o in anchors if exact(self._domain, o.question.point, NEAR)]
+        if there and self._block < len(self._domain.low):
+            self._held = promising(there, self._box)
         for outcome in self._foreign:
             self._learn(outcome)
         self._foreign = []
@@ -221,8 +243,7 @@ class Auto:
 
     def _learn(self, outcome: Outcome) -> None:
         assert self._box is not None
-        ideal, span = self._box
-        losses = None if outcome.failure is not None else (checked_losses(outcome, self._m) - ideal) / span
+        losses = None if outcome.failure is not None else self._box.units(checked_losses(outcome, self._m))
         if exact(self._domain, outcome.question.point, NEAR):
             self._levels.learn(unit_of(self._domain, outcome.question.point), losses)
 
@@ -238,31 +259,10 @@ class Auto:
                 raise DriverError(
                     f"expected finite losses and slopes of question {outcome.question.number}; report it as failed"
                 )
-            unit = self._slopes[outcome.question.number]
-            self._trace.learn(unit, losses, slopes * (self._domain.high - self._domain.low))
+            unit = self._slopes[outcome.question.number][: self._block]
+            slopes = slopes * (self._domain.high - self._domain.low)
+            self._trace.learn(unit, losses, slopes[:, : self._block])
         del self._slopes[outcome.question.number]
-
-
-def box(
-    anchors: Sequence[Array],  # each (m,)
-    base: Array | None,  # (m,), the base's, if it is one of them
-    objectives: int,  # m
-) -> tuple[Array, Array]:
-    """Where volume counts: the best losses `(m,)`, and how far from them `(m,)` the reference is.
-
-    The reference is the base, or the worst anchor where there is none. One that is hardly worse than the best is
-    replaced by the median, and one that is far worse than the median (an expert that is broken elsewhere, a constraint
-    that is violated) is drawn nearer: the box would be too large for differences to show.
-    """
-    if not len(anchors):
-        return np.zeros(objectives), np.ones(objectives)
-    ideal, middle, worst = np.min(anchors, axis=0), np.median(anchors, axis=0), np.max(anchors, axis=0)
-    half = middle - ideal
-    reference = worst if base is None else base
-    reference = np.where(reference - ideal < USELESS * half, middle, reference)
-    reference = np.where(half > 0, np.minimum(reference, ideal + FAR * half), worst)
-    span, size = reference - ideal, np.maximum(np.abs(ideal), np.abs(reference))
-    return ideal, np.where(span > ROUNDING * size, span, np.where(size > 0, size, 1.0))
 
 
 class _Ahead:

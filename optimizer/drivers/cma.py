@@ -26,6 +26,7 @@ from optimizer.driver import (
     steps,
     unit_of,
 )
+from optimizer.drivers.shared.unasked import unasked
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # that matplotlib, which pycma plots with, is not there
@@ -135,7 +136,7 @@ class CMAES:
                     self._note(loss, outcome.question.point)
                 continue
             if number not in self._pending:
-                raise DriverError(f"cma: told of question {number}, which it has not asked, or was told of before")
+                raise unasked("cma", number)
             self._note(loss, outcome.question.point)
             sample = self._pending.pop(number)
             if sample.restart == self._restart:

@@ -22,6 +22,7 @@ from optimizer.driver import (
     unit_of,
 )
 from optimizer.drivers.shared.criterion import Criterion, is_anchor
+from optimizer.drivers.shared.unasked import unasked
 
 Array = NDArray[np.float64]
 PARENTS = 4  # members without which nobody has a child: who may be replaced, the best, and two that differ
@@ -91,7 +92,7 @@ class EvoMerging:
                 self._hear(outcome)
                 continue
             if number not in self._asked:
-                raise DriverError(f"told of question {number}, which was not asked, or was told of before")
+                raise unasked("evo_merging", number)
             self._asked.remove(number)
             if losses is not None:
                 self._enter(number % self._population, outcome.question.point, losses)

@@ -27,20 +27,25 @@ class Kinship(Rounds):
     model that it is least related to: without that, the same few parents breed each other's like. It ends when the best
     are the same as before, or after `generations`. Experts are the first models, and averages are models too. Kinship
     is the similarity of two models' task vectors over all that is searched: Pearson's correlation, the cosine, or minus
-    the Euclidean distance. It follows, for averages too, from the inner products of the experts' task vectors, which
-    one question asks for; where that fails, the best are merged without it. Better is less of the mean of the
-    objectives, each in units of its range among the anchors (the experts where none was asked). Models that failed are
-    left out.
+    the Euclidean distance. Signed, opposite task vectors are the least related; without signs those that are orthogonal
+    are (the authors' code takes the magnitude of the cosine, but the sign of Pearson's correlation). It follows, for
+    averages too, from the inner products of the experts' task vectors, which one question asks for; where that fails,
+    the best are merged without it. Better is less of the mean of the objectives, each in units of its range among the
+    anchors (the experts where none was asked). Models that failed are left out.
     """
 
     class Options(BaseModel):
-        """`best`: how many models each generation keeps; `escape`: also merge with the least related."""
+        """`best`: how many models each generation keeps; `escape`: also merge with the least related.
+
+        `signed`: whether opposite is less related than unrelated (`metric: euclid` knows no sign).
+        """
 
         model_config = ConfigDict(extra="forbid", frozen=True)
         best: int = Field(3, ge=2)
         generations: int = Field(10, ge=1)
         metric: Metric = "pearson"
         escape: bool = True
+        signed: bool = True
 
     def __init__(self, domain: Domain, objectives: int, seed: int, options: Options) -> None:
         self._domain, self._count, self._options = domain, objectives, options
@@ -80,7 +85,10 @@ class Kinship(Rounds):
         rows = (
             outcome.gradient[:, : groups * experts].reshape(-1, groups, experts).sum(axis=1)
         )  # (experts + 2, experts)
-        return kinship(rows[:experts], rows[experts], float(rows[experts + 1, 0]), self._options.metric)
+        related = kinship(rows[:experts], rows[experts], float(rows[experts + 1, 0]), self._options.metric)
+        if self._options.signed or self._options.metric == "euclid":
+            return related
+        return lambda a, b: abs(related(a, b))
 
 
 class _Family:

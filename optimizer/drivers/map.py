@@ -25,6 +25,7 @@ from optimizer.driver import (
     unit_of,
 )
 from optimizer.drivers.searches.quadratic import Array, Surface, fitted, front, where_it_errs
+from optimizer.drivers.shared.unasked import unasked
 
 PLAIN = 3  # experts; quadratics in more coefficients have more numbers than most budgets have evaluations
 WITHIN = 1e-6  # of the range: an answer so near to a plane lies in it
@@ -156,7 +157,7 @@ class MAP:
             elif number in self._pending:
                 share = self._pending.pop(number)
             else:
-                raise DriverError(f"map: told of question {number}, which it has not asked, or was told of before")
+                raise unasked("map", number)
             if share is None:
                 continue
             self._answers.append((share, losses))

@@ -13,7 +13,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from optimizer.driver import (
     FOREIGN,
     Domain,
-    DriverError,
     Outcome,
     Point,
     Question,
@@ -23,7 +22,8 @@ from optimizer.driver import (
     random_stream,
     snapped,
 )
-from optimizer.drivers.shared.criterion import Criterion
+from optimizer.drivers.shared.scale import Scale
+from optimizer.drivers.shared.unasked import unasked
 
 Array = NDArray[np.float64]
 
@@ -102,7 +102,7 @@ class NaturalNiches:
                     self._enter(_Member(point, losses))
                 continue
             if self._asked.pop(number, None) is None:
-                raise DriverError(f"told of question {number}, which was not asked, or was told of before")
+                raise unasked("m2n2", number)
             if losses is not None:
                 self._enter(_Member(point, losses))
 
@@ -137,7 +137,7 @@ class NaturalNiches:
     def _shared(self) -> Array:
         """What each member gets of each objective, `(members, m)`: `s_ij / z_j^alpha`."""
         losses = np.array([member.losses for member in self._archive])
-        scores = 1.0 - Criterion.among(list(losses), self._objectives).units(losses)
+        scores = 1.0 - Scale.ranging(list(losses), self._objectives).units(losses)
         total = scores.sum(axis=0)
         return np.asarray(scores / np.where(total > 0, total, 1.0) ** self._options.alpha)
 

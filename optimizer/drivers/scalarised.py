@@ -21,6 +21,8 @@ from optimizer.driver import (
     random_stream,
     renumbered,
 )
+from optimizer.drivers.shared.scale import Scale
+from optimizer.drivers.shared.unasked import unasked
 
 OF_MODELS = ("sizes", "grams")
 """What is wanted of models alone, and of no objective."""
@@ -65,7 +67,7 @@ class Scalarised:
         self._inner = [make_inner(s) for s in seeds]
         self._number = 0
         self._foreign: list[Outcome] = []  # kept until the scale is fixed
-        self._scale: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None  # ideal and nadir - ideal, each (m,)
+        self._scale: Scale | None = None
 
     @property
     def done(self) -> bool:
@@ -111,7 +113,7 @@ class Scalarised:
                 )
             number = outcome.question.number
             if number >= self._number or number < FOREIGN:
-                raise DriverError(f"told of question {number}, which was not asked")
+                raise unasked("preferences", number)
             if number != FOREIGN and outcome.question.wants in OF_MODELS:
                 which, inner_number = number % len(self._inner), number // len(self._inner)
                 self._inner[which].tell([replace(outcome, question=renumbered(outcome.question, inner_number))])
@@ -128,9 +130,7 @@ class Scalarised:
         if self._scale is not None:
             return
         known = [outcome.losses for outcome in self._foreign if outcome.failure is None]
-        ideal, nadir = (np.min(known, axis=0), np.max(known, axis=0)) if known else (0.0, 1.0)
-        span = np.broadcast_to(np.subtract(nadir, ideal), (self._objectives,))
-        self._scale = (np.broadcast_to(ideal, (self._objectives,)), np.where(span > 0, span, 1.0))
+        self._scale = Scale.ranging(known, self._objectives)
         for outcome in self._foreign:
             self._tell_all(outcome)
         self._foreign = []
@@ -142,9 +142,8 @@ class Scalarised:
     def _weighed(self, outcome: Outcome, weights: NDArray[np.float64], number: int) -> Outcome:
         """The outcome as a driver of one objective sees it: one loss, and by the chain rule its derivative."""
         assert self._scale is not None  # nothing is weighed before the first ask
-        ideal, span = self._scale
-        factors = weights / span  # (m,)
-        apart = outcome.losses - ideal
+        factors = weights / self._scale.span  # (m,)
+        apart = outcome.losses - self._scale.ideal
         loss, slopes = factors @ apart, factors
         if self._how == "tchebycheff":
             worst = int(np.argmax(factors * apart))

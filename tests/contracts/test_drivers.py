@@ -271,13 +271,16 @@ def test_tpe_learns_from_failures_once_something_has_succeeded() -> None:
     assert signature(driver.ask(1)) != signature(unanswered.ask(1))
 
 
-@pytest.mark.parametrize("name", ["cma", "tpe", "nsga2", "nsga3", "gp", "map"])
+@pytest.mark.parametrize("name", [n for n in ROWS if "random" not in n and "sobol" not in n])
 def test_an_answer_to_nothing_asked_is_refused(name: str) -> None:
-    driver = alone(name, 1).make(box(), 0)
-    outcome = answer(box(), driver.ask(1)[0], 1)
+    row = ROWS[name]
+    driver = row.make(row.domain(), 0)
+    outcome = answer(row.domain(), driver.ask(1)[0], row.objectives)
     driver.tell([outcome])
-    with pytest.raises(DriverError, match="question 0, which it has not asked, or was told of before"):
-        driver.tell([outcome])
+    for number in (0, 1000):
+        again = replace(outcome, question=replace(outcome.question, number=number))
+        with pytest.raises(DriverError, match=f"question {number}, which it has not asked, or was told of before"):
+            driver.tell([again])
 
 
 class Recorder:

@@ -19,7 +19,6 @@ from optuna.trial import FrozenTrial, TrialState
 from optimizer.driver import (
     FOREIGN,
     Domain,
-    DriverError,
     Outcome,
     Point,
     Question,
@@ -27,6 +26,7 @@ from optimizer.driver import (
     exact,
     random_stream,
 )
+from optimizer.drivers.shared.unasked import unasked
 
 Space = dict[str, BaseDistribution]
 
@@ -116,7 +116,7 @@ class StudyDriver(ABC):
                 self._succeeded(losses)
             return
         if number not in self._pending:
-            raise DriverError(f"{self.name}: told of question {number}, which it has not asked, or was told of before")
+            raise unasked(self.name, number)
         trial = self._pending.pop(number)
         if losses is not None:
             self._complete(trial, losses)

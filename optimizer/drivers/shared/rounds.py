@@ -23,6 +23,7 @@ from optimizer.driver import (
 )
 from optimizer.drivers.shared.criterion import is_anchor
 from optimizer.drivers.shared.sequence import OneByOne
+from optimizer.drivers.shared.unasked import unasked
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +85,7 @@ class Rounds(OneByOne):
                 if not self._pending and not self._due:
                     self._go_on()
             else:
-                raise DriverError(f"told of question {number}, which was not asked, or was told of before")
+                raise unasked(self._name, number)
 
     def _hear(self, outcome: Outcome) -> None:
         self._check(outcome)

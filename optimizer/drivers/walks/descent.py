@@ -21,6 +21,7 @@ from optimizer.driver import (
 )
 from optimizer.drivers.shared.criterion import Criterion, is_anchor
 from optimizer.drivers.shared.sequence import OneByOne
+from optimizer.drivers.shared.unasked import unasked
 
 Start = Literal["space", "best", "base", "average"]
 FAILURES = 3  # in a row, after which a walk ends
@@ -150,7 +151,7 @@ class Descent(OneByOne):
                 self._gradient = None
                 self._learn(outcome)
             else:
-                raise DriverError(f"told of question {number}, which was not asked, or was told of before")
+                raise unasked(self._name, number)
 
     def _next(self) -> Question | None:
         """The question that is due now, if any; changes nothing but the decision to stop, or to turn."""
