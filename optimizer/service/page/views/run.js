@@ -1,0 +1,72 @@
+// How does one run stand? Its front, its progress, which values go together, what matters, and every candidate.
+import { drawCurve, stageColours } from "../charts/curve.js";
+import { shares } from "../charts/small.js";
+import { card, el, empty, fill, plainTable, reselect, select } from "../dom.js";
+import { cut, signed, whole } from "../format.js";
+import { erase } from "../plot.js";
+import { candidatesPart } from "./run_candidates.js";
+import { frontPart } from "./run_front.js";
+import { headPart } from "./run_head.js";
+import { parallelPart } from "./run_parallel.js";
+
+// data: {run, table, curve | null, coordinates, importance | null, log: [lines]}
+// on: {open(pick), metric(name), stop(), resume(evaluations), cancel(), download(kind)}
+export function runView(data, on) {
+  const state = { kept: null, chosen: null, run: data.run, table: data.table };
+  const head = headPart(data, on);
+  const front = frontPart(data, state, (number) => { state.chosen = number; front.chosen(); rows.update(); });
+  const rows = candidatesPart(data, state, (number) => { state.chosen = number; front.chosen(); rows.update(); });
+  const parallel = parallelPart(data, (kept) => { state.kept = kept; front.update(); rows.update(); });
+  const curve = el("div", { class: "figure" }), stages = el("div", {}), weights = el("div", {}), lines = el("pre", { class: "log", tabindex: "0", "aria-label": "Log" });
+  const metric = select([], "", (name) => on.metric(name));
+  const node = el("div", {}, head.node, front.node, el("div", { class: "pair" },
+    card("progress", "Progress", "Hypervolume: the share of the box between the anchors' best and worst that the front dominates. Dotted: epsilon, how far the anchors alone fall short of the front.", curve, stages),
+    card("importance", "What matters", "The share of a metric's variation that each coordinate explains.", el("div", { class: "controls" }, el("label", { class: "labelled" }, el("span", {}, "of"), metric)), weights)),
+  parallel.node, rows.node, card("log", "Log", null, lines));
+
+  function side(now) {
+    const colours = stageColours(now.curve ? now.curve.stages : []);
+    stages.replaceChildren(stageTable(now.run.stages || [], colours));
+    reselect(metric, [["", "the objectives' mean"], ...now.run.objectives.map((o) => [o.name, cut(o.name, 60)])]);
+    weigh(now.importance);
+    const end = lines.scrollTop + lines.clientHeight >= lines.scrollHeight - 4;
+    lines.textContent = now.log.length ? now.log.join("\n") : "Nothing was logged yet.";
+    if (end) lines.scrollTop = lines.scrollHeight;
+  }
+
+  function weigh(found) {
+    if (found === null) weights.replaceChildren(el("p", { class: "soft" }, "Working it out …"));
+    else if (typeof found === "string") weights.replaceChildren(empty(found));
+    else if (!found.length) weights.replaceChildren(empty("There are too few answers to tell; look again later."));
+    else weights.replaceChildren(shares(found.slice(0, 12)));
+  }
+
+  function drawn(now) {
+    if (now.curve === null) fill(curve, el("p", { class: "soft" }, "Working it out …"));
+    else if (now.curve.answered.length) { if (curve.querySelector("p")) curve.replaceChildren(); drawCurve(curve, now.curve); }
+    else curve.replaceChildren(empty("Nothing is answered yet: the first answers are the anchors'."));
+  }
+
+  let last = data;
+  side(data);
+  return {
+    node,
+    // after `node` is in the page: figures need its size
+    draw() { front.update(last); drawn(last); parallel.update(last); rows.update(last); },
+    update(now) {
+      last = now;
+      [state.run, state.table] = [now.run, now.table];
+      head.update(now); side(now); front.update(now); drawn(now); parallel.update(now); rows.update(now);
+    },
+    importance: weigh,
+    curve(now) { last = now; stages.replaceChildren(stageTable(now.run.stages || [], stageColours(now.curve.stages))); drawn(now); },
+    coordinates(now) { last = now; parallel.update(now); },
+    dispose() { front.dispose(); parallel.dispose(); erase(curve); },
+  };
+}
+
+// What each stage gained, in the curve's colours.
+function stageTable(stages, colours) {
+  return plainTable(["stage", "candidates", "gain"], stages.map((s) => [
+    el("span", {}, el("i", { class: "swatch", style: { background: `var(${colours.get(s.stage) || "--soft"})` } }), cut(s.stage, 60)), whole(s.count), signed(s.gain)]), "What each stage gained in hypervolume");
+}

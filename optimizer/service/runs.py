@@ -1,0 +1,191 @@
+"""Which runs are there, and what was read of them? Each is read once, and then as it grows."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from concurrent.futures import Executor, Future, wait
+from pathlib import Path
+
+from optimizer.errors import OptimizerError
+from optimizer.record.folders import ELSEWHERE, LEDGER, found
+from optimizer.record.owner import owner
+from optimizer.record.results import Results
+from optimizer.service.answers import Summary
+from optimizer.service.refusals import Refused, said
+from optimizer.service.summary import summary
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # as jobs have it
+OWN = ".service"  # of the runs' folder: what the service itself writes
+KEPT = 24  # runs whose candidates stay in memory: those that were asked for last
+SETTLED_SECONDS = 2.0  # a file that was written to less long ago may have been again, in the same tick of its clock
+MOST_SURE = 800  # candidates on a front of which it is told how sure they are: that takes seconds
+BUSY = 10.0  # times as long as counting took, nothing is counted again
+Files = tuple[tuple[int, int] | None, ...]
+
+
+class Reader:
+    """One run's folder, for any number of threads."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.used = time.monotonic()
+        self._lock = threading.Lock()
+        self._results: Results | None = None
+        self._now: Results | None = None
+        self._files: Files = ()
+        self._line: Summary | None = None
+        self._sure: tuple[Results | None, dict[int, float]] = (None, {})
+        self._counting: Future[None] | None = None
+        self.rounds = 0  # how often counting has come to an end: then there is more to tell of the same candidates
+        self._rest = 0.0  # until when nothing is counted again
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    def now(self) -> Results:
+        """The results as they are now, which nothing changes. Raises Refused where they cannot be read."""
+        with self._lock:
+            self.used = time.monotonic()
+            files = _files(self.folder)
+            if self._now is None or not self._known(files):
+                self._now = self._read()
+                self._files, self._line = files, None
+            return self._now
+
+    def line(self) -> Summary:
+        """The run in a line, of which nothing is read again that is known. Raises Refused as `now` does."""
+        line = self._line
+        if line is None or not self._known(_files(self.folder)):
+            found = self.now()
+            line = self._line = summary(found)
+        who = owner(self.folder)
+        if (who is None) != (line.status in ("finished", "stopped")):
+            line = self._line = summary(self.now())
+        return line
+
+    def sure(self, pool: Executor, seconds: float = 0.0) -> dict[int, float]:
+        """By candidate of the front how likely it is to be there in truth, as it was counted last.
+
+        It is counted again in `pool` where the front has changed, for a fraction of the time; `seconds` is how long to
+        wait for that.
+        """
+        found = self.now()
+        counting = self._counting
+        rested = (counting is None or counting.done()) and time.monotonic() > self._rest
+        if rested and found is not self._sure[0]:
+            counting = self._counting = pool.submit(self._count, found)
+            pool.submit(self._grow, found)
+        if counting is not None and len(found.front.nondominated) <= MOST_SURE:
+            wait([counting], seconds)
+        return self._sure[1]
+
+    def forget(self) -> None:
+        """Keep little in memory; the run is read anew when it is asked for whole."""
+        with self._lock:
+            self._results = self._now = None
+            self._sure = (None, {})
+
+    def _count(self, found: Results) -> None:
+        begun = time.monotonic()
+        try:
+            few = len(found.front.nondominated) <= MOST_SURE
+            self._sure = (found, found.confidence.seen if few else {})
+        except (OptimizerError, OSError):
+            self._sure = (found, {})
+        self._rests(begun)
+
+    def _grow(self, found: Results) -> None:
+        begun = time.monotonic()
+        found.growth.measured()
+        self._line = None
+        self.rounds += 1
+        self._rests(begun)
+
+    def _rests(self, begun: float) -> None:
+        now = time.monotonic()
+        self._rest = max(self._rest, now + BUSY * (now - begun))
+
+    def _known(self, files: Files) -> bool:
+        """Whether nothing was written since these files were read; of a ledger that lies elsewhere nobody knows."""
+        return files == self._files and files[0] is not None and _settled(files)
+
+    def _read(self) -> Results:
+        try:
+            if self._results is None:
+                self._results = Results(self.folder)
+            elif not self._results.refresh() and self._now is not None:
+                return self._now
+            return self._results.still()
+        except BaseException as error:
+            self._results = self._now = None  # of what was read by half
+            if isinstance(error, OptimizerError | OSError):
+                raise Refused(409, said(error)) from error
+            raise
+
+
+class Shelf:
+    """All runs of a folder, by name."""
+
+    def __init__(self, runs: Path) -> None:
+        self.runs = runs.absolute()
+        self.own = self.runs / OWN
+        self._lock = threading.Lock()
+        self._readers: dict[str, Reader] = {}
+
+    def names(self) -> list[str]:
+        """The runs that there are. What is hidden is half made, or the service's own."""
+        try:
+            there = sorted(p for p in self.runs.iterdir() if not p.name.startswith("."))
+        except OSError:
+            return []
+        return [p.name for p in there if found(p / LEDGER)]
+
+    def folder(self, name: str) -> Path:
+        """Where a run of this name lies, or would. Raises Refused for a name that none has, and for a link outside."""
+        if not NAME.fullmatch(name):
+            raise Refused(404, "no run has such a name: letters, digits, '.', '_' and '-', at most 64, no '.' first")
+        folder = self.runs / name
+        if folder.resolve() != self.runs.resolve() / name:
+            raise Refused(404, f"{name} is a link, and the service follows none out of its folder")
+        return folder
+
+    def reader(self, name: str) -> Reader:
+        """A run's reader. Raises Refused where there is none."""
+        folder = self.folder(name)
+        if not found(folder / LEDGER):
+            raise Refused(404, f"no run {name!r} here; GET /api/runs lists them")
+        with self._lock:
+            reader = self._readers.setdefault(name, Reader(folder))
+            others = sorted((r for r in self._readers.values() if r is not reader), key=lambda r: -r.used)
+        for idle in others[KEPT:]:
+            idle.forget()
+        return reader
+
+    def line(self, name: str) -> Summary:
+        """A run in a line. Raises Refused where there is none, or it cannot be read."""
+        return self.reader(name).line()
+
+    def results(self, name: str) -> Results:
+        """A run's results, as they are now. Raises Refused where they cannot be read."""
+        return self.reader(name).now()
+
+
+def _files(folder: Path) -> Files:
+    """When a ledger's files were written to last, and how large they are; None for a file that is not there."""
+    told: list[tuple[int, int] | None] = []
+    for name in (LEDGER, f"{LEDGER}-wal", Path(LEDGER).with_suffix(ELSEWHERE).name):
+        try:
+            said = (folder / name).stat()
+            told.append((said.st_mtime_ns, said.st_size))
+        except OSError:
+            told.append(None)
+    return tuple(told)
+
+
+def _settled(files: Files) -> bool:
+    """Whether none of them was written to just now."""
+    latest = max((file[0] for file in files if file is not None), default=0)
+    return time.time_ns() - latest > SETTLED_SECONDS * 1e9

@@ -1,0 +1,431 @@
+"""What does a person see and do in the service's page, in a real browser, with runs that are still going on?"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from itertools import cycle
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import served
+import worlds
+from browser import Seen, opened
+from ledgers import Made
+from ruamel.yaml import YAML
+from test_pages import HOSTILE
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page, Route
+
+VIEWS = {  # address -> what is there once it is drawn
+    "#/": ".cards tbody tr",
+    "#/run/trade": "#parallel [data-drawn]",
+    "#/run/trade/c/best": "#coefficients .heatmaplayer image",
+    "#/run/trade/pick": "#where .trace path.point",
+    "#/compare/trade,twin": "#fronts .trace path.point",
+    "#/new": "textarea",
+    "#/new?run=trade&start=best": "textarea",
+}
+ATTACKS = cycle(HOSTILE)
+PHONE = {"width": 360, "height": 740}
+WORDS = {"goal", "status", "kind", "state", "better", "updated", "created"}  # of the API itself: no text of a run
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two runs of the same objectives and items, and one of other objectives."""
+    folder = tmp_path_factory.mktemp("served") / "runs"
+    for name, objectives, count in (("trade", 3, 60), ("twin", 3, 40), ("other", 2, 20)):
+        made = Made(folder / name, objectives=objectives, experts=3)
+        made.more(count)
+        made.heldout([0, 1, *range(30, 40)] if count > 30 else [0, 1])
+        made.close()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def service(runs: Path) -> Iterator[served.Served]:
+    with served.serving(runs) as there:
+        yield there
+
+
+def at(browser: Browser, service: served.Served, view: str, wait: str | None = None, **how: Any) -> Seen:
+    """A view, drawn."""
+    seen = opened(browser, f"{service.url}/{view}", **how)
+    seen.page.wait_for_selector(wait or VIEWS[view])
+    return seen
+
+
+def text(page: Page, where: str, what: str) -> None:
+    """Wait until an element has a text in it."""
+    page.locator(where).filter(has_text=what).first.wait_for()
+
+
+def quiet(seen: Seen, service: served.Served) -> None:
+    """Nothing complained, nothing popped up, and nothing left the host."""
+    assert seen.complaints == [] and seen.dialogs == []
+    assert [url for url in seen.requests if not url.startswith((f"{service.url}/", "data:", "blob:"))] == []
+
+
+@pytest.mark.parametrize("how", [{}, {"color_scheme": "dark"}, {"viewport": PHONE}], ids=["light", "dark", "phone"])
+@pytest.mark.parametrize("view", VIEWS)
+def test_a_view_draws_what_it_is_for_fits_and_asks_nothing_of_elsewhere(
+    browser: Browser, service: served.Served, view: str, how: dict[str, Any]
+) -> None:
+    seen = at(browser, service, view, **how)
+    page = seen.page
+    assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+    assert page.locator("main h1").count() == 1 and page.title().endswith("mergeopt")
+    quiet(seen, service)
+    page.close()
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_every_control_has_a_name_and_is_reached_by_the_keyboard(
+    browser: Browser, service: served.Served, view: str
+) -> None:
+    seen = at(browser, service, view)
+    page = seen.page
+    page.wait_for_function("!document.body.textContent.includes('Working it out')")  # what comes last has come
+    tree = page.locator("body").aria_snapshot()
+    assert (
+        re.findall(
+            r"- (?:button|link|textbox|combobox|checkbox|slider|searchbox|spinbutton|img)\s*(?::.*)?$", tree, re.M
+        )
+        == []
+    )
+    controls = "a[href], button, input, select, textarea, summary"
+    closed = "details:not([open]) > :not(summary)"
+    there = "(e) => !e.disabled && e.checkVisibility() && !e.closest(closed)"
+    wanted = page.evaluate(
+        f"([s, closed]) => [...document.querySelectorAll(s)].filter({there}).length", [controls, closed]
+    )
+    page.evaluate("document.activeElement.blur()")
+    reached = set()
+    for _ in range(wanted + 40):
+        page.keyboard.press("Tab")
+        reached.add(page.evaluate("(s) => [...document.querySelectorAll(s)].indexOf(document.activeElement)", controls))
+    assert len(reached - {-1}) == wanted
+    page.close()
+
+
+def test_a_run_is_followed_as_it_goes_on(browser: Browser, tmp_path: Path) -> None:
+    made = Made(tmp_path / "runs" / "live")
+    with served.serving(tmp_path / "runs") as service:
+        seen = at(browser, service, "#/run/live", "#front .empty")
+        page = seen.page
+        assert page.locator(".tiles dd").first.inner_text() == "0 of 100"
+        made.more(12)
+        page.wait_for_selector("#front .trace path.point")
+        text(page, ".tiles dd", "12 of 100")
+        made.more(30)
+        made.heldout([0, 1])
+        text(page, ".tiles dd", "42 of 100")
+        page.locator("#candidates select").select_option("all")
+        text(page, "#candidates .pager", "of 42")
+        page.goto(f"{service.url}/#/")
+        made.more(3)
+        text(page, ".cards tbody", "45 of 100")
+        quiet(seen, service)
+        page.close()
+    made.close()
+
+
+def test_news_merged_in_are_what_asking_for_all_would_give(browser: Browser, tmp_path: Path) -> None:
+    made = Made(tmp_path / "runs" / "live", objectives=3)
+    made.more(55)
+    with served.serving(tmp_path / "runs") as service:
+        seen = opened(browser, service.url)
+        ask = "async (since) => await (await fetch(`/api/runs/live/candidates${since}`)).json()"
+        before = seen.page.evaluate(ask, "")
+        made.more(50)
+        made.heldout([0, 1, 20])
+        news, whole = (seen.page.evaluate(ask, since) for since in (f"?since={before['event']}", ""))
+        assert 20 in news["numbers"] and 21 not in news["numbers"]
+        merge = "async ([a, b]) => (await import('/columns.js')).merged(a, b)"
+        merged = seen.page.evaluate(merge, [before, news])
+        stages = [merged["stages"][s] for s in merged.pop("stage")]
+        assert stages == [whole["stages"][s] for s in whole.pop("stage")]
+        unlike = {key for key in whole if merged[key] != whole[key]}
+        assert unlike <= {"stages", "ranks", "sures", "sure"}  # how sure the front is, is counted beside the answer
+        seen.page.close()
+    made.close()
+
+
+def test_a_brush_selects_in_the_front_and_in_the_table(browser: Browser, service: served.Served) -> None:
+    seen = at(browser, service, "#/run/trade")
+    page = seen.page
+    page.locator("#candidates select").select_option("all")
+    axis = page.locator("#parallel .hit").first
+    axis.scroll_into_view_if_needed()
+    box = axis.bounding_box()
+    assert box is not None
+    across = box["x"] + box["width"] / 2
+    page.mouse.move(across, box["y"] + 2)  # above the axis: its top
+    page.mouse.down()
+    page.mouse.move(across, box["y"] + box["height"] / 2, steps=5)
+    page.mouse.up()
+    said = page.locator("#parallel [role=status]")
+    kept = int(re.match(r"(\d+) of 59 candidates kept", said.inner_text())[1])  # type: ignore[index]  # one failed
+    assert 0 < kept < 59
+    assert page.locator("#candidates .pager").inner_text().startswith(f"1–{kept} of {kept}")
+    drawn = "document.querySelectorAll('#front .scatterlayer .trace:first-child path.point').length"
+    page.wait_for_function(f"{drawn} === {59 - kept}")  # what is not kept is one faint trace
+    values = service.told("/api/runs/trade/candidates?failed=false")["values"][0]
+    middle = (min(values) + max(values)) / 2
+    assert kept == pytest.approx(sum(v > middle for v in values), abs=3)
+    page.locator("#parallel summary").click()
+    page.get_by_label("Lowest t0.accuracy").fill(str(middle))
+    page.get_by_label("Lowest t0.accuracy").press("Enter")
+    over = sum(v > middle for v in values)
+    starts = f"document.querySelector('#parallel [role=status]').textContent.startsWith('{over} of')"
+    page.wait_for_function(starts)
+    page.get_by_role("button", name="Clear").click()
+    text(page, "#candidates .pager", "of 60")
+    assert said.inner_text() == ""
+    quiet(seen, service)
+    page.close()
+
+
+def test_the_front_is_seen_in_three_dimensions_by_other_axes_and_with_bars(
+    browser: Browser, service: served.Served
+) -> None:
+    seen = at(browser, service, "#/run/trade", "#front .trace path.point")
+    page = seen.page
+    page.get_by_label("across").select_option(index=2)
+    page.wait_for_function("document.querySelector('#front .xtitle').textContent.startsWith('t2.accuracy')")
+    page.get_by_label("error bars").check()
+    page.wait_for_selector("#front .errorbar")
+    page.locator("#front .trace path.point").last.click(force=True)
+    page.locator("#candidates tbody tr").nth(2).locator("td").first.click()
+    chosen = page.locator("#candidates tbody tr.chosen a").inner_text()
+    assert page.locator(".about h3 a").inner_text() == chosen
+    page.get_by_label("deep").select_option(index=3)
+    page.wait_for_selector("#front .gl-container canvas")
+    page.get_by_label("deep").select_option(index=0)
+    page.wait_for_selector("#front .trace path.point")
+    assert seen.complaints == []
+    page.close()
+
+
+def test_names_on_the_front_touch_no_other(browser: Browser, service: served.Served) -> None:
+    seen = at(browser, service, "#/run/trade", "#front .textpoint text")
+    boxes = [b for t in seen.page.locator("#front .textpoint text").all() if (b := t.bounding_box()) and b["width"] > 1]
+    assert boxes
+    for i, a in enumerate(boxes):
+        for b in boxes[:i]:
+            apart = a["x"] + a["width"] <= b["x"] or b["x"] + b["width"] <= a["x"]
+            assert apart or a["y"] + a["height"] <= b["y"] or b["y"] + b["height"] <= a["y"]
+    seen.page.close()
+
+
+@pytest.mark.parametrize("weights", [(50, 50, 50), (100, 0, 0), (0, 100, 20), (10, 30, 60)])
+def test_sliders_pick_what_the_service_picks(
+    browser: Browser, service: served.Served, weights: tuple[int, ...]
+) -> None:
+    seen = at(browser, service, "#/run/trade/pick", "#answer-card h3 a")
+    page = seen.page
+    for slider, weight in zip(page.get_by_role("slider").all(), weights, strict=True):
+        slider.fill(str(weight))
+    said = ",".join(f"t{k}.accuracy:{w}" for k, w in enumerate(weights))
+    there = service.told(f"/api/runs/trade/pick?weights={said}")
+    page.wait_for_function(f"document.querySelector('#answer-card h3').textContent === 'candidate {there['label']}'")
+    page.get_by_label("At least t1.accuracy").fill("0.7")
+    bound = service.told(f"/api/runs/trade/pick?weights={said}&where=t1.accuracy>=0.7")
+    page.wait_for_function(f"document.querySelector('#answer-card h3').textContent === 'candidate {bound['label']}'")
+    page.get_by_label("At least t1.accuracy").fill("7")
+    page.wait_for_selector("#answer-card .empty")
+    quiet(seen, service)
+    page.close()
+
+
+@pytest.mark.slow
+def test_a_search_is_launched_followed_and_stopped_and_its_best_merge_exported(
+    browser: Browser, tmp_path: Path
+) -> None:
+    job = worlds.classification(tmp_path, evaluations=400)
+    (tmp_path / "runs").mkdir()
+    with served.serving(tmp_path / "runs") as service:
+        seen = at(browser, service, f"#token={served.TOKEN}", "main .empty")
+        page = seen.page
+        page.get_by_role("link", name="New search").first.click()
+        page.locator("textarea").fill(f"root: {tmp_path}\n{job.read_text()}")
+        page.get_by_role("button", name="Check").click()
+        page.wait_for_selector("#job .notice.good", timeout=120_000)
+        page.get_by_label("name", exact=True).fill("first")
+        page.get_by_role("button", name="Launch").click()
+        page.locator("#launch .notice a").click(timeout=120_000)
+        page.wait_for_selector("#front .trace path.point", timeout=120_000)  # by itself, once there is a run
+        page.get_by_role("button", name="Stop").click()
+        page.wait_for_selector(".run-head .pill.stopped", timeout=120_000)
+        page.get_by_role("link", name="Best candidate").click()
+        page.get_by_role("button", name="Export").first.click()
+        page.get_by_label("folder").fill("chosen")
+        page.locator("main .controls .primary").click()
+        page.locator("main [role=status]").filter(has_text="scores what the ledger says").wait_for(timeout=180_000)
+        assert (tmp_path / "runs" / "first" / "exports" / "chosen" / "model.safetensors").exists()
+        page.get_by_role("link", name="Use as start").click()
+        page.wait_for_selector("textarea")
+        begun = yaml_of(page.locator("textarea").input_value())["space"]["start"]
+        best = service.told("/api/runs/first/candidates/best")
+        means = np.mean(best["coefficients"], axis=0)
+        assert begun == pytest.approx(dict(zip(best["experts"], means, strict=True)), abs=1e-5)
+        quiet(seen, service)
+        page.close()
+
+
+def yaml_of(given: str) -> Any:
+    return YAML(typ="safe", pure=True).load(given)
+
+
+def test_two_candidates_are_told_apart_item_by_item(browser: Browser, service: served.Served) -> None:
+    seen = at(browser, service, "#/run/trade/c/30", VIEWS["#/run/trade/c/best"])
+    page = seen.page
+    page.locator("#compare select").first.select_option(label="a0 (0)")
+    page.wait_for_selector("#compare .bars path")
+    told = service.told("/api/runs/trade/compare?a=30&b=0")
+    first = told["calibration"]["objectives"]["t0.accuracy"]
+    cells = page.locator("#compare tbody tr").first.locator("td").all_inner_texts()
+    assert cells[3:] == [str(first[k]) for k in ("wins", "losses", "ties")]
+    assert page.locator("#compare .bars path").count() == 40
+    page.get_by_label("Or compare with").fill("nothing-like-it")
+    page.get_by_label("Or compare with").press("Enter")
+    text(page, "#said", "nothing-like-it")
+    page.close()
+
+
+def test_runs_that_are_not_comparable_are_refused_with_the_reason(browser: Browser, service: served.Served) -> None:
+    reason = service.ask("/api/compare?runs=trade,other").json()["error"]
+    seen = at(browser, service, "#/compare/trade,other", ".notice")
+    assert reason in seen.page.locator(".notice").inner_text()
+    seen.page.close()
+
+
+def test_what_is_empty_says_what_to_do(browser: Browser, tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    with served.serving(tmp_path / "runs") as service:
+        seen = at(browser, service, "#/", ".empty")
+        assert "New search" in seen.page.locator(".empty").inner_text()
+        seen.page.goto(f"{service.url}/#/run/none")
+        seen.page.wait_for_selector(".notice.bad")
+        assert "'none'" in seen.page.locator(".notice").inner_text()
+        seen.page.goto(f"{service.url}/#/nowhere")
+        text(seen.page, ".notice", "no such view")
+        seen.page.close()
+
+
+def test_the_token_leaves_the_address_at_once_and_opens_what_changes_things(
+    browser: Browser, service: served.Served
+) -> None:
+    seen = at(browser, service, "#/run/trade")
+    page = seen.page
+    assert page.locator("#mode").inner_text() == "read-only"
+    page.get_by_role("button", name="Resume").click()
+    text(page, "#said", "token")
+    page.close()
+    seen = at(browser, service, f"#token={served.TOKEN}", VIEWS["#/"])
+    assert served.TOKEN not in seen.page.url and not any(served.TOKEN in url for url in seen.requests[1:])
+    assert seen.page.locator("#mode").inner_text() == ""
+    seen.page.goto(f"{service.url}/#/new?run=trade")
+    seen.page.wait_for_selector("textarea")
+    seen.page.locator("textarea").fill("models: [")
+    seen.page.get_by_role("button", name="Check").click()
+    seen.page.wait_for_selector("#job .notice.bad")
+    assert seen.page.get_by_role("button", name="Launch").is_disabled()
+    quiet(seen, service)
+    seen.page.close()
+
+
+def test_the_theme_is_the_systems_until_it_is_switched(browser: Browser, service: served.Served) -> None:
+    seen = at(browser, service, "#/run/trade", "#front .trace path.point", color_scheme="dark")
+    page = seen.page
+    ground = "getComputedStyle(document.body).backgroundColor"
+    ink = "getComputedStyle(document.querySelector('#front .xtitle')).fill"
+    dark, drawn = page.evaluate(ground), page.evaluate(ink)
+    page.locator("#theme").click()
+    assert page.evaluate(ground) != dark
+    page.wait_for_function(f"{ink} !== '{drawn}'")
+    page.reload()
+    page.wait_for_selector("h1")
+    assert page.evaluate(ground) != dark
+    page.close()
+
+
+def test_ten_thousand_candidates_are_drawn_and_looked_through(browser: Browser, tmp_path: Path) -> None:
+    made = Made(tmp_path / "runs" / "big", groups=50, experts=4, objectives=5, evaluations=10_000)
+    made.more(10_000, batch=1000)
+    made.close()
+    with served.serving(tmp_path / "runs") as service:
+        seen = opened(browser, f"{service.url}/#/run/big")
+        page = seen.page
+        page.wait_for_selector("#parallel [data-drawn='9800']", timeout=120_000)
+        page.wait_for_selector("#front .cloud[data-points]")
+        sent = page.evaluate("performance.getEntriesByType('resource').reduce((n, r) => n + r.transferSize, 0)")
+        assert 1_000_000 < sent < 3_000_000
+        page.locator("#candidates select").select_option("all")
+        assert "of 10,000" in page.locator("#candidates .pager").inner_text()
+        assert page.locator("#candidates tbody tr").count() == 50
+        page.get_by_role("button", name="Next").click()
+        assert page.locator("#candidates .pager").inner_text().startswith("51–100")
+        page.get_by_role("searchbox").fill("9998")
+        text(page, "#candidates .pager", "1–1 of 1")
+        quiet(seen, service)
+        page.close()
+
+
+def hostile(value: Any, texts: dict[str, str], key: str = "") -> Any:
+    """An answer with something hostile in every text, the same in the same one; `texts` remembers."""
+    if isinstance(value, dict):
+        return {
+            name if name in WORDS or name.isidentifier() or name.isdigit() else told(name, texts): hostile(
+                inner, texts, name
+            )
+            for name, inner in value.items()
+        }
+    if isinstance(value, list):
+        return [hostile(inner, texts, key) for inner in value]
+    return told(value, texts) if isinstance(value, str) and key not in WORDS else value
+
+
+def told(plain: str, texts: dict[str, str]) -> str:
+    return texts.setdefault(plain, f"{plain} {next(ATTACKS)}")
+
+
+@pytest.mark.parametrize("view", [v for v in VIEWS if v != "#/new"])
+def test_a_hostile_name_in_every_field_is_text_and_runs_nothing(
+    browser: Browser, service: served.Served, view: str
+) -> None:
+    texts: dict[str, str] = {}
+
+    def answer(route: Route) -> None:
+        if route.request.url.endswith("/events"):
+            route.abort()
+            return
+        real = route.fetch()
+        kind = real.headers.get("content-type", "")
+        body = json.dumps(hostile(real.json(), texts)) if "json" in kind else f"{real.text()}\n# {' '.join(HOSTILE)}"
+        route.fulfill(status=real.status, content_type=kind, body=body)
+
+    seen = opened(browser, "about:blank")
+    page = seen.page
+    page.route("**/api/**", answer)
+    page.goto(f"{service.url}/{view}")
+    page.wait_for_selector(VIEWS[view])
+    for control in page.locator("main select").all():
+        if control.is_visible() and control.locator("option").count() > 1:
+            control.select_option(index=1)
+    for point in page.locator(".trace path.point").all()[-2:]:
+        point.hover(force=True)
+    page.wait_for_timeout(300)
+    assert [c for c in seen.complaints if not c.startswith("Failed to load resource")] == [] and seen.dialogs == []
+    assert all(url.startswith((f"{service.url}/", "data:", "blob:", "about:")) for url in seen.requests)
+    assert page.locator("img[src=x], iframe, svg[onload], a[href^='javascript:'], main b, main style").count() == 0
+    fields = page.locator("textarea").all()
+    shown = page.locator("body").inner_text() + "".join(f.input_value() for f in fields)
+    assert sum(attack in shown for attack in HOSTILE) >= 2
+    page.unroute_all(behavior="ignoreErrors")  # what it asked for last may still be on its way
+    page.close()
