@@ -116,6 +116,29 @@ def test_from_models_to_an_export(
     assert (world / "page.html").stat().st_size > 1_000_000
 
 
+def test_a_first_job_finds_the_way_by_gradients(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = [w for n in ("spam", "mood") for w in ("--expert", f"{n}=experts/{n}", "--data", f"{n}=data/{n}.jsonl")]
+    assert mergeopt("init", "--base", "base", *given, "--out", "plain.yaml") == 0
+    assert mergeopt("init", "--base", "base", *given, "--gradients", "--out", "slopes.yaml") == 0
+    plain, slopes = (Path(name).read_text() for name in ("plain.yaml", "slopes.yaml"))
+    assert "4 layer groups = 8 coefficients" in plain and " tensor groups = " in slopes
+    # the commented line of the one is the entry of the other
+    taken = plain.replace("\ndriver: ", "\n# driver: ").replace(
+        "\n# driver: {name: auto, g", "\ndriver: {name: auto, g"
+    )
+    Path("taken.yaml").write_text(taken)
+    assert Job.load("plain.yaml").driver.gradients is None
+    assert Job.load("taken.yaml").driver == Job.load("slopes.yaml").driver != Job.load("plain.yaml").driver
+    text = slopes.replace("kind: ray, workers: 2, threads: 1", "kind: inline").replace("steps: 60", "steps: 4")
+    text = text.replace("label: label", "label: label\n    classes: [neg, pos]").replace(
+        "evaluations: 200", "evaluations: 14"
+    )
+    Path("slopes.yaml").write_text(text)
+    run = Run.create(Job.load("slopes.yaml"), "runs")
+    run.search()
+    assert run.results().gradients == 4 and len(run.results().candidates) == 14
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -82,11 +82,14 @@ def init(
     ],
     data: Annotated[list[str] | None, typer.Option(help="Items of a task, NAME=FILE; once for each.")] = None,
     out: Annotated[Path, typer.Option(help="The job file to write.")] = Path("job.yaml"),
+    gradients: Annotated[
+        bool, typer.Option("--gradients", help="Search by gradients of the tasks' losses: the fastest way.")
+    ] = False,
 ) -> None:
     """Look at the models and write a commented job file."""
     from optimizer.jobs.starter import write_job
 
-    write_job(base, expert, data or [], out)
+    write_job(base, expert, data or [], out, gradients)
     typer.echo(f"wrote {out}; look it through, then: mergeopt check {out}")
 
 

@@ -153,8 +153,9 @@ def _scored(model: Any, folder: Path, heads: Mapping[str, Head], problem: Proble
 
 
 def _compare(found: Mapping[Split, Mapping[str, Measure]], candidate: Candidate) -> None:
-    """Raises ScoreMismatch where a score differs from the ledger's."""
-    ledgers: dict[Split, Mapping[str, Measure]] = {"calibration": candidate.measures, "heldout": candidate.heldout}
+    """Raises ScoreMismatch where a score differs from the ledger's; estimates, told from some items, are none."""
+    seen = candidate.measures if candidate.share == 1.0 else {}
+    ledgers: dict[Split, Mapping[str, Measure]] = {"calibration": seen, "heldout": candidate.heldout}
     for split, ledger in ledgers.items():
         for name, was in ledger.items():
             now = found[split][name]

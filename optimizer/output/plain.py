@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from optimizer.driver import Split
 from optimizer.errors import JobError
 from optimizer.record.copied import copied
 from optimizer.record.results import Candidate, Results
+from optimizer.record.saved import saved
 
 if TYPE_CHECKING:
     from searchspaces import Recipe
@@ -29,7 +31,6 @@ def status(results: Results) -> dict[str, Any]:
     best = results.pick("best") if results.front.feasible else None
     held = sum(1 for c in results.scored if c.heldout)
     compared = results.references.values()
-    missing = results.references_asked - sum(1 for c in compared if c.failure or c.heldout)
     return {
         "name": results.name,
         "folder": str(results.folder),
@@ -45,6 +46,7 @@ def status(results: Results) -> dict[str, Any]:
         "epsilon": results.front.epsilon,
         "knee": results.front.knee(),
         "curse": curse(results),
+        "fidelity": None if (found := saved(results.scored, results.objectives)) is None else asdict(found),
         "per_minute": (answered - 1) / minutes if minutes else None,
         "best": None
         if best is None
@@ -67,9 +69,7 @@ def status(results: Results) -> dict[str, Any]:
         "reached": results.reached,
         "parent": results.parent,
         "copy_of": None if (of := copied(results.folder)) is None else {**vars(of), "resume": of.resume},
-        "finished": (results.done or results.reached is not None or answered >= results.evaluations)
-        and results.heldout_answered >= results.heldout_asked > 0
-        and missing <= 0,
+        "finished": results.finished,
     }
 
 
@@ -87,6 +87,15 @@ def compared(results: Results, a: Candidate, b: Candidate) -> dict[str, Any]:
 
     `wins` are the items on which a is the better. None where one of them has no scores on a split.
     """
+    return {
+        "a": _row(results, a, a.number in results.front.nondominated),
+        "b": _row(results, b, b.number in results.front.nondominated),
+        **differences(results, a, b),
+    }
+
+
+def differences(results: Results, a: Candidate, b: Candidate) -> dict[str, Any]:
+    """That of the two alone, by split: how sure the whole front is takes longer to tell."""
 
     def told(split: Split) -> dict[str, Any] | None:
         found = results.confidence.compared(a, b, split)
@@ -104,12 +113,7 @@ def compared(results: Results, a: Candidate, b: Candidate) -> dict[str, Any]:
         }
         return {"objectives": rows, "a_dominates_b": found.dominates, "b_dominates_a": found.dominated}
 
-    return {
-        "a": _row(results, a, a.number in results.front.nondominated),
-        "b": _row(results, b, b.number in results.front.nondominated),
-        "calibration": told("calibration"),
-        "heldout": told("heldout"),
-    }
+    return {"calibration": told("calibration"), "heldout": told("heldout")}
 
 
 def against(results: Results, other: Results) -> dict[str, Any]:
@@ -172,6 +176,8 @@ def candidate(results: Results, chosen: Candidate) -> dict[str, Any]:
         if chosen.failure is not None
         else [_constrained(c, chosen) for c in results.feasible.constraints],
         "failure": None if chosen.failure is None else str(chosen.failure),
+        "share": chosen.share,
+        "told": [{"share": t.share, **{k: [*v] for k, v in t.measures.items()}} for t in chosen.told],
         "seconds": chosen.seconds,
         "attempts": chosen.attempts,
         "worker": chosen.worker,

@@ -18,6 +18,8 @@ from optimizer.record.files import write_new
 from optimizer.record.results import Candidate, Results
 
 TEMPLATES = Path(__file__).parent / "templates"
+PAGE = Path(__file__).parent.parent / "service" / "page"
+SHARED = ("format.js", "plot.js", "charts/heat.js")  # of the service's page, each after what it imports
 SHOWN = 400  # candidates whose coefficients travel with the page: the front, the anchors, then the latest
 
 
@@ -29,7 +31,7 @@ def write_report(results: Results, path: Path) -> Path:
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=select_autoescape(["j2", "html"]))
     plotly, script, style = (
         get_plotlyjs(),
-        (TEMPLATES / "report.js").read_text(),
+        "\n".join([*map(_inlined, SHARED), (TEMPLATES / "report.js").read_text()]),
         (TEMPLATES / "report.css").read_text(),
     )
     maps = re.search(r'getElementById\("([0-9a-f]{64})"\)', plotly)
@@ -46,6 +48,12 @@ def write_report(results: Results, path: Path) -> Path:
     )
     write_new(path, page)
     return path
+
+
+def _inlined(name: str) -> str:
+    """A module of the service's page as part of one script: nothing to import, nothing to export."""
+    text = (PAGE / name).read_text()
+    return re.sub(r"^export ", "", re.sub(r"^import .*;\n", "", text, flags=re.MULTILINE), flags=re.MULTILINE)
 
 
 def policy(scripts: Sequence[str], styles: Sequence[str]) -> str:

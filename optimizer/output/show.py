@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from evaluators.evaluator import Measure
-from optimizer.output import certain, hints
+from optimizer.output import certain, fronts, hints
 from optimizer.output.plain import by_objective, listed
 from optimizer.output.terminal import Terminal
 from optimizer.record.results import Candidate, Results
@@ -53,6 +51,8 @@ def print_status(found: Mapping[str, Any], process: str | None = None, resume: s
         f"{found['in_flight']} in flight"
         + (f"; {found['repeated']} more were known already" if found["repeated"] else ""),
     )
+    if found["fidelity"]:
+        table.add_row("fidelity", _fidelity(found["fidelity"]))
     if found["references"]["models"]:
         models = found["references"]
         failed = f", {models['failed']} failed" if models["failed"] else ""
@@ -80,6 +80,16 @@ def print_status(found: Mapping[str, Any], process: str | None = None, resume: s
     Terminal().print(table)
 
 
+def _fidelity(found: Mapping[str, Any]) -> str:
+    """What it saved to score candidates on some items, in words."""
+    parts = [f"{found['partly']} candidates were told from some items, {found['whole']} scored on all"]
+    if found["time"] is not None:
+        parts.append(f"in {found['time']:.2f} of the time that all on all would take")
+    if found["checked"]:
+        parts.append(f"{found['within']} of {found['checked']} estimates held on all items (95 in 100 should)")
+    return "; ".join(parts)
+
+
 def print_front(results: Results, everything: bool = False, by_confidence: bool = False) -> None:
     """The front as a table: calibration over held-out scores, with standard errors; the best unless `everything`.
 
@@ -97,29 +107,21 @@ def print_front(results: Results, everything: bool = False, by_confidence: bool 
     anchors = [c for c in found[len(on_front) :] if everything or _plain_anchor(c)]
     console = Terminal()
     sure = results.confidence
-    exact = console.width >= 32 + 6 * bool(sure.seen) + 11 * len(results.objectives)
-    first = "surest first" if by_confidence else "best mean first"
-    title = f"{escape(results.name)}: {len(results.on_front)} candidates on the front, {first}"
-    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("candidate", no_wrap=True, min_width=20)
-    table.add_column("items", no_wrap=True)
-    if sure.seen:
-        table.add_column("sure", no_wrap=True, justify="right")
-    for objective in results.objectives:
-        table.add_column(escape(objective.name).replace(".", "\n", 1), justify="right", overflow="fold")
+    lines: list[fronts.Line] = []
+    objectives = [o.name for o in results.objectives]
     for c in (*best, *anchors, *results.compared):
         name = escape(c.label if not c.is_anchor else f"{c.label} ({c.number})")
         name += f" and {len(more)} alike" if (more := alike.get(c.number)) else ""
         name += " (nearest)" if c is results.nearest else ""
         style = None if c.number in on_front else "dim"
-        for label, split, measures, odds in (
-            (name, "seen", c.measures, sure.seen),
-            ("", "held-out", c.heldout, sure.unseen),
-        ):
-            if measures:
-                chance = [certain.probability(odds.get(c.number), "")] if sure.seen else []
-                table.add_row(label, split, *chance, *_cells(results, measures, exact), style=style)
-    console.print(table)
+        odds = [certain.probability(p.get(c.number), "") if sure.seen else None for p in (sure.seen, sure.unseen)]
+        splits = (("seen", c.measures, odds[0]), ("held-out", c.heldout, odds[1]))
+        lines += fronts.lines_of(name, objectives, splits, style)
+    first = "surest first" if by_confidence else "best mean first"
+    title = f"{escape(results.name)}: {len(results.on_front)} candidates on the front, {first}"
+    tables, exact = fronts.tables(title, objectives, lines, console.width)
+    for table in tables:
+        console.print(table)
     certain.print_lines(console, results)
     if results.verdict:
         console.print(escape(results.verdict), highlight=False)
@@ -164,6 +166,11 @@ def print_candidate(results: Results, chosen: Candidate) -> None:
         console.print(f"the same recipe as candidate {chosen.of}, whose scores these are", highlight=False)
     if chosen.failure is not None:
         console.print(f"failed: {escape(str(chosen.failure))}", highlight=False)
+    if chosen.share < 1:
+        console.print(
+            f"scored on {chosen.share:.0%} of the calibration items: its scores are estimates, and it is on no front",
+            highlight=False,
+        )
     for text in certain.constraints(results, chosen):
         console.print(escape(text), highlight=False)
     for number, t in enumerate(chosen.tries, 1):
@@ -215,7 +222,3 @@ def _said(value: object) -> str:
 def _plain_anchor(c: Candidate) -> bool:
     """An anchor that is a model of the pool or their average, and no step of a sweep."""
     return any(not label.startswith("global") for label in c.label.split(", "))
-
-
-def _cells(results: Results, measures: Mapping[str, Measure], exact: bool) -> list[str]:
-    return [certain.text(measures[o.name]) if exact else f"{measures[o.name].value:.3f}" for o in results.objectives]

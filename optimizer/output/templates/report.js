@@ -1,20 +1,17 @@
-// Draws the report from the JSON beside it. Every text that reaches Plotly goes through plain(): it reads HTML in labels.
+// Draws the report from the JSON beside it. Numbers, colours and coefficients are drawn by modules of the service's page,
+// which come before this. Every text that reaches Plotly goes through plain(): it reads HTML in labels.
 "use strict";
 const data = JSON.parse(document.getElementById("data").textContent);
 const $ = (id) => document.getElementById(id);
-const plain = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
-const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-const number = (x) => (Math.abs(x) >= 100 ? x.toFixed(1) : x.toFixed(3));
-const plusMinus = (x) => (x === null ? "" : ` ± ${number(x)}`); // null: not known
 const objectives = data.objectives.map((o) => o.name);
 const byRank = [...data.candidates].sort((a, b) => a.rank - b.rank);
 const config = { displaylogo: false, responsive: true, modeBarButtonsToRemove: ["lasso2d", "select2d"] };
 
-function layout(extra) {
-  const axis = { gridcolor: style("--line"), zerolinecolor: style("--line"), automargin: true };
+function drawn(extra) {
+  const axis = { gridcolor: colour("--line"), zerolinecolor: colour("--line"), automargin: true };
   const base = {
-    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: style("--ink"), size: 13 },
-    modebar: { bgcolor: "rgba(0,0,0,0)", color: style("--soft"), activecolor: style("--ink") },
+    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: colour("--ink"), size: 13 },
+    modebar: { bgcolor: "rgba(0,0,0,0)", color: colour("--soft"), activecolor: colour("--ink") },
     margin: { l: 60, r: 20, t: 16, b: 50 }, hovermode: "closest", legend: { orientation: "h", y: 1.08 },
   };
   const merged = { ...base, ...extra };
@@ -45,7 +42,7 @@ function trace(name, rows, x, y, heldout, marker, extra = {}) {
     x: rows.map((c) => value(c)[x]), y: rows.map((c) => value(c)[y]), error_x: bars(x), error_y: bars(y),
     customdata: rows.map((c) => c.n), marker, text: extra.labels ? rows.map((c) => extra.labels.get(c)[0]) : undefined,
     textposition: extra.labels ? rows.map((c) => extra.labels.get(c)[1]) : undefined,
-    textfont: { size: 11, color: style("--soft") },
+    textfont: { size: 11, color: colour("--soft") },
     hovertext: rows.map((c) => describe(c, value(c), error(c), heldout ? "held-out items" : "calibration items")),
     hoverinfo: "text",
   };
@@ -80,28 +77,28 @@ function drawFront() {
   const x = Number($("axis-x").value), y = Number($("axis-y").value);
   const front = data.candidates.filter((c) => c.front), rest = data.candidates.filter((c) => !c.front && !c.anchor);
   const anchors = data.candidates.filter((c) => c.anchor), seen = front.filter((c) => c.heldout);
-  const accent = style("--accent"), models = data.references, unseen = models.filter((c) => c.heldout);
+  const accent = colour("--accent"), models = data.references, unseen = models.filter((c) => c.heldout);
   const swept = (c) => c.label.startsWith("global"); // steps of a sweep come last
   const labels = placed([...models, ...anchors.filter((c) => !swept(c)), ...anchors.filter(swept)], x, y);
   const traces = [
-    trace("dominated", rest, x, y, false, { color: style("--soft"), size: 6, opacity: 0.3 }),
+    trace("dominated", rest, x, y, false, { color: colour("--soft"), size: 6, opacity: 0.3 }),
     trace("front", front, x, y, false, { color: accent, size: 10 }, { bars: true }),
     trace("anchors", anchors, x, y, false, { color: "#d97706", size: 9, symbol: "diamond" }, { mode: "markers+text", labels }),
   ];
-  if (models.length) traces.push(trace("models as they are", models, x, y, false, { color: style("--model"), size: 10, symbol: "square" }, { mode: "markers+text", labels, bars: true }));
+  if (models.length) traces.push(trace("models as they are", models, x, y, false, { color: colour("--model"), size: 10, symbol: "square" }, { mode: "markers+text", labels, bars: true }));
   if ($("show-heldout").checked && unseen.length)
-    traces.push(trace("models, held-out", unseen, x, y, true, { color: style("--model"), size: 10, symbol: "square-open", line: { width: 2 } }, { bars: true }));
+    traces.push(trace("models, held-out", unseen, x, y, true, { color: colour("--model"), size: 10, symbol: "square-open", line: { width: 2 } }, { bars: true }));
   if ($("show-heldout").checked && seen.length)
     traces.push(trace("front, held-out", seen, x, y, true, { color: accent, size: 10, symbol: "circle-open", line: { width: 2 } }, { bars: true }));
-  Plotly.react("front", traces, layout({ xaxis: { title: { text: title(x) } }, yaxis: { title: { text: title(y) } } }), config);
+  Plotly.react("front", traces, drawn({ xaxis: { title: { text: title(x) } }, yaxis: { title: { text: title(y) } } }), config);
 }
 
 function drawCurve() {
   const [count, hypervolume, epsilon] = data.curve;
   Plotly.react("curve", [
-    { x: count, y: hypervolume, name: "hypervolume", line: { shape: "hv", color: style("--accent") } },
+    { x: count, y: hypervolume, name: "hypervolume", line: { shape: "hv", color: colour("--accent") } },
     { x: count, y: epsilon, name: "epsilon", yaxis: "y2", line: { shape: "hv", color: "#d97706", dash: "dot" } },
-  ], layout({ xaxis: { title: { text: "candidates answered" } }, yaxis: { title: { text: "hypervolume" } },
+  ], drawn({ xaxis: { title: { text: "candidates answered" } }, yaxis: { title: { text: "hypervolume" } },
     yaxis2: { title: { text: "epsilon" }, overlaying: "y", side: "right", showgrid: false }, hovermode: "x unified",
     margin: { l: 60, r: 60, t: 16, b: 50 } }), config);
 }
@@ -114,33 +111,13 @@ function choose(n) {
   $("about").textContent = `${c.stage} · recipe ${c.recipe}` + (c.settings.length ? ` · ${settings(c)}` : "");
   if (!c.coefficients && !c.from) { Plotly.purge("heat"); $("heat").textContent = "The coefficients of this candidate are in the ledger: mergeopt show."; return; }
   $("candidate").value = String(n);
+  Plotly.purge("heat");
   $("heat").textContent = "";
-  $("heat").style.height = `${Math.max(260, 110 + 22 * Math.min(data.groups.length, 60))}px`;
-  Plotly.newPlot("heat", [{ type: "heatmap", xgap: 1, ygap: 1, y: data.groups.map(plain), ...(c.from ? origins(c.from) : weights(c.coefficients)) }],
-    layout({ xaxis: { type: "category" }, yaxis: { type: "category", autorange: "reversed" } }), config);
+  if (c.from) drawOrigins($("heat"), data.groups, models, c.from);
+  else drawHeat($("heat"), data.groups, data.experts, c.coefficients);
 }
 
 const models = ["base", ...data.experts];
-
-function weights(rows) {
-  const flat = rows.flat(), bound = Math.max(1e-9, ...flat.map(Math.abs)), negative = flat.some((v) => v < 0);
-  return {
-    z: rows, x: data.experts.map(plain), zmin: negative ? -bound : 0, zmax: bound,
-    colorscale: negative ? "RdBu" : "Blues", reversescale: !negative,
-    texttemplate: data.groups.length <= 40 && data.experts.length <= 12 ? "%{z:.2f}" : undefined,
-    hovertemplate: "%{y}<br>%{x}: %{z:.4f}<extra></extra>", colorbar: { title: { text: "coefficient" } },
-  };
-}
-
-// A group that comes whole from one model is a mark in that model's column.
-function origins(from) {
-  return {
-    z: from.map((k) => models.map((_, m) => Number(m === k))), x: models.map(plain), zmin: 0, zmax: 1, showscale: false, xgap: 2, ygap: 2,
-    text: from.map((k) => models.map((name, m) => (m === k ? plain(name) : ""))), texttemplate: data.groups.length <= 40 ? "%{text}" : undefined,
-    colorscale: [[0, style("--mark")], [1, style("--accent")]], textfont: { color: style("--paper") },
-    customdata: from.map((k) => models.map(() => plain(models[k]))), hovertemplate: "%{y} comes from %{customdata}<extra></extra>",
-  };
-}
 
 // One axis; candidates that have no such value (null) are at its foot, on a tick of their own.
 function dimension(name, values, labels) {
@@ -162,8 +139,8 @@ function drawParallel() {
   if (rows.some((c) => c.coefficients)) dimensions.push(...data.experts.slice(0, 16).map((e, k) => dimension(e, rows.map((c) => mean(c, k)))));
   if (rows.some((c) => c.from)) dimensions.push(...data.groups.slice(0, 12).map((g, k) => dimension(g, rows.map((c) => (c.from ? c.from[k] : null)), models)));
   Plotly.react("parallel", [{ type: "parcoords", dimensions, labelangle: dimensions.length > 6 ? -20 : 0, labelside: "top",
-    line: { color: rows.map((c) => (c.front ? 1 : 0)), colorscale: [[0, style("--line")], [1, style("--accent")]], cmin: 0, cmax: 1 } }],
-  layout({ margin: { l: 80, r: 80, t: 110, b: 30 } }), config);
+    line: { color: rows.map((c) => (c.front ? 1 : 0)), colorscale: [[0, colour("--line")], [1, colour("--accent")]], cmin: 0, cmax: 1 } }],
+  drawn({ margin: { l: 80, r: 80, t: 110, b: 30 } }), config);
 }
 
 function cell(row, tag, text, small) {
@@ -193,8 +170,6 @@ function fillTable() {
   }
 }
 
-const probability = (p) => (p === null ? "–" : p < 0.01 ? "<.01" : p > 0.99 ? ">.99" : p.toFixed(2));
-const signed = (x) => (x >= 0 ? "+" : "−") + number(Math.abs(x));
 
 function fillSure() {
   const head = $("sure").createTHead().insertRow(), body = $("sure").createTBody();
