@@ -203,17 +203,6 @@ def test_a_gradient_that_is_none_is_refused(bad: Array | None) -> None:
         driver.tell([Outcome(question, np.ones(1), np.zeros(1), bad)])
 
 
-@pytest.mark.parametrize("name", GRADIENT)
-def test_an_answer_to_nothing_asked_is_refused(name: str) -> None:
-    driver = made(name, domain(4))
-    (question,) = driver.ask(1)
-    outcome = Outcome(question, np.ones(1), np.zeros(1))
-    driver.tell([outcome])
-    for number in (question.number, 1000):
-        with pytest.raises(DriverError, match=f"question {number}, which was not asked"):
-            driver.tell([replace(outcome, question=replace(question, number=number))])
-
-
 # Expert Merging
 
 

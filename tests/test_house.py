@@ -25,12 +25,16 @@ RULES = [
         r"transformers|numba",
     ),
     (r"searchspaces/cache/.*", r"searchspaces\.(cache|cache\..*|errors|models(\.shards)?)", r"torch|transformers"),
-    (r"optimizer/(driver|wording)\.py", r"(?!)", r"torch|ray"),
-    (r"optimizer/drivers/.*", r"optimizer\.(driver|drivers(\.(shared|walks|gaussian|searches)(\..*)?)?)", r"torch|ray"),
+    (r"optimizer/(driver|volume|wording)\.py", r"(?!)", r"torch|ray"),
+    (
+        r"optimizer/drivers/.*",
+        r"optimizer\.(driver|volume|drivers(\.(shared|walks|gaussian|searches)(\..*)?)?)",
+        r"torch|ray",
+    ),
     (r"optimizer/drivers/shared/.*", r"optimizer\.(driver|drivers\.shared(\..*)?)", r"torch|ray|optuna|cma"),
     (r"optimizer/drivers/walks/.*", r"optimizer\.(driver|drivers\.(walks|shared)(\..*)?)", r"torch|ray|optuna|cma"),
-    (r"optimizer/drivers/gaussian/.*", r"optimizer\.(driver|drivers\.gaussian(\..*)?)", r"torch|ray|optuna|cma"),
-    (r"optimizer/drivers/searches/.*", r"optimizer\.(driver|drivers\.searches(\..*)?)", r"torch|ray|cma"),
+    (r"optimizer/drivers/gaussian/.*", r"optimizer\.(driver|volume|drivers\.gaussian(\..*)?)", r"torch|ray|optuna|cma"),
+    (r"optimizer/drivers/searches/.*", r"optimizer\.(driver|drivers\.(searches|shared)(\..*)?)", r"torch|ray|cma"),
     (
         r"optimizer/record/(?!results).*",
         r"optimizer\.(record(\..*)?|answer|conditions|driver|errors|wording)|evaluators\.evaluator",
@@ -41,7 +45,21 @@ RULES = [
         r"optimizer\.((record|searching)(\..*)?|executors\.executor|answer|conditions|driver|errors|objectives)",
         r"torch|ray|cma|optuna",
     ),
+    (r"optimizer/fidelity/.*", r"optimizer\.fidelity(\..*)?", r"torch|ray|cma|optuna"),
+    (
+        r"optimizer/rungs/.*",
+        r"evaluators\.(evaluator|metrics)|optimizer\.((rungs|fidelity)(\..*)?|answer|conditions|driver|objectives|volume"
+        r"|record\.(front|paired))",
+        r"torch|ray|cma|optuna",
+    ),
     (r"optimizer/executors/placement\.py", r"(?!)", r"torch|ray"),
+    # the service reads ledgers and starts processes: what searches, and what computes, is theirs
+    (
+        r"optimizer/service/.*",
+        r"optimizer\.((service|record|output|remote)(\..*)?|jobs(\.(job|plain_yaml))?|answer|conditions|driver|errors)"
+        r"|optimizer\.(objectives|wording)|evaluators\.evaluator|searchspaces",
+        r"torch|ray|transformers|cma|numba|typer",
+    ),
     # what is asked from afar needs no models, and what is asked of this host no Ray
     (
         r"optimizer/remote/(?!orders).*",
@@ -110,7 +128,8 @@ def test_every_file_says_in_its_first_line_which_question_it_answers() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["optimizer", "searchspaces", "evaluators", "optimizer.commands.cli", "optimizer.drivers"]
+    "module",
+    ["optimizer", "searchspaces", "evaluators", "optimizer.commands.cli", "optimizer.drivers", "optimizer.service"],
 )
 def test_packages_and_the_command_line_load_nothing_heavy(module: str) -> None:
     heavy = "{'torch', 'ray', 'transformers', 'numba', 'cma', 'optuna', 'pandas', 'datasets', 'plotly'}"

@@ -82,7 +82,7 @@ def check_gradients(job: Job, space: CoefficientSpace) -> bool:
         if job.driver.gradients not in (None, Gradients()):
             raise JobError(f"driver {job.driver.name!r} asks for no gradients; remove driver.gradients")
         return False
-    _coefficients_alone(f"driver {job.driver.name!r} asks for gradients", job, space)
+    _coefficients_alone(f"driver {job.driver.name!r} asks for gradients", job, space, entry.several)
     if entry.plain and job.space.simplex:
         raise JobError(
             f"driver {job.driver.name!r} works on the coefficients themselves; set space.simplex: false (its own "
@@ -91,20 +91,24 @@ def check_gradients(job: Job, space: CoefficientSpace) -> bool:
     return True
 
 
-def _coefficients_alone(who: str, job: Job, found: CoefficientSpace) -> None:
-    """Raises JobError where a space has more to search than coefficients that merged weights are linear in."""
+def _coefficients_alone(who: str, job: Job, found: CoefficientSpace, several: bool) -> None:
+    """Raises JobError where a space has more to search than coefficients that merged weights are linear in.
+
+    `several`: but for linear methods to choose from.
+    """
     space, remedy = job.space, "or take a driver that asks for scores (cma, tpe)"
-    if len(space.methods) > 1:
+    if len(space.methods) > 1 and not several:
         raise JobError(
-            f"{who}, and which of {', '.join(space.methods)} is best has none; name one as space.method, {remedy}"
+            f"{who}, and which of {', '.join(space.methods)} is best has none; name one as space.method, take auto "
+            f"with driver.gradients where all of them are linear, {remedy}"
         )
     if space.searched:
         named = ", ".join(f"space.options.{name}" for name in space.searched)
         raise JobError(f"{who}, and {named} has none; fix its value, or leave it out, {remedy}")
-    if methods.load(space.methods[0]).picks:
+    if picks := [name for name in space.methods if methods.load(name).picks]:
         raise JobError(
-            f"{who}, and the method {space.methods[0]!r} takes each group from one model: it has none; take another "
-            f"method, {remedy}"
+            f"{who}, and the method {picks[0]!r} takes each group from one model: it has none; take another method, "
+            f"{remedy}"
         )
     try:
         found.check_linear()

@@ -18,8 +18,8 @@ from simulated import Bowl
 from test_search import OBJECTIVES, Box
 
 from evaluators.evaluator import Measure
-from optimizer.answer import Answer, Failure, Try
-from optimizer.driver import Driver, Outcome, Question
+from optimizer.answer import Answer, Failure, Told, Try
+from optimizer.driver import AGAIN, Driver, Outcome, Question
 from optimizer.drivers import DRIVERS
 from optimizer.drivers.anchors import Anchored
 from optimizer.drivers.scalarised import Scalarised
@@ -32,7 +32,6 @@ from optimizer.record.spool import Spool
 from optimizer.record.sqlite import SQLite
 from optimizer.searching import known
 from optimizer.searching.budget import Limits, Meter
-from optimizer.searching.known import AGAIN
 from optimizer.searching.search import Search
 
 
@@ -209,6 +208,7 @@ def test_a_spool_forgets_no_field(tmp_path: Path) -> None:
             3,
         ),
         *(np.ones((1, 2)), (1, 2), [Try("v", "oom", "full")], 0),
+        *(0.2, [Told(0.1, {"a.m": (0.4, 0.2)}), Told(0.2, {"a.m": (0.5, 0.1)})]),
     )
     plain = Answer(1, "train")
     spool = Spool(tmp_path / "spool.jsonl")
