@@ -31,9 +31,10 @@ def pick(results: Results, text: str) -> Candidate:
         return _knee(results)
     if text == "surest":
         return _surest(results)
-    if text.isdigit() and len(text) < 8:
+    found = []
+    if text.isascii() and text.isdecimal() and len(text) < 20:
         found = [c for c in results.candidates.values() if c.number == int(text)]
-    else:
+    if not found and not (text.isdecimal() and len(text) < 8):
         found = [c for c in results.candidates.values() if len(text) >= 8 and c.recipe.startswith(text)]
         named = _plain_name(text)
         found = found[:1] or [c for c in results.candidates.values() if named in _names(c)]

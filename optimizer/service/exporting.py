@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import threading
 from pathlib import Path
 from typing import Literal
 
@@ -29,6 +30,7 @@ class Exporter:
     def __init__(self, settings: Settings, shelf: Shelf) -> None:
         self._settings, self._shelf = settings, shelf
         self._own = shelf.own / "exports"
+        self._lock = threading.Lock()  # two of one name at once are looked at one after the other
 
     def start(self, run: str, results: Results, chosen: Candidate, name: str | None) -> str:
         """Write a candidate under the run's exports, load it again and score it; the export's id.
@@ -45,11 +47,19 @@ class Exporter:
         if home.resolve() != self._shelf.runs.resolve() / run / "exports":
             raise Refused(409, f"{run}/exports is a link, and the service follows none out of its folder")
         target = home / (name or re.sub(r"[^A-Za-z0-9._-]+", "-", chosen.label).lstrip("._-")[:64])
-        going = [one for one in self._started() if one.alive]
+        with self._lock:
+            return self._start(run, results, chosen, target)
+
+    def _start(self, run: str, results: Results, chosen: Candidate, target: Path) -> str:
+        started = self._started()
+        going = [one for one in started if one.alive]
         if target.exists() or any(one.about.get("path") == str(target) for one in going):
             raise Refused(409, f"{run} has an export {target.name!r} already; name this one otherwise")
         if len(going) >= MOST_AT_ONCE:
             raise Refused(409, f"{MOST_AT_ONCE} exports are under way; wait for one of them")
+        for one in started:  # what failed under that name is not done when this one is
+            if one.about.get("path") == str(target):
+                (one.folder / processes.RECORD).unlink(missing_ok=True)
         made = secrets.token_hex(8)
         about = {"run": run, "candidate": chosen.label, "path": str(target), "bytes": _size(results)}
         code = ["--allow-code"] if self._settings.allow_code else []

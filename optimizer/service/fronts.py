@@ -48,8 +48,9 @@ def picked(results: Results, weights: dict[str, float], where: Sequence[Conditio
         wanted = ", ".join(map(str, where)) or "the constraints"
         raise Refused(409, f"no candidate of the front meets {wanted}; ask for less")
     worth = np.array([weights.get(n, 0.0) if weights else 1.0 for n in names])
-    if not (worth >= 0).all() or not np.isfinite(worth).all() or not worth.sum() > 0:
+    if not (worth >= 0).all() or not np.isfinite(worth).all() or not worth.max() > 0:
         raise Refused(422, "weights: expected numbers from 0, one of them above it")
+    worth = worth / worth.max()  # numbers of any size may be given
     ideal, span = results.front.ideal, results.front.span
     assert ideal is not None and span is not None  # there is a front
     scaled = (np.array([losses(results.objectives, c.measures)[0] for c in met]) - ideal) / span

@@ -74,7 +74,11 @@ class Guard:
         reads = scope["method"] in READS
         allowed = scope.setdefault("state", {})["may_write"] = self._has_token(headers)
         if reads:
-            if not allowed and not self._settings.is_loopback and scope["path"].startswith("/api/"):
+            if not scope["path"].startswith("/api/"):
+                return None
+            if headers.get("sec-fetch-site") == "cross-site" and not allowed:
+                return 403, "a page of elsewhere may ask for nothing here"
+            if not allowed and not self._settings.is_private(hosts[0]):
                 return 401, "on an address that others reach, reading wants the token too: 'Authorization: Bearer ...'"
             return None
         origin, site = headers.get("origin"), headers.get("sec-fetch-site", "same-origin")

@@ -24,6 +24,8 @@ from optimizer.wording import redacted
 COUNT_SECONDS = 0.3  # how long an answer waits for what is counted beside it
 REFUSED: dict[int | str, dict[str, Any]] = {code: {"model": answers.Refusal} for code in (400, 401, 403, 404, 409, 422)}
 
+MOST_COORDINATES = 200  # in one answer
+
 router = APIRouter(prefix="/api", responses=REFUSED)
 
 
@@ -109,7 +111,11 @@ def coordinates(
     """Coordinates of all candidates, by name or the most important ones, in the order of `candidates`."""
     results = reader.now()
     there = {name: i for i, name in enumerate(results.domain.names)}
-    wanted = names.split(",") if names is not None else most_important(results, top)
+    wanted = list(dict.fromkeys(names.split(","))) if names is not None else most_important(results, top)
+    if len(wanted) > MOST_COORDINATES:
+        raise Refused(
+            422, f"expected at most {MOST_COORDINATES} coordinates, got {len(wanted)}; ask for some at a time"
+        )
     if missing := [name for name in wanted if name not in there]:
         raise Refused(422, f"no coordinate {missing[0]!r} in this run; GET /api/runs/{reader.name} lists its axes")
     rows = table.chosen(results, table.Wanted(since))

@@ -19,6 +19,7 @@ from typing import Any
 from optimizer.errors import RunError
 from optimizer.record import files
 from optimizer.record.owner import Owner, began
+from optimizer.service.refusals import Refused
 from optimizer.wording import shown
 
 RECORD, LOG = "record.json", "log"
@@ -84,6 +85,7 @@ class Started:
 
 def start(folder: Path, about: dict[str, Any], command: Sequence[str]) -> Started:
     """Start `mergeopt` with these arguments; what it prints goes to the folder's log, at its end."""
+    _said(command)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     with files.opened(folder / LOG, append=True) as log:
         child = subprocess.Popen(
@@ -121,6 +123,7 @@ def found(folder: Path) -> Started | None:
 
 def answer(command: Sequence[str], seconds: float) -> tuple[int, str, str]:
     """What `mergeopt` says to these arguments within so many seconds: exit code, what it prints, and its error."""
+    _said(command)
     try:
         done = subprocess.run(
             [*PROGRAM, *command],
@@ -135,6 +138,12 @@ def answer(command: Sequence[str], seconds: float) -> tuple[int, str, str]:
     said = [i for i, line in enumerate(lines) if line.startswith("error: ")]
     text = "\n".join(lines[said[-1] :]).removeprefix("error: ") if said else "\n".join(lines[-1:])
     return done.returncode, done.stdout.decode(errors="replace"), shown(text)
+
+
+def _said(command: Sequence[str]) -> None:
+    """Raises Refused for an argument that no program can be given."""
+    if any("\0" in text for text in command):
+        raise Refused(422, "a text here has a NUL in it, which no path and no name has; leave it out")
 
 
 def scratch() -> tempfile.TemporaryDirectory[str]:

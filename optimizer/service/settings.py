@@ -30,6 +30,10 @@ class Settings:
         """Whether it can be reached from this host alone."""
         return self._bracketed in LOOPBACK or _loopback(self.host)
 
+    def is_private(self, host: str) -> bool:
+        """Whether who asks under this Host is on this host: not where another name leads here, by a proxy or tunnel."""
+        return self.is_loopback and not self.names and re.sub(r":\d{1,5}$", "", host).lower() in LOOPBACK
+
     @property
     def url(self) -> str:
         host = "127.0.0.1" if self.host in ("0.0.0.0", "::") else self._bracketed

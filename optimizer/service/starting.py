@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +31,19 @@ class Starter:
     def __init__(self, settings: Settings, shelf: Shelf) -> None:
         self._settings, self._shelf = settings, shelf
         self._own = shelf.own / "launches"
+        self._lock = threading.Lock()  # two of one name at once are looked at one after the other
 
     def launch(self, wanted: Launch) -> Launched:
         """Start a search here, or send it to a cluster. Raises Refused for a job that does not fit or a taken name."""
-        folder = self._free(wanted.name)
         job = _parsed(wanted.yaml, wanted.name)
         if wanted.address is not None:
+            self._free(wanted.name)
             return self._sent(wanted)
+        with self._lock:
+            return self._launch(wanted, job)
+
+    def _launch(self, wanted: Launch, job: Job) -> Launched:
+        folder = self._free(wanted.name)
         if sum(s.alive for s in self.started()) >= MOST_STARTED:
             raise Refused(409, f"{MOST_STARTED} searches are under way that were started here; stop one, or wait")
         home = self._own / wanted.name
@@ -68,7 +75,13 @@ class Starter:
 
     def resume(self, name: str, evaluations: int | None) -> Done:
         """Go on with a run, to a new budget where there is one."""
-        folder = self._shelf.reader(name).folder
+        reader = self._shelf.reader(name)
+        if evaluations is None and reader.now().finished:
+            raise Refused(409, f"{name} is finished; say up to how many candidates it is to go on")
+        with self._lock:
+            return self._resume(name, reader.folder, evaluations)
+
+    def _resume(self, name: str, folder: Path, evaluations: int | None) -> Done:
         control.nobody_drives(folder)
         if (one := self.of(name)) is not None and one.alive:
             raise Refused(409, f"process {one.process.pid} is just starting or ending with {name}; try again")

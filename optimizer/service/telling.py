@@ -68,6 +68,7 @@ def table(reader: Of, kind: Literal["csv", "json", "parquet"]) -> Response:
 
 
 def _stream(watch: Watch, run: str | None) -> StreamingResponse:
+    watch.room()
     return StreamingResponse(watch.lines(run), media_type="text/event-stream", headers={"x-accel-buffering": "no"})
 
 
@@ -89,6 +90,7 @@ def _columns(results: Results) -> dict[str, list[Cell]]:
         "recipe": [c.recipe for c in rows],
         "same_as": [c.of for c in rows],
         "front": [c.number in front for c in rows],
+        "share": [c.share for c in rows],
         "seconds": [c.seconds for c in rows],
         "attempts": [c.attempts for c in rows],
         "worker": [c.worker for c in rows],

@@ -36,10 +36,13 @@ class Watch:
         self._rest: dict[str, float] = {}
         self.over: Callable[[], bool] = lambda: False  # whether the service is about to end: then nobody watches on
 
-    async def lines(self, run: str | None = None) -> AsyncIterator[str]:
-        """Server-sent events of a run, or of all: `changed`, and between them comments that say nothing."""
+    def room(self) -> None:
+        """Raises Refused where as many watch as may."""
         if len(self._watchers) >= MOST:
             raise Refused(409, f"{MOST} watch already; close some pages")
+
+    async def lines(self, run: str | None = None) -> AsyncIterator[str]:
+        """Server-sent events of a run, or of all: `changed`, and between them comments that say nothing."""
         watcher = _Watcher(run, {name: one for name, one in self._told.items() if run in (None, name)})
         if watcher.news:
             watcher.rang.set()

@@ -58,6 +58,8 @@ REFUSALS = {
     f"{RUN}/candidates/nothing": (404, "no candidate 'nothing'"),
     f"{RUN}/candidates/99999": (404, "no candidate '99999'"),
     f"{RUN}/coordinates?names=nothing": (422, "no coordinate 'nothing'"),
+    f"{RUN}/coordinates?names={','.join(f'w{i}' for i in range(201))}": (422, "at most 200 coordinates"),
+    f"{RUN}/candidates/²": (404, "no candidate '²'"),
     f"{RUN}/importance?metric=nothing": (422, "no metric 'nothing'"),
     f"{RUN}/pick?weights=spam.accuracy": (422, "weights: expected METRIC:NUMBER"),
     f"{RUN}/pick?weights=spam.accuracy:-1": (422, "numbers from 0"),
@@ -240,6 +242,10 @@ def test_wishes_pick_what_they_are_best_served_by(service: Served, run: Run) -> 
         best = min(o.sign * c.measures[o.name].value for c in results.on_front)
         assert o.sign * found["values"][o.name] == best and found["meeting"] == len(results.on_front)
     assert service.told(f"{RUN}/pick")["number"] == results.on_front[0].number
+
+
+def test_a_coordinate_that_is_named_twice_comes_once(service: Served) -> None:
+    assert service.told(f"{RUN}/coordinates?names={FIRST},{FIRST}")["names"] == [FIRST]
 
 
 def test_coordinates_are_in_the_order_of_candidates(service: Served, run: Run) -> None:

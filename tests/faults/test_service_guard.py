@@ -122,6 +122,19 @@ def test_two_hosts_are_none(service: Served) -> None:
     connection.close()
 
 
+def test_where_another_name_leads_here_reading_wants_the_token_too(service: Served, tmp_path: Path) -> None:
+    with serving(tmp_path, names=("lab.example",)) as proxied:  # by a proxy of this very host
+        for host in ("lab.example", "127.0.0.1"):
+            assert proxied.ask("/api/runs", headers={"Host": host}).status_code == 401
+            assert proxied.ask("/api/runs", headers={"Host": host}, token=TOKEN).status_code == 200
+
+
+def test_a_page_of_elsewhere_makes_the_service_do_nothing(service: Served) -> None:
+    elsewhere = {"Sec-Fetch-Site": "cross-site"}
+    assert service.ask("/api/runs", headers=elsewhere).status_code == 403
+    assert service.ask("/", headers=elsewhere).status_code == 200, "a link to the page is followed"
+
+
 def test_on_an_address_that_others_reach_reading_wants_the_token_too(service: Served, tmp_path: Path) -> None:
     made = Made(tmp_path / "made")
     made.close()

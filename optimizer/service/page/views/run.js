@@ -31,7 +31,7 @@ export function runView(data, on) {
     weigh(now.importance);
     const end = lines.scrollTop + lines.clientHeight >= lines.scrollHeight - 4;
     lines.textContent = now.log.length ? now.log.join("\n") : "Nothing was logged yet.";
-    if (end) lines.scrollTop = lines.scrollHeight;
+    if (end) requestAnimationFrame(() => { lines.scrollTop = lines.scrollHeight; }); // once it is on the page
   }
 
   function weigh(found) {
