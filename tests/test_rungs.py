@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,14 +19,15 @@ from evaluators.metrics import mean
 from optimizer import Job, Run
 from optimizer.answer import Answer, Failure
 from optimizer.commands.cli import app
-from optimizer.driver import Items, Question, reference
+from optimizer.driver import WHOLE, Items, Question, reference
 from optimizer.errors import JobError
 from optimizer.executors.rungs import Rungs
 from optimizer.executors.worker import Worker, specification
 from optimizer.jobs.assemble import build_ladder
 from optimizer.jobs.checking import check_job
 from optimizer.objectives import Objective
-from optimizer.output import plain
+from optimizer.output import logs, plain
+from optimizer.record.ledger import Ledger
 from optimizer.rungs.ladder import Ladder
 from optimizer.rungs.plan import Plan
 from optimizer.rungs.rules import among_the_best, dominated, promise
@@ -320,3 +323,30 @@ def _ladder() -> Ladder:
 def _scored(number: int, value: float) -> Answer:
     items = (value + 0.1 * np.random.default_rng(number).normal(size=40)).astype(np.float32)
     return Answer(number, "calibration", {"t.m": mean(items)}, {"t.m": items})
+
+
+def test_what_violates_a_constraint_takes_no_place_from_what_meets_it(tmp_path: Path) -> None:
+    rungs = "fidelity: {rungs: [8, 16], keep: 0.4}"
+    text = f'{rungs}\nconstraints: ["spam.cross_entropy <= 0.68"]\n'
+    found = worlds.searched(worlds.classification(tmp_path, evaluations=60, extra=text)).results()
+    met = [c for c in found.scored if c.share == 1 and found.feasible.meets(c.measures)]
+    assert met and {c.number for c in found.on_front} <= {c.number for c in met}
+    for c in [c for c in found.scored if c.row is not None]:
+        value, stderr = c.told[-1].measures["spam.cross_entropy"]
+        assert value - 2 * stderr < 0.68, "a finalist may meet it"
+
+
+def test_a_run_from_before_there_were_rungs_goes_on(tmp_path: Path) -> None:
+    run = worlds.searched(worlds.classification(tmp_path))
+    with closing(Ledger.open(run.folder / "ledger.db")) as ledger:
+        assert "fidelity" not in ledger.meta("job"), "a job without rungs says of itself what it said before"
+    assert Run(run.folder).search(evaluations=16).answered == 16
+
+
+def test_a_finished_run_has_nothing_in_flight_and_its_finalists_go_by_their_own_numbers(
+    finished: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert plain.status(finished.results())["in_flight"] == 0
+    with caplog.at_level(logging.INFO, "optimizer.candidates"):
+        logs.answered(Answer(WHOLE + 19, "heldout"))
+    assert "candidate 19 on heldout" in caplog.text

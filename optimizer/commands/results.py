@@ -178,12 +178,16 @@ def _condition(text: str) -> Condition:
 
 def said_of_export(run: Run, folder: Path, candidate: str) -> list[str]:
     """What to know of a checkpoint that was just written: that it was verified, and whether it is worth it."""
-    found = ["its scores on reload are those of the ledger"]
+    results = run.results()
+    chosen = results.pick(candidate)
+    found = [
+        "its scores on reload are those of the ledger"
+        if chosen.share == 1.0
+        else "the ledger has estimates of its scores; those in its README.md are measured on all items"
+    ]
     if not (folder / "mergekit.yaml").is_file():
         found.append("mergekit cannot express it; the reason is in its README.md")
-    results = run.results()
     if candidate == "best" and results.verdict:
-        chosen = results.pick(candidate)
         found.append(f"it is the anchor {chosen.label}. {results.verdict}" if chosen.is_anchor else results.verdict)
     return found
 

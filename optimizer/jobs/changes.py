@@ -15,6 +15,8 @@ def identity(job: Job) -> dict[str, Any]:
     found = job.model_dump(mode="json", exclude={"budget", "executor", "ledger", "name", "root", "hashes"})
     if not job.constraints:  # as of runs from before there were any
         del found["constraints"]
+    if job.fidelity is None:  # likewise
+        del found["fidelity"]
     if found["driver"]["scalarisation"] == "sum":  # as in runs that were made before one could say otherwise
         del found["driver"]["scalarisation"]
     if job.driver.gradients is None and not drivers.find(job.driver.name).optional:  # as in those, too

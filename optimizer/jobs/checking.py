@@ -185,7 +185,7 @@ def _fidelity(found: dict[str, Any]) -> str:
     takes = f"about {share:.2f} of" if share < 1 else "at most"
     return (
         f"{', '.join(map(str, found['rungs']))} items of each task before all: a candidate takes {takes} the time that "
-        f"all items take; the anchors, and the first {LEAST} candidates, are scored on all"
+        f"all items take; anchors are scored on all, and the first candidates until {LEAST} have been"
     )
 
 

@@ -250,6 +250,7 @@ def _write_card(
         heads=list(_head_rows(problem)),
         hashes=list((run.job.hashes.models if run.job.hashes else {}).items()),
         note=note,
+        estimated=candidate.share < 1.0,
         adapter=adapter,
         provenance=[(evaluator, line) for evaluator, lines in problem.provenance.items() for line in lines],
     )

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TextIO
 
+from optimizer.driver import WHOLE
 from optimizer.wording import shown
 
 if TYPE_CHECKING:
@@ -26,13 +27,14 @@ def answered(answer: Answer) -> None:
     """Log one answer that was committed: a line at INFO, whose values are the record's `fields`."""
     outcome = "scored" if answer.failure is None else answer.failure.kind
     fields: dict[str, Any] = {
-        "candidate": answer.number,
+        "candidate": answer.number % WHOLE if answer.number >= 0 else answer.number,
         "split": answer.split,
         "outcome": outcome,
         "seconds": round(answer.seconds, 3),
         "worker": answer.worker,
         "attempts": answer.attempts,
         "measures": {name: m.value for name, m in answer.measures.items()},
+        **({} if answer.whole else {"share": answer.share}),
     }
     said = " ".join(f"{name} {m.value:.4g}" for name, m in answer.measures.items())
     if answer.failure is not None:
@@ -40,7 +42,7 @@ def answered(answer: Answer) -> None:
     kind = "gradient" if answer.split == "train" else "candidate"
     log.info(
         "%s %d on %s items %s in %.2f s by %s: %s",
-        *(kind, answer.number, answer.split, outcome, answer.seconds, answer.worker, said),
+        *(kind, fields["candidate"], answer.split, outcome, answer.seconds, answer.worker, said),
         extra={"fields": fields},
     )
 

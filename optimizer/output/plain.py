@@ -38,7 +38,7 @@ def status(results: Results) -> dict[str, Any]:
         "answered": answered,
         "repeated": results.repeated,
         "failed": len(results.failures),
-        "in_flight": results.asked - len(results.candidates),
+        "in_flight": results.asked - results.told,
         "front": len(results.on_front) if best else 0,
         "heldout": held,
         "hypervolume": results.front.hypervolume,

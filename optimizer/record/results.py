@@ -90,7 +90,7 @@ class Results:
         numbers([at for _, at in new])
         self.times += new
         counts = ledger.counts()
-        self.asked, _ = counts["calibration"]
+        self.asked, self.told = counts["calibration"]
         _, self.gradients = counts["train"]
         self.heldout_asked, self.heldout_answered = counts["heldout"]
         for c in self._reading.more(ledger):

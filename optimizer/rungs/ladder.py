@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -22,7 +23,7 @@ from optimizer.record.front import Front
 from optimizer.record.paired import Sample
 from optimizer.rungs.order import Order
 from optimizer.rungs.plan import Plan
-from optimizer.rungs.rules import WINDOW, among_the_best, chosen, dominated, promise
+from optimizer.rungs.rules import WINDOW, among_the_best, chance, chosen, dominated, promise
 from optimizer.rungs.whole import LEAST, Known, Whole, rivals
 
 log = logging.getLogger(__name__)
@@ -30,9 +31,18 @@ log = logging.getLogger(__name__)
 Array = NDArray[np.float64]
 Places = tuple[tuple[int, ...], ...]
 
-SURE = 2.0  # standard errors by which a constraint is violated where a candidate stops for that
+LIKELY = 0.025  # a candidate less likely to meet the constraints stops for that
 
 PerItem = Mapping[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True, eq=False)
+class Thought:
+    """What some items tell of a candidate: losses and their errors, both `(m,)`, and how likely constraints are met."""
+
+    losses: Array
+    errors: Array
+    met: float
 
 
 class Ladder:
@@ -58,8 +68,8 @@ class Ladder:
         self._metrics = tuple(dict.fromkeys([o.name for o in objectives] + [c.name for c in constraints]))
         self._seed, self._values = seed, values
         self._whole, self._front = Whole(), Front(len(objectives))
-        self._tried: list[list[tuple[Array, Array]]] = [[] for _ in plan.rungs]
-        self._partly: dict[int, tuple[Array, Array]] = {}  # told from some items, by number
+        self._tried: list[list[Thought]] = [[] for _ in plan.rungs]
+        self._partly: dict[int, Thought] = {}  # told from some items, by number
         self._finals = 0  # that were scored on all in the end
         self._others: set[str] = set()  # metrics that are no means over items
         self._orders: dict[str, Order] = {}  # by evaluator
@@ -73,9 +83,9 @@ class Ladder:
         if answer.failure is not None or answer.of is not None or question.wants != "scores":
             return
         for tried, told in zip(self._tried, answer.told, strict=False):
-            tried.append(self._losses(told))
+            tried.append(self._thought(told))
         if not answer.whole:
-            self._partly[answer.number] = self._losses(answer.told[-1])
+            self._partly[answer.number] = self._thought(answer.told[-1])
         else:
             self._learn_whole(question, answer, answer.per_item or self._values(answer.number))
 
@@ -142,16 +152,16 @@ class Ladder:
 
     def goes_on(self, rung: int, told: Told, items: Mapping[str, tuple[NDArray[np.int64], Array]]) -> bool:
         """Whether a candidate with these results on the items up to a rung is scored on more."""
-        for c in self._constraints:
-            value, stderr = told.measures[c.name]
-            if c.missed(value + SURE * stderr) and c.missed(value - SURE * stderr):
-                return False
+        thought = self._thought(told)
+        if thought.met < LIKELY:
+            return False
         if self.plan.rule == "racing":
             signs = {o.name: o.sign for o in self._objectives}
             seen = {n: (items[n][0], sign * items[n][1]) for n, sign in signs.items()}
             return dominated(seen, rivals(self._whole.rows), signs) < self.plan.sure
-        tried = [*self._tried[rung][1 - WINDOW :], self._losses(told)]
-        return among_the_best(promise(*self._in_units(tried)), self.plan.keep)
+        tried = [*self._tried[rung][1 - WINDOW :], thought]
+        met = np.array([t.met for t in tried])
+        return among_the_best(met * promise(*self._in_units(tried)), self.plan.keep)
 
     def finalists(self, evaluations: int) -> list[int]:
         """The candidates that are to be scored on all items now that so many have been asked, by number.
@@ -162,13 +172,15 @@ class Ladder:
         if wanted <= 0 or not self._partly or self.refusal is not None:
             return []
         numbers = list(self._partly)
-        return [numbers[i] for i in chosen(*self._in_units([self._partly[n] for n in numbers]), wanted)]
+        thoughts = list(self._partly.values())
+        met = np.array([t.met if t.met >= LIKELY else 0.0 for t in thoughts])
+        return [numbers[i] for i in chosen(*self._in_units(thoughts), met, wanted)]
 
-    def _in_units(self, told: Sequence[tuple[Array, Array]]) -> tuple[Array, Array, Array]:
+    def _in_units(self, told: Sequence[Thought]) -> tuple[Array, Array, Array]:
         """Estimates `(n, m)`, their errors, and the losses of the front `(k, m)`, in units of the anchors' box."""
         ideal, span = self._front.ideal, self._front.span
         assert ideal is not None and span is not None  # whole candidates are known
-        losses, errors = np.array([t[0] for t in told]), np.array([t[1] for t in told])
+        losses, errors = np.array([t.losses for t in told]), np.array([t.errors for t in told])
         front = np.array([r.losses for r in rivals(self._whole.rows)]).reshape(-1, len(ideal))
         return (losses - ideal) / span, errors / span, (front - ideal) / span
 
@@ -177,9 +189,10 @@ class Ladder:
             self._estimators[metric] = ESTIMATORS[self.plan.estimate](*self._whole.table(metric))
         return self._estimators[metric]
 
-    def _losses(self, told: Told) -> tuple[Array, Array]:
+    def _thought(self, told: Told) -> Thought:
         said = [(o.sign * told.measures[o.name][0], told.measures[o.name][1]) for o in self._objectives]
-        return np.array([v for v, _ in said]), np.array([e for _, e in said])
+        met = [chance(c, *told.measures[c.name]) for c in self._constraints]
+        return Thought(np.array([v for v, _ in said]), np.array([e for _, e in said]), math.prod(met))
 
 
 def _comparable(results: Array) -> Array:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtr
 from scipy.stats import norm, qmc
 
+from optimizer.conditions import Condition
 from optimizer.rungs.whole import Known
 from optimizer.volume import Volume
 
@@ -38,22 +39,30 @@ def chosen(
     losses: Array,  # (n, m), estimates in box units
     stderr: Array,  # (n, m)
     front: Array,  # (k, m)
+    met: Array,  # (n,), how likely each meets the constraints
     count: int,
 ) -> list[int]:
     """Which to score on all items, at most `count`: each adds most to what the front and those before it dominate.
 
-    Greedy, since volume is submodular; of many only the most promising are looked at again.
+    Promises are weighed by `met`, as in constrained expected improvement (Gardner et al. 2014). Greedy, since volume is
+    submodular; of many only the most promising are looked at again.
     """
-    first = promise(losses, stderr, front)
+    first = met * promise(losses, stderr, front)
     left = list(np.argsort(-first, kind="stable")[: max(WINDOW, 5 * count)])
     found: list[int] = []
     while left and len(found) < count:
-        gains = promise(losses[left], stderr[left], np.vstack([front, losses[found]]))
+        gains = met[left] * promise(losses[left], stderr[left], np.vstack([front, losses[found]]))
         best = int(np.argmax(gains))
         if gains[best] <= 0:
             break
         found.append(int(left.pop(best)))
     return found
+
+
+def chance(condition: Condition, value: float, stderr: float) -> float:
+    """How likely a condition holds, of an estimate that is normal around the truth."""
+    over = value - condition.bound if condition.at_least else condition.bound - value
+    return float(ndtr(over / stderr)) if stderr > 0 else float(condition.missed(value) == 0)
 
 
 def among_the_best(promises: Array, keep: float) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from optimizer.answer import Answer
-from optimizer.driver import AGAIN, Items, Question
+from optimizer.driver import AGAIN, WHOLE, Items, Question
 
 REPEATS = 100
 """Candidates in a row whose recipes had all been asked for; then a driver has nothing new to ask."""
@@ -88,8 +88,11 @@ class Known:
         return found
 
     def passing(self) -> list[int]:
-        """The candidates whose last word is a failure that may not come again, in the order told."""
-        found = (a for key, a in self._answers.items() if key[1] == "scores")
+        """The candidates whose last word is a failure that may not come again, in the order told.
+
+        None that failed only as it was scored on all items in the end: it is known by its estimate.
+        """
+        found = (a for key, a in self._answers.items() if key[1] == "scores" and a.number < WHOLE)
         return [a.number for a in found if a.failure is not None and a.failure.passing]
 
 
