@@ -157,6 +157,8 @@ class Shelf:
         folder = self.folder(name)
         if not found(folder / LEDGER):
             raise Refused(404, f"no run {name!r} here; GET /api/runs lists them")
+        if any((folder / LEDGER).with_suffix(ending).is_symlink() for ending in (Path(LEDGER).suffix, ELSEWHERE)):
+            raise Refused(404, f"the ledger of {name} is a link, and the service follows none out of its folder")
         with self._lock:
             reader = self._readers.setdefault(name, Reader(folder))
             others = sorted((r for r in self._readers.values() if r is not reader), key=lambda r: -r.used)

@@ -212,6 +212,19 @@ def test_no_export_leaves_its_folder(service: Served, wanted: dict[str, str], st
     assert answer.status_code == status and untouched(service)
 
 
+def test_a_ledger_that_is_a_link_is_nobodys(tmp_path: Path) -> None:
+    victim = Made(tmp_path / "elsewhere")
+    victim.close()
+    (tmp_path / "runs" / "evil").mkdir(parents=True)
+    (home,) = [p for p in (tmp_path / "elsewhere").rglob("ledger.db")]
+    (tmp_path / "runs" / "evil" / "ledger.db").symlink_to(home)
+    with serving(tmp_path / "runs") as served:
+        assert served.ask("/api/runs/evil").status_code == 404
+        assert (
+            served.ask("/api/runs/evil/resume", method="POST", token=TOKEN, json={"evaluations": 99}).status_code == 404
+        )
+
+
 def test_an_exports_folder_that_is_a_link_is_not_followed(service: Served, tmp_path: Path) -> None:
     link = service.runs / "made" / "exports"
     link.symlink_to(tmp_path)
