@@ -45,6 +45,14 @@ class Condition:
         """By how much a value falls short of it, in natural units; 0 where it does not."""
         return max(0.0, self.bound - value if self.at_least else value - self.bound)
 
+    def chance(self, value: float, stderr: float) -> float:
+        """The probability that it holds in truth, which is normal around a value with this standard error."""
+        from scipy.special import ndtr
+
+        if stderr == 0:
+            return float(self.missed(value) == 0)
+        return float(ndtr((value - self.bound if self.at_least else self.bound - value) / stderr))
+
 
 def normal(text: str) -> str:
     """A condition as it is kept, whatever spaces and digits it was written with; what is none stays as it is."""

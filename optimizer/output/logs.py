@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TextIO
 
-from optimizer.driver import WHOLE
 from optimizer.wording import shown
 
 if TYPE_CHECKING:
@@ -25,6 +24,8 @@ program = logging.getLogger("optimizer.program")  # of what is no candidate's
 
 def answered(answer: Answer) -> None:
     """Log one answer that was committed: a line at INFO, whose values are the record's `fields`."""
+    from optimizer.driver import WHOLE  # NumPy, which no start of a command waits for
+
     outcome = "scored" if answer.failure is None else answer.failure.kind
     fields: dict[str, Any] = {
         "candidate": answer.number % WHOLE if answer.number >= 0 else answer.number,

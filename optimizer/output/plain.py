@@ -152,14 +152,7 @@ def preferred(results: Results, chosen: Candidate, where: Sequence[Condition]) -
 
 def holds(condition: Condition, m: Measure) -> float | None:
     """The probability that the true score meets a condition: normal around the measured one; None: error not known."""
-    from scipy.special import ndtr
-
-    if m.stderr is None:
-        return None
-    if m.stderr == 0:
-        return float(condition.missed(m.value) == 0)
-    over = m.value - condition.bound if condition.at_least else condition.bound - m.value
-    return float(ndtr(over / m.stderr))
+    return None if m.stderr is None else condition.chance(m.value, m.stderr)
 
 
 def curse(results: Results) -> list[dict[str, Any]]:

@@ -23,7 +23,7 @@ from optimizer.record.front import Front
 from optimizer.record.paired import Sample
 from optimizer.rungs.order import Order
 from optimizer.rungs.plan import Plan
-from optimizer.rungs.rules import WINDOW, among_the_best, chance, chosen, dominated, promise
+from optimizer.rungs.rules import WINDOW, among_the_best, chosen, dominated, promise
 from optimizer.rungs.whole import LEAST, Known, Whole, rivals
 
 log = logging.getLogger(__name__)
@@ -191,7 +191,7 @@ class Ladder:
 
     def _thought(self, told: Told) -> Thought:
         said = [(o.sign * told.measures[o.name][0], told.measures[o.name][1]) for o in self._objectives]
-        met = [chance(c, *told.measures[c.name]) for c in self._constraints]
+        met = [c.chance(*told.measures[c.name]) for c in self._constraints]
         return Thought(np.array([v for v, _ in said]), np.array([e for _, e in said]), math.prod(met))
 
 

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from scipy.special import ndtr
 from scipy.stats import norm, qmc
 
-from optimizer.conditions import Condition
 from optimizer.rungs.whole import Known
 from optimizer.volume import Volume
 
@@ -57,12 +56,6 @@ def chosen(
             break
         found.append(int(left.pop(best)))
     return found
-
-
-def chance(condition: Condition, value: float, stderr: float) -> float:
-    """How likely a condition holds, of an estimate that is normal around the truth."""
-    over = value - condition.bound if condition.at_least else condition.bound - value
-    return float(ndtr(over / stderr)) if stderr > 0 else float(condition.missed(value) == 0)
 
 
 def among_the_best(promises: Array, keep: float) -> bool:
