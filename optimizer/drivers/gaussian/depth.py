@@ -24,9 +24,9 @@ class Depth:
     """
 
     def __init__(self, sizes: Sequence[int], design: int = 0) -> None:
-        self._sizes, self._design = list(sizes), design  # moves that lead anywhere, by level; answers before any move
+        self._sizes = list(sizes)  # moves that lead anywhere, by level
         self._levels = [0]  # by how many answers there are
-        self._since = [design]  # with how many answers that level was come to
+        self._since = [design]  # with how many answers that level was come to; to the first, once the design is there
         self._sides: list[float] = []
         self._scouts: list[bool | None] = []
 
