@@ -3,11 +3,13 @@
     python benchmarks/rungs.py job.yaml --rungs 20 --keep 0.1 --seeds 0 1 2
     python benchmarks/rungs.py --seeds 0 1 2 3 4                  # the demo's digits: four tasks, a tiny ViT
     python benchmarks/rungs.py benchmarks/minilm/hard.yaml --metric accuracy          # see benchmarks/minilm/README.md
+    python benchmarks/rungs.py benchmarks/minilm/hard.yaml --emulate RUN RUN          # by recorded runs of that job
 
 The job is searched with and without rungs, for each seed, in --out, where what is done is not done again. Printed are
 the means over seeds and their standard errors of:
 
 - volume: the hypervolume of the final front, of candidates scored on all calibration items, in the anchors' box;
+- unseen, with --heldout: that of the same front and anchors by their held-out losses, what a user gets;
 - best: of the candidate that is best in the mean on calibration items, the mean over objectives on held-out items, or
   over evaluators of --metric;
 - items: the share of the items of all candidates that was scored;
@@ -24,11 +26,20 @@ import os
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from benchmarks.emulation import emulated
+
+if TYPE_CHECKING:
+    from optimizer import Results
 
 DATA = Path(__file__).parent / "data" / "rungs"
 DEMO = 120  # evaluations on the demo's digits
@@ -46,7 +57,9 @@ def main() -> None:
     parser.add_argument("--choose", nargs="+", default=["turns"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--metric", default="", help="of every evaluator: what is told of the best")
+    parser.add_argument("--heldout", action="store_true", help="score fronts on held-out items too")
     parser.add_argument("--evaluations", type=int, help="candidates; by default the job's")
+    parser.add_argument("--emulate", type=Path, nargs="+", default=[], metavar="RUN", help="see emulation.py")
     parser.add_argument("--jobs", type=int, default=2, help="searches side by side, one thread each")
     parser.add_argument("--out", type=Path, default=DATA)
     options = parser.parse_args()
@@ -60,22 +73,26 @@ def main() -> None:
                 ways += [{**said, "rule": "halving", "keep": keep} for keep in options.keep]
             if "racing" in options.rules:
                 ways.append({**said, "rule": "racing"})
+    out = options.out / "emulated" if options.emulate else options.out
+    search = partial(one, job, out, options.evaluations, options.metric, options.heldout, options.emulate)
     with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as workers:
-        running = [
-            [
-                workers.submit(one, job, way, seed, options.evaluations, options.metric, options.out)
-                for seed in options.seeds
-            ]
-            for way in ways
-        ]
+        running = [[workers.submit(search, way, seed) for seed in options.seeds] for way in ways]
         plain = [future.result() for future in running[0]]
-        print(f"{'':4}{'volume':>17} {'best':>17} {'items':>17} {'time':>17} {'held':>9}")
+        names = ["volume", *(["unseen"] if options.heldout else []), "best", "items"]
+        print(f"{'':4}{' '.join(f'{name:>17}' for name in [*names, 'time'])} {'held':>9}")
         for way, futures in zip(ways, running, strict=True):
-            _print(way, [future.result() for future in futures], plain)
+            _print(way, names, [future.result() for future in futures], plain)
 
 
 def one(
-    job: Path, way: dict[str, Any] | None, seed: int, evaluations: int | None, metric: str, out: Path
+    job: Path,
+    out: Path,
+    evaluations: int | None,
+    metric: str,
+    heldout: bool,
+    emulate: Sequence[Path],
+    way: dict[str, Any] | None,
+    seed: int,
 ) -> dict[str, float]:
     """One search, and what is printed of it."""
     from optimizer import Job, Run
@@ -84,16 +101,18 @@ def one(
     from optimizer.record.saved import saved
 
     said = "whole" if way is None else "-".join(str(v) for v in way.values()).replace(" ", "")
-    name = f"{job.stem}-{said}-{seed}".replace("[", "").replace("]", "").replace(",", "_")
+    name = f"{job.stem}-{said}-{evaluations or 'all'}-{seed}".replace("[", "").replace("]", "").replace(",", "_")
     done = out / f"{name}.json"
-    if done.is_file():
-        return dict(json.loads(done.read_text()))
+    known = json.loads(done.read_text()) if done.is_file() else {}
+    if known.get("of") == metric and (not heldout or "unseen" in known):
+        return {key: value for key, value in known.items() if key != "of"}
     told = Job.load(job)
     plain: dict[str, Any] = {**told.model_dump(mode="json"), "name": name, "seed": seed, "fidelity": way}
     plain["executor"] |= {"kind": "inline"}
     plain["budget"] |= {"evaluations": evaluations or plain["budget"]["evaluations"]}
     run = Run(out / name) if (out / name).is_dir() else Run.create(Job.parse(plain, job.parent), out)
-    run.search(heldout=False)
+    with emulated(emulate) if emulate else nullcontext():
+        run.search(heldout=heldout)
     results = run.results()
     best = results.pick("best")
     answer = Worker(specification(run.job, False), "held").answer(Question(0, best.point, items=Items("heldout")))
@@ -108,8 +127,22 @@ def one(
         "within": 0 if sums is None else sums.within,
         "whole": len(results.front.numbers),
     }
-    done.write_text(json.dumps(found, indent=1) + "\n")
+    if heldout:
+        found["unseen"] = _unseen(results)
+    done.write_text(json.dumps({**found, "of": metric}, indent=1) + "\n")
     return found
+
+
+def _unseen(results: Results) -> float:
+    """The hypervolume of the front by held-out losses, in the box of the anchors' held-out losses."""
+    from optimizer.record.front import Front
+
+    front = Front(len(results.objectives))
+    for c in results.scored:
+        if c.heldout:
+            losses = np.array([o.sign * c.heldout[o.name].value for o in results.objectives])
+            front.add(c.number, losses, anchor=c.is_anchor)
+    return front.hypervolume
 
 
 def _demo(out: Path) -> Path:
@@ -122,12 +155,17 @@ def _demo(out: Path) -> Path:
     return folder / "job.yaml"
 
 
-def _print(way: dict[str, Any] | None, found: Sequence[dict[str, float]], plain: Sequence[dict[str, float]]) -> None:
+def _print(
+    way: dict[str, Any] | None,
+    names: Sequence[str],
+    found: Sequence[dict[str, float]],
+    plain: Sequence[dict[str, float]],
+) -> None:
     ratios = [f["seconds"] / p["seconds"] for f, p in zip(found, plain, strict=True)]
     checked, within = sum(f["checked"] for f in found), sum(f["within"] for f in found)
     said = "all items" if way is None else " ".join(f"{k} {v}" for k, v in way.items())
     held = f"{within / checked:10.3f}" if checked else f"{'':10}"
-    columns = [[f[name] for f in found] for name in ("volume", "best", "items")]
+    columns = [[f[name] for f in found] for name in names]
     print(said + "\n    " + " ".join(map(_mean, [*columns, ratios])) + held)
 
 

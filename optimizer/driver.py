@@ -175,7 +175,9 @@ class Outcome:
     """What came back. Losses are minimised, and always finite: a failed candidate carries a worst rank and why.
 
     For `scores` these are the m objectives' losses, else the training losses of the T tasks, without standard errors
-    (none of either for `sizes` and `grams`). `gradient` has T rows for `gradients`, K + 2 for `grams`, and one for the
+    (none of either for `sizes` and `grams`). `share` is that of the items which scores are from: below 1 they are
+    estimates of the losses on all items, and the standard errors are the estimates'; else losses are exact for these
+    items, whose errors they say. `gradient` has T rows for `gradients`, K + 2 for `grams`, and one for the
     other three. `failure` is `kind: reason`; of its kinds (nonfinite, oom, timeout, infrastructure, error) the first
     and last would come again.
     """
@@ -185,6 +187,7 @@ class Outcome:
     stderr: NDArray[np.float64]  # (m,) or (T,), NaN where it is not known
     gradient: NDArray[np.float64] | None = None  # (T, dim), (K + 2, dim) or (1, dim)
     failure: str | None = None
+    share: float = 1.0
 
 
 class Driver(Protocol):

@@ -81,10 +81,11 @@ def test_the_process_finds_what_matters_and_knows_its_slopes() -> None:
         return np.stack([np.sin(3 * x[:, 0]) + 0.2 * x[:, 1], (x[:, 2] - 0.5) ** 2], axis=1)
 
     process = Process(np.arange(5), np.ones(5, dtype=bool), 2)
-    process.condition(points, truth(points))
+    exact = np.zeros((60, 2))
+    process.condition(points, truth(points), exact)
     unfitted = np.abs(process(fresh)[0] - truth(fresh)).mean()
-    process.fit(points, truth(points))
-    smoothed = process.condition(points, truth(points))
+    process.fit(points, truth(points), exact)
+    smoothed = process.condition(points, truth(points), exact)
     means, kept = process(fresh)
     assert np.abs(means - truth(fresh)).mean() < min(0.02, unfitted)
     assert smoothed == pytest.approx(truth(points), abs=0.05)
@@ -92,6 +93,57 @@ def test_the_process_finds_what_matters_and_knows_its_slopes() -> None:
     weights = rng.random((20, 2))
     pulled = process.pull(fresh, kept, weights)
     assert pulled == pytest.approx(slope(lambda x: (weights * process(x)[0]).sum(axis=1), fresh), abs=1e-5)
+
+
+def test_the_process_believes_estimates_no_more_than_their_errors_allow() -> None:
+    rng = RNG(1)
+    points = rng.random((80, 3))
+    truth = np.stack([np.sin(3 * points[:, 0]), (points[:, 1] - 0.5) ** 2], axis=1)
+    errors = np.where(np.arange(80)[:, None] < 20, 0.0, np.array([0.5, 0.2]))  # the first 20 are exact
+    told = truth + errors * rng.standard_normal((80, 2))
+    off = {}
+    for name, known in {"known": errors, "unknown": np.zeros_like(errors)}.items():
+        process = Process(np.arange(3), np.ones(3, dtype=bool), 2)
+        process.fit(points, told, known)
+        off[name] = np.abs(process.condition(points, told, known) - truth)
+    assert (off["known"].mean(axis=0) < 0.8 * off["unknown"].mean(axis=0)).all()
+    assert off["known"][:20].max() < 0.05 < off["unknown"][:20].max()
+
+
+def test_estimates_lengthen_the_volume_by_which_a_level_is_kept_no_further_than_they_are_sure() -> None:
+    where, stages = domain(8, 2), {}
+    for share, error in ((1.0, 0.01), (0.1, 0.01), (0.1, 9.0)):
+        driver = made("auto", where, 2)
+        for value in (0.0, 1.0):  # a box from 0 to 1
+            question = Question(FOREIGN, np.full(16, value), stage=ANCHOR + str(value))
+            driver.tell([Outcome(question, np.full(2, value), np.zeros(2))])
+        for i in range(60):
+            (question,) = driver.ask(1)
+            driver.tell([Outcome(question, np.full(2, 0.9 - 0.05 * i), np.full(2, error), share=share)])
+        stages[share, error] = question.stage
+    assert stages[1.0, 0.01] == stages[0.1, 0.01] == "auto: level 0" != stages[0.1, 9.0]
+
+
+@pytest.mark.parametrize("first", ["an estimate", "a failure"])
+def test_scores_after_an_estimate_or_a_failure_are_news_and_nothing_else_is(first: str) -> None:
+    where = domain(2, 2)
+    levels, rng = Levels(where, 1), RNG(0)
+    points = rng.random((30, 4))
+    for point in points:
+        levels.learn(point, point.sum(keepdims=True) / 4)
+    there, far = np.full(4, 0.5), np.array([5.0])
+    levels.learn(there, None if first == "a failure" else far, None, None if first == "a failure" else np.array([0.01]))
+    before = levels.count
+    units, _, losses, _ = levels._known(before, 500)
+    assert len(units) == before and losses[-1] > 1
+    levels.learn(there, np.array([0.5]))
+    assert levels.count == before + 1
+    units, _, losses, errors = levels._known(levels.count, 500)
+    assert len(units) == before and losses[-1] == 0.5 and not errors.any()
+    assert levels._known(before, 500)[2][-1] > 1, "what was thought out by then stays"
+    for news, unsure in ((np.array([0.1]), None), (far, np.array([0.01])), (None, None)):
+        levels.learn(there, news, None, unsure)
+    assert levels.count == before + 1
 
 
 def test_slopes_are_interpolated_and_both_ways_to_solve_agree(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -301,6 +353,16 @@ def test_a_level_that_finds_nothing_is_left() -> None:
         driver.tell([Outcome(question, found[-1], np.zeros(2))])
     assert question.stage.startswith("auto: level") and question.stage != "auto: level 0"
     assert np.min(found) < 1
+
+
+def test_nothing_is_asked_twice_though_every_climb_ends_in_the_best_corner() -> None:
+    where = domain(8, 2)
+    driver = made("auto", where, 2)
+    for value in (0.0, 1.0):
+        question = Question(FOREIGN, np.full(16, value), stage=ANCHOR + str(value))
+        driver.tell([Outcome(question, np.full(2, value), np.zeros(2))])
+    found = search(driver, Toy(np.zeros((2, 16))), 40)
+    assert len({o.question.point.tobytes() for o in found}) == 40
 
 
 def test_nothing_is_asked_twice_where_there_is_more_to_ask() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -19,22 +19,23 @@ from evaluators.metrics import mean
 from optimizer import Job, Run
 from optimizer.answer import Answer, Failure
 from optimizer.commands.cli import app
-from optimizer.driver import WHOLE, Items, Question, reference
+from optimizer.driver import WHOLE, Items, Outcome, Question, reference
+from optimizer.drivers.sampling import Sobol
 from optimizer.errors import JobError
 from optimizer.executors.rungs import Rungs
 from optimizer.executors.worker import Worker, specification
-from optimizer.jobs.assemble import build_ladder
+from optimizer.jobs.assemble import build_ladder, plan_of
 from optimizer.jobs.checking import check_job
+from optimizer.jobs.job_search import Fidelity
 from optimizer.objectives import Objective
 from optimizer.output import logs, plain
-from optimizer.output.kept import kept
 from optimizer.record.ledger import Ledger
 from optimizer.rungs.ladder import Ladder
-from optimizer.rungs.plan import Plan
 from optimizer.rungs.rules import among_the_best, dominated, promise
 from optimizer.rungs.whole import Known
 from optimizer.searching.search import Search
-from optimizer.service import summary
+from optimizer.views import summary
+from optimizer.views.kept import kept
 
 HALVING = "fidelity: {rungs: [8, 16], keep: 0.4}"
 RACING = "fidelity: {rungs: [6, 12, 20], rule: racing, sure: 0.8, estimate: gmp_irt, choose: clusters}"
@@ -85,6 +86,25 @@ def test_an_estimate_says_of_how_many_items_it_is_and_how_sure(finished: Run) ->
                 assert kept.shape == (30,) and int(np.isfinite(kept).sum()) == told[-1]
         elif told:
             assert told == rungs or c.row is not None, "a whole candidate came by every rung, or was a finalist"
+
+
+def test_a_driver_is_told_which_losses_are_estimates_and_how_sure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[Outcome] = []
+    tell = Sobol.tell
+
+    def noted(driver: Sobol, outcomes: Sequence[Outcome]) -> None:
+        heard.extend(outcomes)
+        tell(driver, outcomes)
+
+    monkeypatch.setattr(Sobol, "tell", noted)
+    run = worlds.searched(
+        worlds.classification(tmp_path, evaluations=24, extra="fidelity: {rungs: [8], keep: 0.4, final: 0}")
+    )
+    found = [(c.share, *(c.measures[name].stderr for name in METRICS)) for c in run.results().candidates.values()]
+    assert {share == 1 for share, *_ in found} == {True, False}
+    assert sorted((o.share, *o.stderr.tolist()) for o in heard) == sorted(found)
 
 
 def test_a_candidate_that_came_by_every_rung_has_the_scores_that_it_has_at_once(finished: Run) -> None:
@@ -327,7 +347,7 @@ class _Scripted:
 
 
 def _ladder() -> Ladder:
-    return Ladder(Plan((10, 20)), [Objective("t.m", "min")], (), {"t": 40}, 0, lambda number: {})
+    return Ladder(plan_of(Fidelity(rungs=[10, 20])), [Objective("t.m", "min")], (), {"t": 40}, 0, lambda number: {})
 
 
 def _scored(number: int, value: float) -> Answer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from scipy.stats import qmc
@@ -143,8 +144,7 @@ class Anchored:
 
 def _as(outcome: Outcome, number: int) -> Outcome:
     """The outcome of the same question under another number."""
-    question = renumbered(outcome.question, number)
-    return Outcome(question, outcome.losses, outcome.stderr, outcome.gradient, outcome.failure)
+    return replace(outcome, question=renumbered(outcome.question, number))
 
 
 def _distinct(anchors: Sequence[tuple[str, Point]], dim: int) -> list[tuple[str, Point]]:

@@ -76,16 +76,22 @@ class Auto:
     """
 
     class Options(BaseModel):
-        """Of the gradients, if any: `steps` at most, each on `batch` items of every task (0: all).
-
-        Among them every `every`-th question scores.
-        """
+        """Of the gradients, where the job asks for any."""
 
         model_config = ConfigDict(extra="forbid", frozen=True)
         asks: ClassVar[Wants] = "gradients"
-        steps: int = Field(60, ge=1)
-        batch: int = Field(0, ge=0)
-        every: int = Field(4, ge=2)
+        steps: int = Field(
+            60,
+            ge=1,
+            description="Gradients at most, where driver.gradients is said; one takes about as long as three"
+            " candidates, and budget.evaluations does not count it.",
+        )
+        batch: int = Field(0, ge=0, description="Items of each task in a gradient; more are surer and slower. 0: all.")
+        every: int = Field(
+            4,
+            ge=2,
+            description="One question in so many scores a candidate while gradients are asked; less scores more.",
+        )
 
     done = False
 
@@ -247,7 +253,9 @@ class Auto:
         losses = None if outcome.failure is not None else self._box.units(checked_losses(outcome, self._m))
         if exact(self._domain, outcome.question.point, NEAR):
             unit = unit_of(self._domain, outcome.question.point)
-            self._levels.learn(unit, losses, self._scouting(outcome.question.number))
+            told = outcome.share < 1 and losses is not None  # NaN: of a violation, whose penalty has no error
+            errors = np.nan_to_num(outcome.stderr / self._box.span) if told else None
+            self._levels.learn(unit, losses, self._scouting(outcome.question.number), errors)
 
     def _scouting(self, number: int) -> int | None:
         """The number of a question that may be a scout; with gradients, which are fine from the start, none is."""

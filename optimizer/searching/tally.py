@@ -68,7 +68,8 @@ class Tally:
             self._worst = loss if self._worst is None else np.maximum(self._worst, loss)
             self._best = loss if self._best is None else np.minimum(self._best, loss)
             theirs = question.number < AGAIN
-            self._driver.tell([Outcome(question if theirs else replace(question, number=FOREIGN), loss, stderr)])
+            question = question if theirs else replace(question, number=FOREIGN)
+            self._driver.tell([Outcome(question, loss, stderr, share=answer.share)])
             return
         self.failed += answer.of is None
         if question.number < AGAIN:

@@ -78,3 +78,8 @@ def drawn_directions(stream: np.random.Generator, count: int, objectives: int) -
 def compressed(losses: Array) -> Array:
     """Losses in box units, but logarithmic beyond the reference 1: how much worse than useless says little."""
     return np.where(losses > 1, 1 + np.log(np.maximum(losses, 1)), losses)
+
+
+def compressed_errors(losses: Array, errors: Array) -> Array:
+    """Standard errors of compressed losses, of such of the losses: times the slope."""
+    return np.asarray(errors / np.maximum(losses, 1.0))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.stats import norm, qmc
 
 from optimizer.driver import Domain, at, steps, unit_of
-from optimizer.drivers.gaussian.climb import climb, compressed, drawn_directions
+from optimizer.drivers.gaussian.climb import climb, compressed, compressed_errors, drawn_directions
 from optimizer.drivers.gaussian.depth import Depth
 from optimizer.drivers.gaussian.features import Features
 from optimizer.drivers.gaussian.process import Process
@@ -21,7 +21,8 @@ Array = NDArray[np.float64]
 CLIMBS, STEPS = 32, 40
 REACH = 0.3  # of the unit cube, that climbs of finer levels go at most; coarse ones go anywhere
 STRAY, ANEW = 0.2, 1.5  # of the climbs draw a choice anew, and so many choices a climb at most, on average
-REDRAWN = 20  # times at most, where all that climbs lead to is known
+REDRAWN = 20  # times at most, where all that climbs lead to is known,
+NUDGE = 0.02  # of the unit cube, by which coefficients are moved then
 SAMPLES = 16  # of a candidate's losses, for the volume that it is expected to add
 KNOWN = 500  # answers that the processes hold, and
 FITTED = 300  # that length scales are learned from, whose cost grows with the cube: of more, those nearest to the front
@@ -51,9 +52,13 @@ class Levels:
         self._fitted = 0
         self._units: list[Array] = []
         self._losses: list[Array] = []
+        self._errors: list[Array] = []
         self._held: tuple[int, Array, Array] | None = None
         self._volume = Volume(objectives)
         self._seen: dict[bytes, int] = {}  # a point -> how many answers there were before its own
+        self._last: dict[bytes, int] = {}  # a point -> its last answer,
+        self._exact: list[bool] = []  # of each answer
+        self._after: dict[int, int] = {}  # an estimate or a failure -> the answer in whose place it was
         self._rows: list[Array] = []  # features
         free = domain.high > domain.low
         groups, experts = domain.shape
@@ -83,17 +88,29 @@ class Levels:
         unit: Array,  # (dim,)
         losses: Array | None,  # (m,); None: it failed
         number: int | None = None,  # of the question, if it was asked here
+        errors: Array | None = None,  # (m,), standard errors of estimates; None: the losses are exact
     ) -> None:
-        """Take an answer in. What is known already is no news."""
-        if _key(unit) in self._seen:
-            return
-        self._seen[_key(unit)] = len(self._units)
+        """Take an answer in. What is known already is no news, but scores after an estimate or a failure are.
+
+        Estimates lengthen the side of the volume by which `Depth` goes as far as they are sure, by one standard error:
+        the best of many are lucky.
+        """
+        key = _key(unit)
+        if key in self._seen:
+            before = self._last[key]
+            if losses is None or errors is not None or self._exact[before]:
+                return
+            self._after[before] = len(self._units)
+        self._seen.setdefault(key, len(self._units))
+        self._last[key] = len(self._units)
+        self._exact.append(losses is not None and errors is None)
         if losses is None:
             losses = np.max([np.full(self._m, FAILED), *self._losses], axis=0)
         else:
-            self._volume.add(losses[None])
+            self._volume.add((losses if errors is None else losses + errors)[None])
         self._units.append(unit)
         self._losses.append(losses)
+        self._errors.append(np.zeros(self._m) if errors is None else errors)
         self._rows.append(self._features(unit[None])[0])
         self._depth.add(self._volume.value ** (1 / self._m), number)
 
@@ -125,11 +142,9 @@ class Levels:
     def _conditioned(self, count: int) -> tuple[Array, Array]:
         """Bring the processes to so many answers. Those that they hold: points, and expected losses there."""
         if self._held is None or self._held[0] != count:
-            units, losses = np.array(self._units[:count]), compressed(np.array(self._losses[:count]))
-            features = np.array(self._rows[:count])
-            self._fit(features, losses)
-            best = self._best(losses, KNOWN)
-            self._held = count, units[best], self._process.condition(features[best], losses[best])
+            self._fit(count)
+            units, features, losses, errors = self._known(count, KNOWN)
+            self._held = count, units, self._process.condition(features, losses, errors)
         return self._held[1:]
 
     def _climbed(self, model: _Seen, units: Array, losses: Array, stage: int, stream: np.random.Generator) -> Array:
@@ -145,36 +160,46 @@ class Levels:
         return climb(model, starts, directions, moves, reach, first, STEPS)
 
     def _unknown(self, ends: Array, count: int, pending: Sequence[Array], stream: np.random.Generator) -> Array:
-        """Those that are news, with integers and choices as they will be asked; drawn anew where all are known."""
-        whole = np.flatnonzero(steps(self._domain) > 0)
-        if not len(whole):
-            return ends
+        """Those that are news, with integers and choices as they will be asked; drawn anew where all are known.
+
+        An answer at a known point is no news, so that the same would be asked for ever.
+        """
+        counts = steps(self._domain)
+        whole, reals = (
+            np.flatnonzero(counts > 0),
+            np.flatnonzero((counts == 0) & (self._domain.high > self._domain.low)),
+        )
         asked = {_key(unit) for unit in pending}
         for _ in range(REDRAWN):
-            ends = np.array([unit_of(self._domain, at(self._domain, end)) for end in ends])
+            if len(whole):
+                ends = np.array([unit_of(self._domain, at(self._domain, end)) for end in ends])
             keys = [_key(end) for end in ends]
             news = np.array([self._seen.get(k, count) >= count and k not in asked for k in keys])
             if news.any():
                 return np.asarray(ends[news])
-            turned = stream.random((len(ends), len(whole))) < max(STRAY, 1 / len(whole))
+            turned = stream.random((len(ends), len(whole))) < max(STRAY, 1 / max(1, len(whole)))
             ends[:, whole] = np.where(turned, stream.random(turned.shape), ends[:, whole])
+            ends[:, reals] = np.clip(ends[:, reals] + NUDGE * stream.standard_normal(ends[:, reals].shape), 0, 1)
         return ends
 
-    def _fit(self, features: Array, losses: Array) -> None:
+    def _fit(self, count: int) -> None:
         """Learn hyperparameters from the answers that there were when a fit was due, whoever asks when."""
         due = self._fitted
-        while (following := max(math.ceil(due * REFIT), self.needed)) <= len(features):
+        while (following := max(math.ceil(due * REFIT), self.needed)) <= count:
             due = following
         if due > self._fitted:
             self._fitted = due
-            best = self._best(losses[:due], FITTED)
-            self._process.fit(features[best], losses[best])
+            self._process.fit(*self._known(due, FITTED)[1:])
 
-    def _best(self, losses: Array, count: int) -> NDArray[np.int64]:
-        """The rows nearest to the front, at most so many, in their order."""
-        if len(losses) <= count:
-            return np.arange(len(losses))
-        return np.sort(np.lexsort((losses.mean(axis=1), -self._volume.nearness(losses)))[:count])
+    def _known(self, count: int, most: int) -> tuple[Array, Array, Array, Array]:
+        """Units, features, losses and errors of the first `count` answers; of many, the `most` nearest the front."""
+        rows = [i for i in range(count) if self._after.get(i, count) >= count]
+        told, errors = np.array([self._losses[i] for i in rows]), np.array([self._errors[i] for i in rows])
+        losses, errors = compressed(told), compressed_errors(told, errors)
+        if len(rows) > most:
+            best = np.sort(np.lexsort((losses.mean(axis=1), -self._volume.nearness(losses)))[:most])
+            rows, losses, errors = [rows[i] for i in best], losses[best], errors[best]
+        return np.array([self._units[i] for i in rows]), np.array([self._rows[i] for i in rows]), losses, errors
 
 
 def _key(unit: Array) -> bytes:

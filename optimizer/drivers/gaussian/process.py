@@ -19,7 +19,8 @@ JITTER = 1e-7
 class Process:
     """m processes of zero mean and Matern-5/2 covariance over features; each learns one length scale a kind of feature.
 
-    Losses are standardised. Hyperparameters maximise the posterior (likelihood times log-normal priors), by L-BFGS.
+    Losses are standardised. Answers have errors of their own, normal and independent, beside the noise that is learned:
+    0 of what is exact. Hyperparameters maximise the posterior (likelihood times log-normal priors), by L-BFGS.
     `kinds` `(features,)` numbers the features that share a length scale; `coarse` says of each kind which prior it has.
     """
 
@@ -33,16 +34,18 @@ class Process:
         self,
         features: Array,  # (n, features)
         losses: Array,  # (n, m)
+        errors: Array,  # (n, m)
     ) -> None:
         """Learn the length scales, variances and noises anew."""
-        standard = (losses - losses.mean(axis=0)) / _spread(losses)
+        scale = _spread(losses)
+        standard, variances = (losses - losses.mean(axis=0)) / scale, (errors / scale) ** 2
         distances = np.array([_squares(features[:, self._kinds == i]) for i in range(len(self._coarse))])
         bounds = [(-9.0, 4.0)] * len(self._coarse) + [(-3.0, 6.0), (-14.0, 0.0)]
         for j in range(self._m):
             found = minimize(
                 self._energy,
                 self._first,
-                (distances, standard[:, j]),
+                (distances, standard[:, j], variances[:, j]),
                 jac=True,
                 method="L-BFGS-B",
                 bounds=bounds,
@@ -54,6 +57,7 @@ class Process:
         self,
         features: Array,  # (n, features)
         losses: Array,  # (n, m)
+        errors: Array,  # (n, m)
     ) -> Array:
         """Learn from these answers, and forget all others; hyperparameters stay.
 
@@ -62,18 +66,19 @@ class Process:
         self._known, self._mean, self._scale = features, losses.mean(axis=0), _spread(losses)
         self._weights, self._variance, self._factor, self._answer = [], [], [], []
         standard, smoothed = (losses - self._mean) / self._scale, losses.copy()
+        variances = (errors / self._scale) ** 2
         for j, theta in enumerate(self._theta):
             weights = np.exp(theta[:-2])[self._kinds]
             variance = float(np.exp(theta[-2]))
             covariance = variance * _matern(_distances(features, features, weights))[0]
-            noise = np.exp(theta[-1]) + JITTER
+            noise = np.exp(theta[-1]) + JITTER + variances[:, j]
             covariance[np.diag_indices(len(features))] += noise
             factor = cholesky(covariance, lower=True, check_finite=False)
             self._weights.append(weights)
             self._variance.append(variance)
             self._factor.append(factor)
             self._answer.append(cho_solve((factor, True), standard[:, j], check_finite=False))
-            smoothed[:, j] -= self._scale[j] * noise * self._answer[j]  # K a = (K + s^2 I) a - s^2 a
+            smoothed[:, j] -= self._scale[j] * noise * self._answer[j]  # K a = (K + S) a - S a
         return smoothed
 
     def __call__(
@@ -116,13 +121,13 @@ class Process:
         k, slope = _matern(_distances(features, self._known, self._weights[j]))
         return self._variance[j] * k, 2 * self._variance[j] * slope
 
-    def _energy(self, theta: Array, distances: Array, losses: Array) -> tuple[float, Array]:
+    def _energy(self, theta: Array, distances: Array, losses: Array, variances: Array) -> tuple[float, Array]:
         """Minus the log posterior of hyperparameters, and its derivative."""
         count, kinds = len(losses), len(self._coarse)
         scales, variance, noise = np.exp(theta[:kinds]), np.exp(theta[-2]), np.exp(theta[-1])
         k, slope = _matern(np.tensordot(scales, distances, 1))
         covariance = variance * k
-        covariance[np.diag_indices(count)] += noise + JITTER
+        covariance[np.diag_indices(count)] += noise + JITTER + variances
         factor, info = get_lapack_funcs("potrf", (covariance,))(covariance, lower=True)
         if info:
             return 1e9, np.zeros_like(theta)
