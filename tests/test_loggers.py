@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import struct
 import subprocess
 import sys
@@ -235,9 +236,11 @@ def test_a_logger_that_fails_or_hangs_is_off_and_the_search_goes_on(
     assert len(said) == len(FAKES) - 1 and "s3cret" not in str(said) and "\x1b" not in str(said)
     for name, why in {
         "at-start": "OSError: [Errno 28]", "at-step": "is away", "at-end": "ValueError: no", "at-close": "RuntimeError",
-        "quitter": "SystemExit", "hanging": "not taken all in after 0.5 s",
+        "quitter": "SystemExit", "hanging": "not taken all in 0.5 s after the end",
     }.items():  # fmt: skip
-        assert any(line.startswith(f"logging to {name} is off, the search goes on: ") and why in line for line in said)
+        assert any(
+            line.startswith(f"logging to {name} is off, which harms no search: ") and why in line for line in said
+        )
     results = Results(tmp_path / "runs" / "pico")
     assert results.finished and len(results.scored) == 8
     first, *steps, ended, closed = Fake.told
@@ -259,6 +262,46 @@ def test_a_logger_that_fails_or_hangs_is_off_and_the_search_goes_on(
     assert mergeopt("resume", "pico", "--evaluations", "9", "--log-to", "fine") == 0
     again = [s for s in Fake.told if isinstance(s, Step)]
     assert [s.at for s in again] == [len(steps) + 1] and isinstance(Fake.told[0], Begun) and Fake.told[0].id == first.id
+
+
+def test_loggers_close_side_by_side_and_those_that_hang_have_one_limit_together(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    no_run: Any = None  # of which a logger is told as a search starts
+    both = threading.Barrier(2)
+
+    class Meets(Fake):
+        def close(self) -> None:
+            both.wait()  # for ever, if one is closed after the other
+
+    class Hangs(Fake):
+        def close(self) -> None:
+            threading.Event().wait()
+
+        def abandon(self) -> None:
+            self.told.append("abandoned")
+            raise RuntimeError("nor can it leave")
+
+    with watching.watched(no_run, [("one", Meets()), ("other", Meets())]):
+        assert not both.n_waiting
+    assert capsys.readouterr().err == ""
+
+    waits: list[float] = []
+    join = threading.Thread.join
+
+    def waited(thread: threading.Thread, seconds: float) -> None:
+        waits.append(seconds)
+        join(thread, seconds)
+
+    monkeypatch.setattr(threading.Thread, "join", waited)
+    monkeypatch.setattr(watching, "CLOSE_SECONDS", 0.2)
+    with watching.watched(no_run, [(name, Hangs()) for name in ("one", "other", "third")]):
+        pass
+    assert len(waits) == 3 and sum(waits) <= 0.2
+    assert Hangs.told == ["abandoned"] * 3 and "abandoned" not in Meets.told
+    assert (
+        capsys.readouterr().err.count("is off, which harms no search: it has not taken all in 0.2 s after the end") == 3
+    )
 
 
 @pytest.mark.parametrize("name", sorted(loggers.LOGGERS))
@@ -353,8 +396,22 @@ def test_a_logger_that_is_off_is_waited_for_until_it_is_closed(tmp_path: Path) -
     watched._tell(lambda: watched._logger.start(begun(tmp_path)))
     while not watched._off.is_set():
         time.sleep(0.01)
-    watched.close()
+    watched.finish()
+    watched.closed(time.monotonic() + 60)
     assert Slow.told == ["closed"]
+
+
+def test_a_process_ends_whose_wandb_does_not(tmp_path: Path) -> None:
+    (tmp_path / "wandb-core").symlink_to(Path(str(shutil.which("sleep"))).resolve())
+    script = (
+        "import atexit, subprocess, sys\n"
+        "from optimizer.output.loggers.wandb import WandB\n"
+        "core = subprocess.Popen([sys.argv[1], '600'])\n"
+        "atexit.register(lambda: print(core.wait()))\n"  # as wandb's own hook does
+        "object.__new__(WandB).abandon()\n"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "wandb-core")]
+    assert subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout == "-9\n"
 
 
 @pytest.mark.parametrize(("finished", "code"), [(True, 0), (False, 255), (None, 1)])

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from optimizer.wording import shown
 
@@ -82,6 +82,14 @@ class Logger(Protocol):
     def step(self, step: Step) -> None: ...
     def end(self, run: Ended) -> None: ...
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class Abandonable(Protocol):
+    """A logger whose library would keep this process from ending: it is told, from another thread, that nobody waits
+    any more for what it is at."""
+
+    def abandon(self) -> None: ...
 
 
 def scalars(step: Step) -> dict[str, float]:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import threading
+import time
 from typing import Any
+
+import psutil
 
 from optimizer.errors import JobError
 from optimizer.output.loggers.logger import Begun, Ended, Step, columns, scalars
 
+LEAVE_SECONDS = 1.0  # for its own process to end by itself, once this one is ending
 STOPPED = 255  # an exit that wandb calls killed, as of its own runs on Ctrl-C
 QUIET = {
     **{"host": "untold", "console": "off", "silent": True, "save_code": False, "disable_git": True},
@@ -58,3 +64,20 @@ class WandB:
     def close(self) -> None:
         if self._run is not None:
             self._run.finish(exit_code=self._exit)
+
+    def abandon(self) -> None:
+        """Let this process end: it would wait for wandb's own, however long that cannot reach its server.
+
+        What it was told stays in `RUN/wandb`, where `wandb sync` finds it.
+        """
+        leaving = threading.Event()
+        atexit.register(leaving.set)  # is called before wandb's, which was registered before
+        threading.Thread(target=_end_service, args=(leaving,), daemon=True).start()
+
+
+def _end_service(leaving: threading.Event) -> None:
+    leaving.wait()
+    time.sleep(LEAVE_SECONDS)
+    for child in psutil.Process().children():
+        if child.name().startswith("wandb"):
+            child.kill()

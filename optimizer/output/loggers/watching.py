@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 import queue
 import threading
-from collections.abc import Callable, Mapping
-from contextlib import closing
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from optimizer.driver import WHOLE
 from optimizer.objectives import values
 from optimizer.output import logs
-from optimizer.output.loggers.logger import Begun, Ended, Logger, Row, Step, flat
+from optimizer.output.loggers.logger import Abandonable, Begun, Ended, Logger, Row, Step, flat
 from optimizer.record.folders import LEDGER
 from optimizer.record.ledger import Ledger
 from optimizer.wording import shown
@@ -25,13 +26,13 @@ if TYPE_CHECKING:
     from optimizer.searching.search import Search
 
 MOST_WAITING = 10_000  # steps that a logger may be behind
-CLOSE_SECONDS = 30.0  # to take in what is waiting, and to close
+CLOSE_SECONDS = 12.0  # for all loggers together to take in what is waiting, and to close
 
 Told = Callable[[], None]
 
 
 class Watched:
-    """A search as a logger is told of it. Whatever the logger does, nothing here raises, and nothing waits but `close`.
+    """A search as a logger is told of it. Whatever the logger does, nothing here raises, and only `closed` waits.
 
     A logger that raises, or is `MOST_WAITING` steps behind, is off for the rest of the search: one line says so.
     """
@@ -68,13 +69,19 @@ class Watched:
             ended = ended_of(results)
             self._tell(lambda: self._logger.end(ended))
 
-    def close(self) -> None:
-        """Wait until the logger has taken all in, and is closed, at most `CLOSE_SECONDS`."""
+    def finish(self) -> None:
+        """Nothing more is told: once the logger has taken all in it closes. Nothing waits for that but `closed`."""
         if not self._off.is_set():
             self._tell(None)
-        self._thread.join(CLOSE_SECONDS)  # of a logger that is off too: its own `close` may be under way
+
+    def closed(self, at: float) -> None:
+        """Wait until it is, at most to a time of the monotonic clock."""
+        self._thread.join(max(0.0, at - time.monotonic()))  # of one that is off too: its `close` may be under way
         if self._thread.is_alive():
-            self._end(f"it has not taken all in after {CLOSE_SECONDS:g} s")
+            self._end(f"it has not taken all in {CLOSE_SECONDS:g} s after the end")
+            if isinstance(self._logger, Abandonable):
+                with suppress(Exception):
+                    self._logger.abandon()
 
     def _tell(self, what: Told | None) -> None:
         try:
@@ -98,7 +105,26 @@ class Watched:
         """Say once that the logger is off, and why."""
         if not self._off.is_set():
             self._off.set()
-            logs.say("logging to %s is off, the search goes on: %s", self._name, shown(why, 500))
+            logs.say("logging to %s is off, which harms no search: %s", self._name, shown(why, 500))
+
+
+@contextmanager
+def watched(run: Run, loggers: Sequence[tuple[str, Logger]]) -> Iterator[list[Watched]]:
+    """A search as these loggers, by name, are told of it. Once it is over they take all in and close, side by side.
+
+    That is waited for at most `CLOSE_SECONDS`, for all of them together.
+    """
+    made: list[Watched] = []
+    try:
+        for name, logger in loggers:
+            made.append(Watched(name, logger, run))
+        yield made
+    finally:
+        for one in made:
+            one.finish()
+        at = time.monotonic() + CLOSE_SECONDS
+        for one in made:
+            one.closed(at)
 
 
 def step_of(search: Search, answer: Answer) -> Step:
