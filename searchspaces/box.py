@@ -16,6 +16,7 @@ from searchspaces.errors import RecipeError
 Bounds = tuple[float, float]
 Start = float | Mapping[str, float | Mapping[str, float]]  # for all experts, or by expert; of each, also by group
 T = TypeVar("T")
+ALL = "*"  # of a start by group: whatever is not said otherwise, even where a group has that name
 
 MOST = 1e38
 """Of a coefficient: merges are summed in fp32, and no range of coefficients is beyond what drivers can square."""
@@ -70,17 +71,24 @@ def start_of(
 def start_by_group(groups: Sequence[str], values: Sequence[float]) -> dict[str, float]:
     """An expert's coefficients, one a group, as a job says its start: the most frequent is what all others have."""
     ((usual, _),) = Counter(values).most_common(1)
-    return {name: value for name, value in zip(groups, values, strict=True) if value != usual} | {"*": usual}
+    said = {name: value for name, value in zip(groups, values, strict=True) if value != usual}
+    if ALL in said:  # a group of that very name
+        alone = next(p for n in range(1, len(groups) + 2) if (p := f"[{ALL * n}]") not in groups)
+        said[alone] = said.pop(ALL)
+    return said | {ALL: usual}
 
 
 def _in_groups(groups: Sequence[str], name: str, said: float | Mapping[str, float]) -> list[float]:
     """An expert's start in each group: that of the group's own name, else of the longest pattern that matches it.
 
-    The order says nothing: not everything that keeps a job keeps the order of its keys.
+    What is a group's own name says nothing of others, whatever it looks like; but `*` is always all the rest. The order
+    says nothing: not everything that keeps a job keeps the order of its keys.
     """
     if not isinstance(said, Mapping):
         return [said] * len(groups)
-    for pattern in said:
+    own = (set(groups) & set(said)) - {ALL}
+    patterns = sorted(set(said) - own)
+    for pattern in patterns:
         if not any(fnmatchcase(group, pattern) for group in groups):
             raise RecipeError(
                 f"start of {name}: the pattern {pattern!r} matches no group; groups are for example "
@@ -88,7 +96,7 @@ def _in_groups(groups: Sequence[str], name: str, said: float | Mapping[str, floa
             )
     found = []
     for group in groups:
-        fitting = [group] if group in said else sorted(p for p in said if fnmatchcase(group, p))
+        fitting = [group] if group in own else [p for p in patterns if fnmatchcase(group, p)]
         if not fitting:
             raise RecipeError(f'start of {name} says nothing of group {group!r}; add "*": NUMBER, for all the rest')
         found.append(said[max(fitting, key=len)])
@@ -106,15 +114,14 @@ def first_picks(start: NDArray[np.float64]) -> NDArray[np.int64]:
 def free_groups(groups: Mapping[str, Sequence[str]], patterns: Sequence[str]) -> NDArray[np.int64]:
     """The numbers of the groups that no pattern names, by their own name or by one of their tensors'.
 
-    Raises RecipeError for a pattern that matches nothing, and where nothing is left.
+    What is the own name of a group, or of a tensor, is no pattern, whatever it looks like. Raises RecipeError for a
+    pattern that matches nothing, and where nothing is left.
     """
     held: set[str] = set()
+    names = {group: {group, *tensors} for group, tensors in groups.items()}
     for pattern in patterns:
-        found = {
-            group
-            for group, tensors in groups.items()
-            if fnmatchcase(group, pattern) or any(fnmatchcase(t, pattern) for t in tensors)
-        }
+        found = {group for group, own in names.items() if pattern in own}
+        found |= {g for g, own in names.items() if not found and any(fnmatchcase(name, pattern) for name in own)}
         if not found:
             raise RecipeError(
                 f"frozen pattern {pattern!r} matches no group and no tensor; groups are for example "

@@ -92,7 +92,9 @@ class OnTaskVectors:
         return experts
 
 
-LAMBDA = Number(1.0, -10.0, 10.0, search=(0.2, 2.0))
+LAMBDA = Number(
+    1.0, -10.0, 10.0, search=(0.2, 2.0), says="A factor of all coefficients; 0 is the base, more goes further from it."
+)
 """The option of `OnTaskVectors`."""
 
 

@@ -24,7 +24,8 @@ class Number:
 
     `above`: the value `low` itself is not accepted. `per`: what it may differ by, `expert` meaning group and expert.
     `whole` ones are integers. `prepared` ones decide how task vectors are processed: each value is processed and kept
-    by itself, so that a search may choose among listed values only, the same for all groups and experts.
+    by itself, so that a search may choose among listed values only, the same for all groups and experts. `says` is what
+    it is, for users: its units, and what a larger one does.
     """
 
     default: float
@@ -35,6 +36,7 @@ class Number:
     above: bool = False
     whole: bool = False
     prepared: bool = False
+    says: str = ""
 
     def check(self, what: str, value: object) -> float | int:
         """The value in its type. Raises RecipeError for another type, and outside the bounds."""
@@ -51,10 +53,11 @@ class Number:
 
 @dataclass(frozen=True)
 class Flag:
-    """Yes or no; `prepared` as of a number."""
+    """Yes or no; `prepared` and `says` as of a number."""
 
     default: bool
     prepared: bool = False
+    says: str = ""
 
     def check(self, what: str, value: object) -> bool:
         if type(value) is not bool:
@@ -64,11 +67,12 @@ class Flag:
 
 @dataclass(frozen=True)
 class Choice:
-    """One of several words; `prepared` as of a number."""
+    """One of several words; `prepared` and `says` as of a number."""
 
     default: str
     among: tuple[str, ...]
     prepared: bool = False
+    says: str = ""
 
     def check(self, what: str, value: object) -> str:
         if not isinstance(value, str) or value not in self.among:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
+from typing import Any
 
 import pytest
 from program import mergeopt
@@ -44,6 +46,19 @@ def test_each_of_a_table_is_listed_and_told_whole(
     assert all(told.get("says", "") in whole for told in last["options"].values())
     message = said(capsys, command, last["name"][:-1] + "x", code=2)
     assert f"did you mean {last['name']!r}" in message and "Traceback" not in message
+
+
+@pytest.mark.parametrize(
+    ("told", "name"),
+    [
+        *((catalogue.method, name) for name in METHODS),
+        *((catalogue.driver, name) for name in drivers.DRIVERS),
+        *((catalogue.evaluator, name) for name in evaluators.EVALUATORS),
+    ],
+)
+def test_every_option_of_every_row_says_what_it_is(told: Callable[[str], dict[str, Any]], name: str) -> None:
+    for option, found in told(name)["options"].items():
+        assert len(found["says"].split()) > 2, f"{name}: {option}"
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -12,10 +12,13 @@ from jsonschema import Draft7Validator, Draft202012Validator
 from jsonschema.protocols import Validator
 from program import Program
 
+from evaluators import EVALUATORS
 from optimizer import Job
+from optimizer.drivers import DRIVERS
 from optimizer.errors import JobError
 from optimizer.jobs import reference
 from optimizer.jobs.job import EvaluatorEntry
+from optimizer.jobs.job_search import DriverEntry
 from optimizer.jobs.plain_yaml import read_yaml
 from optimizer.jobs.schema import job_schema
 
@@ -83,14 +86,14 @@ def test_every_key_and_every_option_says_what_it_is() -> None:
         assert rows and not [row for row in rows if row.replace("|", " | ").split(" | ")[-2].strip() in ("", "none |")]
     sections: dict[str, Any] = job_schema(installed=False)["$defs"]
     spoken = ("Models", "Space", "Searched", "Fidelity", "Budget", "ExecutorEntry", "Gradients", "VllmOptions")
-    kinds = [name for name in sections if name.startswith(EvaluatorEntry.__name__)]
+    kinds = [name for name in sections if name.startswith((EvaluatorEntry.__name__, DriverEntry.__name__))]
     said = [
         f"{section}.{key}"
         for section in (*spoken, *kinds)
         for key, field in sections[section]["properties"].items()
         if field is not True and not field.get("description")
     ]
-    assert len(kinds) == 5 and not said
+    assert len(kinds) == len(EVALUATORS) + len(DRIVERS) + 2 and not said
 
 
 def test_a_job_that_uses_every_form_is_valid_by_both(schema: Validator, tmp_path: Path) -> None:

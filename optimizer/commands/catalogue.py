@@ -173,6 +173,7 @@ def _option(spec: Spec) -> dict[str, Any]:
         "search": searched,
         "prepared": spec.prepared,
         "differs_by": differs,
+        "says": spec.says,
     }
 
 

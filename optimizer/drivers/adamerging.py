@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pydantic import Field
-
 from optimizer.driver import Domain
 from optimizer.drivers.walks import descent
 from optimizer.drivers.walks.adam import AdamRule, Bounds
@@ -36,8 +34,8 @@ class Supervised(Descent):
     class Options(descent.Options):
         """Labels overfit in tens of steps: the scores on unseen items decide which is the last."""
 
-        lr: float = Field(1e-2, gt=0)
-        steps: int = Field(150, ge=1)
+        lr: descent.Lr = 1e-2
+        steps: descent.Steps = 150
         bounds: Bounds = "project"
 
     def __init__(self, domain: Domain, objectives: int, seed: int, options: Options) -> None:

@@ -70,11 +70,19 @@ class CMAES:
     """
 
     class Options(BaseModel):
-        """`sigma0`: the first standard deviation, as a part of each bound's range; `popsize`: 4 + floor(3 ln dim)."""
-
         model_config = ConfigDict(extra="forbid", frozen=True)
-        sigma0: float = Field(0.2, gt=0, le=1)
-        popsize: int | None = Field(None, ge=4)
+        sigma0: float = Field(
+            0.2,
+            gt=0,
+            le=1,
+            description="The first standard deviation, as a part of each bound's range; larger looks further at first.",
+        )
+        popsize: int | None = Field(
+            None,
+            ge=4,
+            description="Candidates of a generation; more look wider, and learn more slowly. Default: 4 + floor(3 ln"
+            " dim).",
+        )
 
     done = False
 

@@ -21,10 +21,13 @@ class DAM(Descent):
     """
 
     class Options(descent.Options):
-        """`similarity`: the weight of the penalty on experts whose coefficients are alike (published: 0.01)."""
-
         start: descent.Start = "average"
-        similarity: float = Field(0.01, ge=0)
+        similarity: float = Field(
+            0.01,
+            ge=0,
+            description="The weight, beside the loss, of how alike the experts' coefficients are (their mean cosine);"
+            " more keeps experts further apart. Published: 0.01.",
+        )
         bounds: Bounds = "project"
 
     def __init__(self, domain: Domain, objectives: int, seed: int, options: Options) -> None:

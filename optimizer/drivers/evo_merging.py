@@ -45,12 +45,19 @@ class EvoMerging:
     """
 
     class Options(BaseModel):
-        """`population`: null is 4 + 3 ln(size of a genome), doubled; `factor`: F; `crossover`: how much is new."""
-
         model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-        population: int | None = Field(None, ge=PARENTS)
-        factor: float = Field(0.6, gt=0, le=2)
-        crossover: float = Field(0.9, gt=0, le=1)
+        population: int | None = Field(
+            None,
+            ge=PARENTS,
+            description="Members; more look wider, and learn more slowly. Default: 4 + floor(3 ln(size of a genome)),"
+            " doubled.",
+        )
+        factor: float = Field(
+            0.6, gt=0, le=2, description="F: how far a child goes along members' differences; larger leaps further."
+        )
+        crossover: float = Field(
+            0.9, gt=0, le=1, description="The chance of each number of a child to be new, and not its parent's."
+        )
 
     done = False
 

@@ -19,11 +19,16 @@ class ExpertMerging(Descent):
     """
 
     class Options(descent.Options):
-        """`stay`: the weight of staying near the start. Few items are needed: the authors take 5 to 10 a task."""
+        """Few items are needed: the authors take 5 to 10 a task."""
 
-        lr: float = Field(1e-2, gt=0)
-        steps: int = Field(200, ge=1)
-        stay: float = Field(5.0, ge=0)
+        lr: descent.Lr = 1e-2
+        steps: descent.Steps = 200
+        stay: float = Field(
+            5.0,
+            ge=0,
+            description="The weight, beside the loss, of the coefficients' distance from their start; more stays"
+            " nearer.",
+        )
         bounds: Bounds = "sigmoid"
 
     def __init__(self, domain: Domain, objectives: int, seed: int, options: Options) -> None:
@@ -43,13 +48,14 @@ class ExpertMergingPlus(Descent):
     """
 
     class Options(ExpertMerging.Options):
-        """`pieces`: in all; by default four times as many as there are layers. `kappa`: how much importance counts.
+        """`patience` ends the first half too, and the pieces begin."""
 
-        `patience` ends the first half too, and the pieces begin.
-        """
-
-        pieces: int | None = Field(None, ge=1)
-        kappa: float = Field(1.0, ge=0)
+        pieces: int | None = Field(
+            None, ge=1, description="Coefficients of each expert in all; more are finer. Default: four for each layer."
+        )
+        kappa: float = Field(
+            1.0, ge=0, description="How many more pieces a layer gets that matters; 0: each gets as many as any other."
+        )
 
     def __init__(self, domain: Domain, objectives: int, seed: int, options: Options) -> None:
         super().__init__(

@@ -28,14 +28,26 @@ class FrankWolfe(Descent):
     class Options(descent.Options):
         """Published: 10 iterations, 100 items a task, `step` 0.1 for vision and 1 for language, one expert a time."""
 
-        steps: int = Field(10, ge=1)
-        batch: int = Field(100, ge=0)
-        every: int = Field(1, ge=1)
-        patience: int | None = Field(None, ge=1)
+        lr: float = Field(1e-3, gt=0, description="Of no use here: `step` says how far a step goes.")
+        steps: descent.Steps = 10
+        batch: descent.Batch = 100
+        every: descent.Every = 1
+        patience: descent.Patience = None
         start: descent.Start = "base"
-        rule: Literal["inner", "cosine"] = "inner"
-        scope: Literal["model", "group"] = "model"
-        step: float = Field(1.0, gt=0, le=1)
+        rule: Literal["inner", "cosine"] = Field(
+            "inner",
+            description="By what an expert is chosen: `inner` is the gradient's inner product with the point, `cosine`"
+            " that of the authors' code, the sum over tensors of its cosine with the expert's weights.",
+        )
+        scope: Literal["model", "group"] = Field(
+            "model", description="One expert a step for the whole `model`, or one for each `group`."
+        )
+        step: float = Field(
+            1.0,
+            gt=0,
+            le=1,
+            description="The part that is gone of the step 2 / (t + 2) towards the expert; more is faster.",
+        )
 
     def __init__(self, domain: Domain, objectives: int, seed: int, options: Options) -> None:
         descent.coefficients_alone("Frank-Wolfe", domain)
@@ -99,10 +111,15 @@ class SoftFrankWolfe(Descent):
     class Options(descent.Options):
         """Published: 10 to 15 rounds of 500 steps, lr 1e-3. `steps` bounds all of it, questions for the oracle too."""
 
-        steps: int = Field(6000, ge=1)
-        rounds: int = Field(12, ge=1)
-        inner: int = Field(500, ge=1)
-        enter: float = Field(0.1, gt=0, le=1)
+        steps: descent.Steps = 6000
+        rounds: int = Field(12, ge=1, description="How often at most the best expert of each task is added.")
+        inner: int = Field(500, ge=1, description="Steps on the coefficients of those added, after each round.")
+        enter: float = Field(
+            0.1,
+            gt=0,
+            le=1,
+            description="Where the coefficient of an expert that is added begins; 1 is the whole expert.",
+        )
         start: descent.Start = "base"
         bounds: Bounds = "clamp"
 

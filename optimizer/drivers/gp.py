@@ -39,12 +39,15 @@ class GP(StudyDriver):
     """
 
     class Options(BaseModel):
-        """`startup`: answers before the process is used, asked at random (the anchors count); `most`: answers that it
-        looks at."""
-
         model_config = ConfigDict(extra="forbid", frozen=True)
-        startup: int = Field(10, ge=1)
-        most: int = Field(150, ge=10)
+        startup: int = Field(
+            10,
+            ge=1,
+            description="Answers before the process is used, the anchors among them; the others are at random.",
+        )
+        most: int = Field(
+            150, ge=10, description="Answers that the process looks at; more know more, and a question takes longer."
+        )
 
     name = "gp"
 

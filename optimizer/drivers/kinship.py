@@ -35,17 +35,22 @@ class Kinship(Rounds):
     """
 
     class Options(BaseModel):
-        """`best`: how many models each generation keeps; `escape`: also merge with the least related.
-
-        `signed`: whether opposite is less related than unrelated (`metric: euclid` knows no sign).
-        """
-
         model_config = ConfigDict(extra="forbid", frozen=True)
-        best: int = Field(3, ge=2)
-        generations: int = Field(10, ge=1)
-        metric: Metric = "pearson"
-        escape: bool = True
-        signed: bool = True
+        best: int = Field(
+            3,
+            ge=2,
+            description="Models that a generation keeps, and averages by pairs; more look wider, for more merges.",
+        )
+        generations: int = Field(10, ge=1, description="Rounds of averages at most.")
+        metric: Metric = Field(
+            "pearson",
+            description="How alike two task vectors are: Pearson's correlation (`pearson`), the `cosine`, or minus the"
+            " Euclidean distance (`euclid`).",
+        )
+        escape: bool = Field(True, description="Also average the best with the model that it is least related to.")
+        signed: bool = Field(
+            True, description="Whether opposite is less related than unrelated; `metric: euclid` knows no sign."
+        )
 
     def __init__(self, domain: Domain, objectives: int, seed: int, options: Options) -> None:
         self._domain, self._count, self._options = domain, objectives, options

@@ -96,13 +96,22 @@ class MAP:
     """
 
     class Options(BaseModel):
-        """`samples`: of each round and pair, at least its quadratic's numbers, by default twice that;
-        `nested`: pairs of experts, by default above 3; `sampling`: `even`, or `errors`, half where they err most."""
-
         model_config = ConfigDict(extra="forbid", frozen=True)
-        samples: int | None = Field(None, ge=3)
-        nested: bool | None = None
-        sampling: Literal["even", "errors"] = "even"
+        samples: int | None = Field(
+            None,
+            ge=3,
+            description="Points that a quadratic is first fitted to, of each round and pair where these are nested,"
+            " and no fewer than it has numbers; more fit better. Default: twice the numbers that it has.",
+        )
+        nested: bool | None = Field(
+            None,
+            description="Whether experts are searched by pairs, then pairs of pairs: fewer evaluations, and a rougher"
+            " front. Default: above 3 experts.",
+        )
+        sampling: Literal["even", "errors"] = Field(
+            "even",
+            description="Where these points are: `even` in the space, or half of them where the fit `errors` most.",
+        )
 
     done = False
 

@@ -54,16 +54,27 @@ class NaturalNiches:
     """
 
     class Options(BaseModel):
-        """The authors' `archive` and `alpha`; they `mutate` only what has not been trained before.
-
-        `mutate`: the standard deviation of noise on a child's coefficients, as a part of each bound's range.
-        """
+        """The authors' `archive` and `alpha`; they `mutate` only what has not been trained before."""
 
         model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-        archive: int = Field(20, ge=2)
-        alpha: float = Field(1.0, ge=0)
-        blend: Literal["slerp", "linear"] = "slerp"
-        mutate: float = Field(0.0, ge=0, le=1)
+        archive: int = Field(
+            20, ge=2, description="Merges that are kept; more are more diverse, and improve more slowly."
+        )
+        alpha: float = Field(
+            1.0,
+            ge=0,
+            description="How much less it counts what many of them can do; 0: no less, more favours the rare.",
+        )
+        blend: Literal["slerp", "linear"] = Field(
+            "slerp",
+            description="How two parents' coefficients are mixed: along the arc between them (`slerp`), or `linear`.",
+        )
+        mutate: float = Field(
+            0.0,
+            ge=0,
+            le=1,
+            description="The standard deviation of noise on a child's coefficients, as a part of each bound's range.",
+        )
 
     done = False
 

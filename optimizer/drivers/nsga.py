@@ -63,13 +63,19 @@ class NSGA2(StudyDriver):
     """
 
     class Options(BaseModel):
-        """`population`: answers of a generation; by default 12 + 4 for each objective, at most 60. `crossover`: the
-        share of children that have two parents. `mutation`: how often a coordinate is changed; by default 1 / dim."""
-
         model_config = ConfigDict(extra="forbid", frozen=True)
-        population: int | None = Field(None, ge=4)
-        crossover: float = Field(0.9, ge=0, le=1)
-        mutation: float | None = Field(None, ge=0, le=1)
+        population: int | None = Field(
+            None,
+            ge=4,
+            description="Answers of a generation; more look wider, and learn more slowly. Default: 12 + 4 for each"
+            " objective, at most 60.",
+        )
+        crossover: float = Field(
+            0.9, ge=0, le=1, description="The share of children that have two parents, and not one alone."
+        )
+        mutation: float | None = Field(
+            None, ge=0, le=1, description="The chance of each coordinate of a child to be changed. Default: 1 / dim."
+        )
 
     name = "nsga2"
 

@@ -30,8 +30,8 @@ class MGDA(Descent):
         """As those of `supervised`."""
 
         asks: ClassVar[Wants] = "gradients"
-        lr: float = Field(1e-2, gt=0)
-        steps: int = Field(150, ge=1)
+        lr: descent.Lr = 1e-2
+        steps: descent.Steps = 150
         bounds: Bounds = "project"
 
     def __init__(self, domain: Domain, objectives: int, seed: int, options: Options) -> None:
@@ -96,16 +96,27 @@ class ParetoPath(Descent):
     """
 
     class Options(descent.Options):
-        """`ends`: paths lead to these weights of the tasks instead, each a row of T numbers."""
-
         asks: ClassVar[Wants] = "gradients"
-        lr: float = Field(1e-2, gt=0)
-        steps: int = Field(5000, ge=1)
-        patience: int | None = Field(None, ge=1)
-        first: int = Field(4, ge=1)
-        stops: int = Field(3, ge=1)
-        emphasis: float = Field(0.9, gt=0, le=1)
-        ends: list[list[float]] | None = None
+        lr: descent.Lr = 1e-2
+        steps: descent.Steps = 5000
+        patience: descent.Patience = None
+        first: int = Field(4, ge=1, description="The steps of the first walk, in units of `every`.")
+        stops: int = Field(
+            3,
+            ge=1,
+            description="Stops of a path to an end, of `every` steps each; more lie closer together along the front.",
+        )
+        emphasis: float = Field(
+            0.9,
+            gt=0,
+            le=1,
+            description="A task's weight at the end of its path, of 1 in all; 1 heeds no other task there.",
+        )
+        ends: list[list[float]] | None = Field(
+            None,
+            description="The tasks' weights that paths lead to, each end a row of one number a task. Default: one for"
+            " each task, by `emphasis`.",
+        )
         bounds: Bounds = "project"
 
     def __init__(self, domain: Domain, objectives: int, seed: int, options: Options) -> None:

@@ -84,7 +84,7 @@ class Scalarised:
             asked = self._inner[which].ask(1)
             if not asked:
                 break
-            stage = f"weights {_text(self._weights[which])}: {asked[0].stage}"
+            stage = f"preference {_text(self._weights[which])}: {asked[0].stage}"
             questions.append(replace(asked[0], number=self._number, stage=stage))
             self._number += 1
         return questions
@@ -156,6 +156,7 @@ class Scalarised:
             stderr=np.array([np.sqrt(np.sum((slopes * outcome.stderr) ** 2))]),  # objectives taken as independent
             gradient=None if outcome.gradient is None else (slopes @ outcome.gradient)[np.newaxis],
             failure=outcome.failure,
+            share=outcome.share,
         )
 
 

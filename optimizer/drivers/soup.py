@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from optimizer.driver import Domain
 from optimizer.drivers.shared.criterion import Criterion
@@ -23,10 +23,10 @@ class GreedySoup(Rounds):
     """
 
     class Options(BaseModel):
-        """`equal`: an expert is in, too, where the average is just as good, as in the paper."""
-
         model_config = ConfigDict(extra="forbid", frozen=True)
-        equal: bool = False
+        equal: bool = Field(
+            False, description="Whether an expert is in, too, where the average is just as good, as in the paper."
+        )
 
     def __init__(self, domain: Domain, objectives: int, seed: int, options: Options) -> None:
         self._domain, self._objectives_count, self._options = domain, objectives, options

@@ -60,13 +60,15 @@ class TPE(StudyDriver):
     """
 
     class Options(BaseModel):
-        """`startup`: answers before the densities are used; `candidates`: samples per ask of which the best is asked;
-        `multivariate`: one joint density in place of one per coefficient, which is also several times faster."""
-
         model_config = ConfigDict(extra="forbid", frozen=True)
-        startup: int = Field(10, ge=1)
-        candidates: int = Field(24, ge=1)
-        multivariate: bool = True
+        startup: int = Field(10, ge=1, description="Answers before the densities are used.")
+        candidates: int = Field(
+            24, ge=1, description="Samples for a question, of which the best is asked; more trust the densities more."
+        )
+        multivariate: bool = Field(
+            True,
+            description="One joint density in place of one for each coefficient, which is also several times faster.",
+        )
 
     name = "tpe"
 

@@ -15,6 +15,9 @@ from optimizer.drivers.shared.rounds import Plan, Rounds, Wish
 
 Array: TypeAlias = NDArray[np.float64]
 Positive = Annotated[float, Field(gt=0)]
+Each = Annotated[
+    bool, Field(description="Whether there are merges by each objective alone too, where there are several.")
+]
 
 
 class MetricsWeighted(Rounds):
@@ -27,11 +30,14 @@ class MetricsWeighted(Rounds):
     """
 
     class Options(BaseModel):
-        """`exponents`: the penalties p, each a merge; the paper has one, tuned. `each`: also by each objective."""
-
         model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-        exponents: tuple[Positive, ...] = Field((0.5, 1.0, 2.0, 4.0, 8.0), min_length=1)
-        each: bool = True
+        exponents: tuple[Positive, ...] = Field(
+            (0.5, 1.0, 2.0, 4.0, 8.0),
+            min_length=1,
+            description="Powers of the scores, each a merge; larger leans more to the best expert. The paper has one,"
+            " tuned.",
+        )
+        each: Each = True
 
     def __init__(self, domain: Domain, objectives: int, seed: int, options: Options) -> None:
         vertices = checked_vertices("metrics_weighted", domain)
@@ -51,12 +57,15 @@ class Cocktail(Rounds):
     """
 
     class Options(BaseModel):
-        """`temperatures`: each a merge; the authors' code has 5. `each`: also by each objective. `base`: is in too."""
-
         model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-        temperatures: tuple[Positive, ...] = Field((5.0, 1.0, 0.2, 0.05), min_length=1)
-        each: bool = True
-        base: bool = False
+        temperatures: tuple[Positive, ...] = Field(
+            (5.0, 1.0, 0.2, 0.05),
+            min_length=1,
+            description="Of the softmax, in units of the losses, each a merge; larger weighs experts more alike. The"
+            " authors' code has 5.",
+        )
+        each: Each = True
+        base: bool = Field(False, description="Whether the base is weighed among the experts.")
 
     def __init__(self, domain: Domain, objectives: int, seed: int, options: Options) -> None:
         vertices, called = checked_vertices("lm_cocktail", domain), names(domain)

@@ -18,6 +18,7 @@ from optimizer.jobs.schema import job_schema
 
 PAGES = ("job.md", "fidelity.md", "gradients.md", "harness.md")
 SCHEMA = "job.schema.json"
+Row = tuple[str, str, str]
 BEGIN, END = "<!-- made by 'make docs' of {}: change it there -->", "<!-- until here -->"
 
 
@@ -87,6 +88,20 @@ def _drivers(page: str) -> str:
     return "\n".join(lines)
 
 
+def _driver_options(page: str) -> str:
+    """Each option of the drivers, once where several have the same, and which these are."""
+    from optimizer.drivers import DRIVERS
+
+    having: dict[tuple[str, str], list[str]] = {}
+    for name, entry in DRIVERS.items():
+        for option, field in entry.load().Options.model_fields.items():
+            _, _, text = _row(option, field, page)
+            default = (field.description or "").partition("Default: ")[2].removesuffix(".")
+            having.setdefault((option, f"{text}{f'; left out: {default}' * bool(default)}"), []).append(name)
+    rows = [(f"`{option}`", ", ".join(f"`{n}`" for n in names), text) for (option, text), names in having.items()]
+    return _table("option", rows, "of")
+
+
 TABLES: dict[str, Callable[[str], str]] = {
     "job": _job,
     "fidelity": _part(Fidelity),
@@ -98,11 +113,12 @@ TABLES: dict[str, Callable[[str], str]] = {
     "harness": _evaluator("harness"),
     "vllm": _vllm,
     "drivers": _drivers,
+    "options of drivers": _driver_options,
 }
 """By the names that marks have, what makes the table: of the page's name, for links."""
 
 
-def _rows(model: type[BaseModel], page: str, above: str = "") -> Iterator[tuple[str, str, str]]:
+def _rows(model: type[BaseModel], page: str, above: str = "") -> Iterator[Row]:
     """Key, default and what it says, of a section and those in it."""
     for name, field in model.model_fields.items():
         if name == "hashes":  # which a run writes, and nobody else
@@ -126,7 +142,7 @@ def _section(field: FieldInfo) -> type[BaseModel] | None:
 SECTIONS = {f"optimizer.jobs.{name}" for name in ("job", "job_space", "job_search", "job_means")}
 
 
-def _row(name: str, field: FieldInfo, page: str) -> tuple[str, str, str]:
+def _row(name: str, field: FieldInfo, page: str) -> Row:
     default, text = _default(field)
     kinds = [field.annotation, *get_args(field.annotation)]
     named = [f"`{one}`" for kind in kinds if get_origin(kind) is Literal for one in get_args(kind)]
@@ -172,8 +188,8 @@ def _linked(text: str, page: str) -> str:
     return re.sub(r"docs/(?P<name>\w+\.md)(?P<place>#[\w-]+)?", link, text)
 
 
-def _table(first: str, rows: Iterator[tuple[str, str, str]] | list[tuple[str, str, str]]) -> str:
-    lines = [f"| {first} | default | what it says |", "|---|---|---|"]
+def _table(first: str, rows: Iterator[Row] | list[Row], second: str = "default") -> str:
+    lines = [f"| {first} | {second} | what it says |", "|---|---|---|"]
     return "\n".join([*lines, *(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows)])
 
 

@@ -12,6 +12,8 @@ from searchspaces.option import Number, Spec
 from searchspaces.row import Row
 
 TINY = 1e-7  # sums of magnitudes below it are not brought back to each other by a factor, as in mergekit
+LARGEST = "The share of a task vector's entries, the largest ones, that are dropped as outliers."
+SPREAD = "How much likelier than density, at most, large entries stay, and small ones go."
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,12 @@ class Sparsifier:
 
 
 def _density(default: float, low: float, high: float) -> Number:
-    return Number(default, 0.0, 1.0, search=(low, high), per="expert", above=True)
+    said = "The share of each task vector's entries that stay; 1 keeps all."
+    return Number(default, 0.0, 1.0, search=(low, high), per="expert", above=True, says=said)
+
+
+def _part(default: float, most: float, high: float, says: str) -> Number:
+    return Number(default, 0.0, most, search=(0.0, high), per="expert", says=says)
 
 
 def _trim(row: Row, facts: Facts, k: int) -> Keep:
@@ -106,11 +113,11 @@ WHOLE = Sparsifier(lambda row, facts, k: Keep(), {})
 TRIM = Sparsifier(_trim, {"density": _density(0.2, 0.05, 1.0)})
 OUTLIERS = Sparsifier(
     _outliers,
-    {"density": _density(0.9, 0.05, 1.0), "gamma": Number(0.01, 0.0, 1.0, search=(0.0, 0.05), per="expert")},
+    {"density": _density(0.9, 0.05, 1.0), "gamma": _part(0.01, 1.0, 0.05, LARGEST)},
 )
 DROP = Sparsifier(_drop, {"density": _density(0.8, 0.05, 1.0)}, random=True)
 MAGNITUDE_DROP = Sparsifier(
     _magnitude_drop,
-    {"density": _density(0.7, 0.2, 0.8), "epsilon": Number(0.07, 0.0, 0.5, search=(0.0, 0.15), per="expert")},
+    {"density": _density(0.7, 0.2, 0.8), "epsilon": _part(0.07, 0.5, 0.15, SPREAD)},
     random=True,
 )

@@ -135,7 +135,15 @@ def _clean(pattern: re.Pattern[str] = _TORN) -> dict[str, int]:
         match = pattern.fullmatch(torn.name)
         if match:
             with contextlib.suppress(Timeout), FileLock(torn.with_name(f"{match[1]}.lock"), timeout=0):
-                size = sum(f.stat().st_size for f in torn.rglob("*") if f.is_file())
+                size = _bytes(torn)
                 shutil.rmtree(torn, ignore_errors=True)
                 found[torn.parent.name] = found.get(torn.parent.name, 0) + size
     return found
+
+
+def _bytes(torn: Path) -> int:
+    """Of a folder's files; 0 where another process removes it just now."""
+    try:
+        return sum(f.stat().st_size for f in torn.rglob("*") if f.is_file())
+    except OSError:
+        return 0

@@ -22,8 +22,21 @@ class Consensus(OnTaskVectors):
 
     summary: ClassVar[str] = "task arithmetic on the entries that several experts need (TALL masks)"
     options: ClassVar[Mapping[str, Spec]] = {
-        "threshold": Number(0.4, 0.0, 10.0, search=(0.1, 1.0)),
-        "least": Number(2, 1, 1000, search=(1, 3), whole=True),
+        "threshold": Number(
+            0.4,
+            0.0,
+            10.0,
+            search=(0.1, 1.0),
+            says="How large an entry is that its expert needs, in units of all others' sum there; more keeps fewer.",
+        ),
+        "least": Number(
+            2,
+            1,
+            1000,
+            search=(1, 3),
+            whole=True,
+            says="How many experts must need an entry for it to stay; more keeps fewer.",
+        ),
         "lambda": LAMBDA,
     }
 

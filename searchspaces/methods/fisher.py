@@ -29,7 +29,16 @@ class Fisher(OnProcessed):
     """
 
     summary: ClassVar[str] = "task arithmetic on task vectors weighted by diagonal Fisher information, entry by entry"
-    options: ClassVar[Mapping[str, Spec]] = {"lambda": LAMBDA, "floor": Number(1e-6, 0.0, 1.0, prepared=True)}
+    options: ClassVar[Mapping[str, Spec]] = {
+        "lambda": LAMBDA,
+        "floor": Number(
+            1e-6,
+            0.0,
+            1.0,
+            prepared=True,
+            says="The least information that an entry counts with; more averages what is little known.",
+        ),
+    }
     gathers: ClassVar[str] = "fisher"
     usual: ClassVar[float] = 1.0  # the published merge
 

@@ -16,6 +16,8 @@ from searchspaces.option import Flag, Option, Spec
 from searchspaces.row import Row
 
 TINY = 1e-8  # a sum of weights below it normalises nothing, as in mergekit
+NORMALIZE = "Whether what is added is divided by the sum of the coefficients that have a part in it."
+RESCALE = "Whether what stays of a task vector is scaled up for what was dropped."
 
 
 class Generalised(OnTaskVectors):
@@ -38,8 +40,8 @@ class Generalised(OnTaskVectors):
         """A row of the table: `normalize` and `rescale` are the defaults of those options."""
         cls.sparsifier, cls.consensus = sparsifier, "weighted" if elect else "none"
         cls.linear, cls.random = not elect, sparsifier.random
-        rescales = {"rescale": Flag(rescale)} if sparsifier.options else {}
-        cls.options = {**sparsifier.options, "normalize": Flag(normalize), **rescales, "lambda": LAMBDA}
+        rescales = {"rescale": Flag(rescale, says=RESCALE)} if sparsifier.options else {}
+        cls.options = {**sparsifier.options, "normalize": Flag(normalize, says=NORMALIZE), **rescales, "lambda": LAMBDA}
 
     def __init__(self, options: Mapping[str, Option]) -> None:
         super().__init__(options)

@@ -27,7 +27,13 @@ class IsoCTS(OnProcessed):
 
     summary: ClassVar[str] = "Iso-C with the sum's least directions replaced by some of each expert's (Iso-CTS)"
     options: ClassVar[Mapping[str, Spec]] = {
-        "common": Number(0.8, 0.0, 1.0, prepared=True),
+        "common": Number(
+            0.8,
+            0.0,
+            1.0,
+            prepared=True,
+            says="The share of directions that are those of the sum; the others are parted among the experts.",
+        ),
         "lambda": LAMBDA,
     }
     cancels: ClassVar[bool] = True

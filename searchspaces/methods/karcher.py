@@ -22,8 +22,17 @@ class Karcher(span.InSpan):
 
     summary: ClassVar[str] = "Karcher mean of the experts on the sphere, weighted by coefficients"
     options: ClassVar[Mapping[str, Spec]] = {
-        "max_iter": Number(10, 0, 1000, search=(1, 20), whole=True), "tol": Number(1e-5, 0.0, 0.01)
-    }  # fmt: skip
+        "max_iter": Number(
+            *(10, 0, 1000),
+            search=(1, 20),
+            whole=True,
+            says="Steps towards the mean at most; more come nearer to it.",
+        ),
+        "tol": Number(
+            *(1e-5, 0.0, 0.01),
+            says="The length of a step, in radians, at which it ends; shorter tensors have no direction.",
+        ),
+    }
     experts: ClassVar[tuple[int, int | None]] = (1, None)
 
     def compose(self, row: Row, facts: Facts) -> Composition:

@@ -22,7 +22,9 @@ class Linear:
     """
 
     summary: ClassVar[str] = "average of the experts, weighted by their coefficients"
-    options: ClassVar[Mapping[str, Spec]] = {"normalize": Flag(True)}
+    options: ClassVar[Mapping[str, Spec]] = {
+        "normalize": Flag(True, says="Whether coefficients are divided by their sum.")
+    }
     linear: ClassVar[bool] = True
     random: ClassVar[bool] = False
     processes: ClassVar[bool] = False

@@ -42,9 +42,27 @@ class Mats(OnProcessed):
     summary: ClassVar[str] = "task arithmetic on RegMean's equations solved by conjugate gradients, not to the end"
     options: ClassVar[Mapping[str, Spec]] = {
         "lambda": LAMBDA,
-        "iterations": Number(100, 0, 10_000, whole=True, prepared=True),
-        "initial": Choice("average", ("average", "base", "task_arithmetic"), prepared=True),
-        "scale": Number(1.0, 0.0, 1.0, prepared=True),
+        "iterations": Number(
+            100,
+            0,
+            10_000,
+            whole=True,
+            prepared=True,
+            says="Steps of conjugate gradients at most; more come nearer to the solution.",
+        ),
+        "initial": Choice(
+            "average",
+            ("average", "base", "task_arithmetic"),
+            prepared=True,
+            says="Where they start: at the experts' average, the base, or 0.3 of each task vector added to it.",
+        ),
+        "scale": Number(
+            1.0,
+            0.0,
+            1.0,
+            prepared=True,
+            says="What entries off the Grams' diagonals are multiplied by; 0 takes inputs for unrelated.",
+        ),
     }
     cancels: ClassVar[bool] = True
     version: ClassVar[int] = 2

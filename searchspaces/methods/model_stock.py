@@ -29,8 +29,15 @@ class ModelStock(OnTaskVectors):
 
     summary: ClassVar[str] = "average of the experts, as near to the base as the angles between them say"
     options: ClassVar[Mapping[str, Spec]] = {
-        "filter_wise": Flag(False),
-        "floor": Number(1e-6, 0.0, 1.0),
+        "filter_wise": Flag(
+            False, says="Whether each row has an angle of its own, and not each tensor; no gradients then."
+        ),
+        "floor": Number(
+            1e-6,
+            0.0,
+            1.0,
+            says="The least product of two task vectors' lengths; more stays nearer to the base. The paper's is 0.",
+        ),
         "lambda": LAMBDA,
     }
     usual: ClassVar[float] = 1.0  # the published merge

@@ -22,7 +22,12 @@ class MultiSlerp(span.InSpan):
     """
 
     summary: ClassVar[str] = "weighted mean of the experts' directions on the sphere, at their mean length"
-    options: ClassVar[Mapping[str, Spec]] = {"task_vectors": Flag(False), "normalize_weights": Flag(True)}
+    options: ClassVar[Mapping[str, Spec]] = {
+        "task_vectors": Flag(
+            False, says="Whether directions are those of task vectors, and not of the experts themselves."
+        ),
+        "normalize_weights": Flag(True, says="Whether coefficients are divided by their sum."),
+    }
     experts: ClassVar[tuple[int, int | None]] = (1, None)
 
     def __init__(self, options: Mapping[str, Option]) -> None:

@@ -30,8 +30,14 @@ class NuSlerp(span.InSpan):
 
     summary: ClassVar[str] = "on the arc between two experts, or between their task vectors"
     options: ClassVar[Mapping[str, Spec]] = {
-        "along": Choice("flat", ("flat", "rows", "columns")),
-        "task_vectors": Flag(False),
+        "along": Choice(
+            "flat",
+            ("flat", "rows", "columns"),
+            says="What has an angle of its own: a tensor, each of its rows, or each of its columns.",
+        ),
+        "task_vectors": Flag(
+            False, says="Whether the arc is between task vectors, and not between the experts themselves."
+        ),
     }
     experts: ClassVar[tuple[int, int | None]] = (2, 2)
 

@@ -37,7 +37,14 @@ class PCB(OnProcessed):
     summary: ClassVar[str] = "average of task vectors, each entry weighed by size and agreement (PCB-Merging)"
     options: ClassVar[Mapping[str, Spec]] = {
         "lambda": LAMBDA,
-        "ratio": Number(0.1, 0.0, 1.0, above=True, prepared=True),
+        "ratio": Number(
+            0.1,
+            0.0,
+            1.0,
+            above=True,
+            prepared=True,
+            says="The share of entries that stay, those of the highest scores; 1 keeps all.",
+        ),
     }
     version: ClassVar[int] = 2
     usual: ClassVar[float] = 1.0  # the published merge

@@ -31,8 +31,20 @@ class RegMean(OnProcessed):
     summary: ClassVar[str] = "task arithmetic on task vectors weighted by the inputs of each layer in each expert"
     options: ClassVar[Mapping[str, Spec]] = {
         "lambda": LAMBDA,
-        "scale": Number(0.9, 0.0, 1.0, prepared=True),
-        "ridge": Number(1e-6, 0.0, 1.0, prepared=True),
+        "scale": Number(
+            0.9,
+            0.0,
+            1.0,
+            prepared=True,
+            says="What entries off the Grams' diagonals are multiplied by; 0 takes inputs for unrelated.",
+        ),
+        "ridge": Number(
+            1e-6,
+            0.0,
+            1.0,
+            prepared=True,
+            says="The share of the Grams' own diagonal that is added to them; more leans to the average.",
+        ),
     }
     cancels: ClassVar[bool] = True
     version: ClassVar[int] = 2

@@ -30,8 +30,15 @@ class Sce(OnTaskVectors):
 
     summary: ClassVar[str] = "entries that vary, weighted by their energy in each tensor, without minority signs"
     options: ClassVar[Mapping[str, Spec]] = {
-        "select_topk": Number(0.1, 0.0, 1.0, search=(0.05, 1.0), above=True),
-        "floor": Number(1e-6, 0.0, 1e-3),
+        "select_topk": Number(
+            0.1,
+            0.0,
+            1.0,
+            search=(0.05, 1.0),
+            above=True,
+            says="The share of entries that stay, those that vary most over experts; 1 keeps all.",
+        ),
+        "floor": Number(1e-6, 0.0, 1e-3, says="Experts weigh alike where the energies of a tensor sum to less."),
         "lambda": LAMBDA,
     }
     usual: ClassVar[float] = 1.0  # the published merge

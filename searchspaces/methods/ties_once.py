@@ -32,10 +32,22 @@ class TiesOnce(OnProcessed):
 
     summary: ClassVar[str] = "task arithmetic on task vectors trimmed, and stripped of what disagrees in sign, once"
     options: ClassVar[Mapping[str, Spec]] = {
-        "combine": Choice("sum", ("sum", "mean"), prepared=True),
-        "density": Number(0.2, 0.0, 1.0, above=True, prepared=True),
+        "combine": Choice(
+            "sum",
+            ("sum", "mean"),
+            prepared=True,
+            says="The sum of what agrees in sign, or the mean of it, entry by entry.",
+        ),
+        "density": Number(
+            0.2, 0.0, 1.0, above=True, prepared=True, says="The share of entries that stay, the largest; 1 keeps all."
+        ),
         "lambda": LAMBDA,
-        "scope": Choice("model", ("model", "tensor"), prepared=True),
+        "scope": Choice(
+            "model",
+            ("model", "tensor"),
+            prepared=True,
+            says="Over what magnitudes are ranked: the whole model, or each tensor.",
+        ),
     }
     version: ClassVar[int] = 3
 

@@ -32,7 +32,14 @@ class TsvM(OnProcessed):
     summary: ClassVar[str] = "task arithmetic on task matrices of low rank with orthogonalised singular vectors (TSV-M)"
     options: ClassVar[Mapping[str, Spec]] = {
         "lambda": LAMBDA,
-        "share": Number(1.0, 0.0, 64.0, above=True, prepared=True),
+        "share": Number(
+            1.0,
+            0.0,
+            64.0,
+            above=True,
+            prepared=True,
+            says="Singular vectors that an expert keeps, in units of its equal share of the rank; more is less cut.",
+        ),
     }
     version: ClassVar[int] = 2
     usual: ClassVar[float] = 1.0  # the published merge

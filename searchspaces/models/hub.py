@@ -18,12 +18,14 @@ def folder_of(where: str | Path, label: str) -> Path:
 
     Raises PoolError, beginning with `label`, for a hub id without a commit, or one that cannot be fetched.
     """
-    path = Path(where).expanduser()
+    path = _expanded(Path(where))
     if isinstance(where, Path) or path.exists():
         return path
     pinned = _HUB.fullmatch(where)
     if pinned is None:
         if _UNPINNED.fullmatch(where):
+            if "@" not in where and path.parent.is_dir():  # who begins a path of this host means one
+                raise PoolError(f"{label}: no folder {where!r}; in {path.parent} there {_folders(path.parent)}")
             raise PoolError(
                 f"{label}: no folder {where!r}, and as a hub id it is not pinned: write org/name@ and the 40 "
                 "hexadecimal digits of a commit, because branches and tags move"
@@ -39,3 +41,18 @@ def folder_of(where: str | Path, label: str) -> Path:
             f"{label}: {where} cannot be fetched: {first_line(error)}; check id, commit and network"
         ) from error
     return Path(found)
+
+
+def _expanded(path: Path) -> Path:
+    """`~` being this user's home; as it stands where it begins with a user that there is not."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        return path
+
+
+def _folders(home: Path, most: int = 10) -> str:
+    """Which folders there are in one."""
+    there = sorted(p.name for p in home.iterdir() if p.is_dir() and not p.name.startswith("."))
+    more = f" and {len(there) - most} more" if len(there) > most else ""
+    return f"{'are' if there[1:] else 'is'}: {', '.join(there[:most])}{more}" if there else "is none"

@@ -345,9 +345,9 @@ def test_an_answer_is_weighed_in_the_range_of_the_anchors_and_told_to_who_asked(
         driver.tell([Outcome(Question(-1, box().low), np.array(loss), np.zeros(2))])
     questions = driver.ask(3)
     assert [q.stage for q in questions] == [
-        "weights 0.75/0.25: inner",
-        "weights 0/1: inner",
-        "weights 0.75/0.25: inner",
+        "preference 0.75/0.25: inner",
+        "preference 0/1: inner",
+        "preference 0.75/0.25: inner",
     ]
     gradient = np.stack([np.ones(6), np.full(6, 40.0)])
     driver.tell([Outcome(questions[2], np.array([2.0, 30.0]), np.array([0.2, 0.0]), gradient)])

@@ -6,14 +6,18 @@ import json
 import re
 import time
 from dataclasses import replace
+from random import Random
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from scipy import stats
 
 from optimizer.driver import at, exact
 from searchspaces import METHODS, CoefficientSpace, Recipe, methods
+from searchspaces.box import start_by_group
 from searchspaces.errors import RecipeError
 from searchspaces.groups import GRANULARITIES, group_tensors
 from searchspaces.option import Flag, Number, complete
@@ -249,6 +253,24 @@ def test_a_start_by_group_is_the_longest_patterns_and_an_anchor(start: dict[str,
         assert dict(space.anchors(most))["start"].tolist() == space.domain.start.tolist()
     again = CoefficientSpace(**space.describe())
     assert again.decode(again.domain.start).hash == begun.hash
+
+
+@given(
+    st.dictionaries(st.text("a*?[]!-", min_size=1, max_size=4), st.sampled_from([0.0, 0.25, 0.5, 1.0]), min_size=1),
+    st.randoms(use_true_random=False),
+)
+@example({"a[0]": 0.25, "a0": 0.5, "a1": 0.5}, Random(0))
+@example({"a*": 0.25, "ab": 0.5, "ac": 0.5}, Random(0))
+@example({"*": 0.25, "[*]": 0.0, "a": 0.5, "b": 0.5}, Random(0))
+def test_a_groups_own_name_is_that_group_alone_however_it_looks(starts: dict[str, float], order: Random) -> None:
+    said = list(start_by_group(list(starts), list(starts.values())).items())
+    order.shuffle(said)
+    space = CoefficientSpace(list(starts), ["math"], granularity="tensor", start={"math": dict(said)})
+    found = space.decode(space.domain.start).coefficients[:, 0]
+    assert dict(zip(space.groups, found.tolist(), strict=True)) == starts
+    for name in starts if len(starts) > 1 else ():
+        held = CoefficientSpace(list(starts), ["math"], granularity="tensor", frozen=[name])
+        assert {n.rpartition("|")[0] for n in held.domain.names} == set(starts) - {name}
 
 
 def test_a_start_by_group_is_what_each_group_picks() -> None:

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from optimizer.driver import Domain, Outcome, Point, Wants
 
-Bounds = Literal["clamp", "project", "sigmoid"]
+Bounds = Annotated[
+    Literal["clamp", "project", "sigmoid"],
+    Field(
+        description="How coefficients stay inside space.bounds: `clamp` moves freely and asks at the nearest point"
+        " inside (what has left has no gradient), `project` goes back to the bound, `sigmoid` moves numbers of which"
+        " they are sigmoids between the bounds."
+    ),
+]
 
 
 @dataclass

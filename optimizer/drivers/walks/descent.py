@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import ClassVar, Literal, Protocol
+from typing import Annotated, ClassVar, Literal, Protocol
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -23,27 +23,56 @@ from optimizer.drivers.shared.criterion import Criterion, is_anchor
 from optimizer.drivers.shared.sequence import OneByOne
 from optimizer.drivers.shared.unasked import unasked
 
-Start = Literal["space", "best", "base", "average"]
+Lr = Annotated[
+    float,
+    Field(
+        gt=0,
+        description="The learning rate of Adam: about how far one step moves each coefficient (or, of `bounds:"
+        " sigmoid`, the number behind it); larger is faster, and overshoots sooner.",
+    ),
+]
+Steps = Annotated[
+    int, Field(ge=1, description="Steps at most, each of one gradient; budget.evaluations does not count them.")
+]
+Batch = Annotated[
+    int,
+    Field(ge=0, description="Items of each task in a gradient, others in each; more are surer and slower. 0: all."),
+]
+Every = Annotated[
+    int,
+    Field(ge=1, description="Steps between two scores; less finds the best step more finely, for more evaluations."),
+]
+Patience = Annotated[
+    int | None,
+    Field(
+        ge=1,
+        description="Scores in a row that are no better than the best before, after which a walk ends, or goes on to"
+        " its next stage where it has one; null: never.",
+    ),
+]
+Start = Annotated[
+    Literal["space", "best", "base", "average"],
+    Field(
+        description="Where it begins: at that of space.start (`space`), the `best` anchor, the `base`, or the"
+        " `average` of the experts."
+    ),
+]
+"""The options of walks, whose defaults differ."""
 FAILURES = 3  # in a row, after which a walk ends
 LASTING = ("nonfinite", "error")  # failures that would come again
 
 
 class Options(BaseModel):
-    """What every walk has.
-
-    `steps` at most, each on `batch` items of every task (0: all); the point is scored after every `every` of them, and
-    the walk ends, or its stage where it has several, when `patience` scores in a row were no better than the best
-    before (null: never). `start` is the space's own, the best anchor, the base, or the average of the experts.
-    """
+    """What every walk has."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     asks: ClassVar[Wants] = "gradient"
     """What most of its steps ask for."""
-    lr: float = Field(1e-3, gt=0)
-    steps: int = Field(500, ge=1)
-    batch: int = Field(16, ge=0)
-    every: int = Field(10, ge=1)
-    patience: int | None = Field(5, ge=1)
+    lr: Lr = 1e-3
+    steps: Steps = 500
+    batch: Batch = 16
+    every: Every = 10
+    patience: Patience = 5
     start: Start = "space"
 
 
