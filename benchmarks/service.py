@@ -14,6 +14,7 @@ import argparse
 import gzip
 import json
 import os
+import shutil
 import signal
 import statistics
 import subprocess
@@ -138,9 +139,11 @@ def rates(runs: Path, watchers: int, rounds: int, seconds: float) -> None:
         for many in (0, watchers):
             with service(runs) as url, watching(url, many):
                 mine = next(p for p in psutil.Process().children() if "serve" in p.cmdline())
+                rested(mine)  # it has read the large run, and measured how its front grew
                 before, begun = sum(mine.cpu_times()[:2]), time.perf_counter()
                 found[many].append(rate(runs / f"live-{turn}-{many}", seconds))
                 cores[many].append((sum(mine.cpu_times()[:2]) - before) / (time.perf_counter() - begun))
+            shutil.rmtree(runs / f"live-{turn}-{many}")  # else the next service would measure that too
     for many, told in found.items():
         print(
             f"{many} watchers: {statistics.median(told):.1f} candidates a second ({min(told):.1f} to {max(told):.1f})"
@@ -149,11 +152,20 @@ def rates(runs: Path, watchers: int, rounds: int, seconds: float) -> None:
     print(f"ratio {statistics.median(found[watchers]) / statistics.median(found[0]):.3f} (bound: 0.98)")
 
 
+def rested(process: psutil.Process) -> None:
+    """Wait until a process has hardly used a core for five seconds, two minutes at most."""
+    quiet, until = 0, time.monotonic() + 120
+    while quiet < 5 and time.monotonic() < until:
+        before = sum(process.cpu_times()[:2])
+        time.sleep(1.0)
+        quiet = quiet + 1 if sum(process.cpu_times()[:2]) - before < 0.05 else 0
+
+
 @contextmanager
 def watching(url: str, many: int) -> Iterator[None]:
     """So many watch, in a process of their own, as pages do."""
     process = subprocess.Popen([sys.executable, __file__, "--watch", url, "--watchers", str(many)])
-    time.sleep(4.0)  # the service has read the large run
+    time.sleep(4.0)  # all have come
     try:
         yield
     finally:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import requests
 
@@ -74,6 +75,16 @@ def serving(runs: Path, host: str = "127.0.0.1", **how: Any) -> Iterator[Served]
                 time.sleep(0.01)
             yield Served(f"http://127.0.0.1:{port}", runs, app)
         finally:
-            until(lambda: not any(one.alive for one in app.state.starter.started()), "what was started here ends")
+            until(lambda: not any(_alive(runs)), "what was started here ends")
             server.should_exit = True
             thread.join()
+
+
+def _alive(runs: Path) -> Iterator[bool]:
+    """Of each search and each export that a service of these runs started, whether it still goes on, or was not
+    waited for: threads of a process that has ended may take a moment more."""
+    from optimizer.service import processes
+
+    folders = [record.parent for record in (runs / ".service").rglob(processes.RECORD)]
+    found = (one for folder in folders if (one := processes.found(folder)) is not None)
+    return (one.alive or psutil.pid_exists(one.process.pid) for one in found)

@@ -53,10 +53,28 @@ RULES = [
         r"torch|ray|cma|optuna",
     ),
     (r"optimizer/executors/placement\.py", r"(?!)", r"torch|ray"),
+    (r"optimizer/jobs/.*", r"(?!optimizer\.(output|views|service|remote|commands)\b).*", r"(?!)"),
+    # what shows a run goes one way: service -> views -> output.plain -> record
+    (
+        r"optimizer/output/.*",
+        r"optimizer\.(?!(views|service|remote|commands)\b).*|evaluators\..*|searchspaces(\..*)?",
+        r"ray|fastapi|starlette|plotly",
+    ),
+    (
+        r"optimizer/output/plain\.py",
+        r"optimizer\.(record(\..*)?|conditions|driver|errors|output)|evaluators\.evaluator",
+        r"torch|ray|rich",
+    ),
+    (
+        r"optimizer/views/.*",
+        r"optimizer\.((views|record)(\..*)?|output(\.plain)?|jobs(\.job)?|conditions|driver|errors|objectives|wording)"
+        r"|evaluators\.evaluator",
+        r"torch|ray|transformers|cma|numba|typer|rich|fastapi|starlette|uvicorn",
+    ),
     # the service reads ledgers and starts processes: what searches, and what computes, is theirs
     (
         r"optimizer/service/.*",
-        r"optimizer\.((service|record|output|remote)(\..*)?|jobs(\.(job|plain_yaml))?|answer|conditions|driver|errors)"
+        r"optimizer\.((service|views|record|remote)(\..*)?|jobs(\.(job|plain_yaml))?|answer|conditions|driver|errors)"
         r"|optimizer\.(objectives|wording)|evaluators\.evaluator|searchspaces(\.box)?",
         r"torch|ray|transformers|cma|numba|typer",
     ),
@@ -132,9 +150,26 @@ def test_every_file_says_in_its_first_line_which_question_it_answers() -> None:
         assert first.startswith('"""') and "?" in first, path
 
 
+def test_scripts_of_the_page_ask_a_question_and_keep_to_120_columns() -> None:
+    scripts = sorted((ROOT / "optimizer" / "views" / "page").rglob("*.js"))
+    assert len(scripts) > 30
+    for path in scripts:
+        lines = path.read_text("utf-8").splitlines()
+        assert lines[0].startswith("// ") and "?" in lines[0], path
+        assert not [line for line in lines if len(line) > 120], path
+
+
 @pytest.mark.parametrize(
     "module",
-    ["optimizer", "searchspaces", "evaluators", "optimizer.commands.cli", "optimizer.drivers", "optimizer.service"],
+    [
+        "optimizer",
+        "searchspaces",
+        "evaluators",
+        "optimizer.commands.cli",
+        "optimizer.drivers",
+        "optimizer.service",
+        "optimizer.views",
+    ],
 )
 def test_packages_and_the_command_line_load_nothing_heavy(module: str) -> None:
     heavy = "{'torch', 'ray', 'transformers', 'numba', 'cma', 'optuna', 'pandas', 'datasets', 'plotly'}"

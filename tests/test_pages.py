@@ -14,12 +14,13 @@ from hostile import HOSTILE, MARKUP, hostile
 from ledgers import ITEMS, Made
 
 from optimizer import Run
-from optimizer.output import certain, plain, report
-from optimizer.output import kept as keeping
-from optimizer.output.bundle import bundled
-from optimizer.output.kept import DETAILED, kept
+from optimizer.output import certain, plain
 from optimizer.record.paired import Sample, difference
 from optimizer.record.results import Results
+from optimizer.views import kept as keeping
+from optimizer.views import report
+from optimizer.views.bundle import bundled
+from optimizer.views.kept import DETAILED, kept
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -223,6 +224,91 @@ def test_a_front_that_nothing_squeezes_is_shown_with_all_else(browser: Browser, 
     page.close()
 
 
+@pytest.mark.parametrize("how", [{"viewport": PHONE}, {}], ids=["phone", "desk"])
+def test_names_and_tables_are_whole_where_there_is_little_room(
+    browser: Browser, tmp_path: Path, how: dict[str, Any]
+) -> None:
+    made = Made(tmp_path / "made", groups=7)
+    made.more(120)
+    made.heldout(list(range(100)))
+    made.close()
+    address = report.write_report(Results(made.folder), tmp_path / "report.html").as_uri()
+    page = at(browser, address, **how).page
+    names = page.locator("#importance .shares .name")
+    assert len(set(names.all_inner_texts())) == names.count() > 8
+    assert set(names.all_inner_texts()) <= {f"…{g}.weight|e{k}" for g in range(7) for k in range(2)}
+    for what in ("#importance .shares .name", "#sure table", "#items table"):
+        cut = f"[...document.querySelectorAll('{what}')].filter((e) => e.scrollWidth > e.parentElement.clientWidth)"
+        assert page.evaluate(f"{cut}.length") == 0, what
+    ends = "[...document.querySelectorAll('#parallel .axis-title')].map((e) => e.getBoundingClientRect().right)"
+    whole = "document.querySelector('#parallel svg').getBoundingClientRect().right"
+    assert page.evaluate(f"Math.max(...{ends}) <= {whole}")
+    page.close()
+
+
+TRACES = "document.querySelector('#front .figure').data.map((t) => [t.name, t.x, t.hovertext, t.text])"
+
+
+def test_anchors_and_models_are_drawn_by_both_of_their_scores_and_named(
+    browser: Browser, finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = kept(finished.results())
+    table = data["candidates"]
+    beside = [i for i, anchor in enumerate(table["anchor"]) if anchor and not table["front"][i]]
+    low, high = (pick(v for column in table["values"] for v in column) for pick in (min, max))
+    for column in table["heldout"]:
+        column[beside[0]] = low - (high - low)  # far from its other score, and from all else
+    label = table["labels"][table["numbers"][beside[0]]]
+    scores = {"values": [low, high], "stderr": [None, None], "heldout": [high, low], "heldout_stderr": [None, None]}
+    data["run"]["references"] = [{"label": "a model", **scores}]
+    monkeypatch.setattr(report, "kept", lambda results: data)
+    address = report.write_report(finished.results(), tmp_path / "report.html").as_uri()
+    seen = at(browser, address)
+    page = seen.page
+    page.locator("#front .tick").filter(has_text="zoom").locator("input").uncheck()
+    holds(page, f"{TRACES}.some(([name]) => name === 'anchors, held-out')")
+    drawn = {name: (x, hover, names) for name, x, hover, names in page.evaluate(TRACES)}
+    x, hover, names = drawn["anchors, held-out"]
+    assert x == [table["heldout"][0][i] for i in beside]
+    assert all(table["labels"][table["numbers"][i]] in said for i, said in zip(beside, hover, strict=True))
+    assert all("held-out items" in said for said in hover) and f"{label}, held-out" in names
+    x, hover, _ = drawn["models, held-out"]
+    assert x == [high] and hover[0].startswith("a model · held-out items")
+    page.locator("#front .tick").filter(has_text="held-out").locator("input").uncheck()
+    holds(page, f"{TRACES}.every(([name]) => !name.includes('held-out'))")
+    items = page.locator("#items tbody tr").first.inner_text().split()
+    assert items[0] == "spam" and items[1:] == ["30", "30"]
+    quiet(seen, address)
+    page.close()
+
+
+@pytest.mark.parametrize("crowd", [False, True])
+def test_a_name_of_the_sweep_gives_way_to_a_crowd_of_points(
+    browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, crowd: bool
+) -> None:
+    made = Made(tmp_path / "made")
+    made.more(300)
+    made.close()
+    data = kept(Results(made.folder))
+    table = data["candidates"]
+    table["labels"] |= {0: "global 0.1"}
+    middle = [float(np.mean([v for v in column if v is not None])) for column in table["values"]]
+    rest = [i for i, n in enumerate(table["numbers"]) if n > 1 and not table["front"][i] and table["rank"][i] >= 0]
+    for k, column in enumerate(table["values"]):
+        wide = max(v for v in column if v is not None) - middle[k]
+        column[table["numbers"].index(0)] = middle[k]
+        for j, i in enumerate(rest):
+            place = (j % 16 - 7.5) / 40 if k == 0 else (j // 16 - 7.5) / 40
+            column[i] = middle[k] + wide * (place if crowd else -1)
+    monkeypatch.setattr(report, "kept", lambda results: data)
+    address = report.write_report(Results(made.folder), tmp_path / "report.html").as_uri()
+    page = at(browser, address).page
+    holds(page, f"{TRACES}.some(([name]) => name === 'anchors')")
+    names = {name: names for name, _, _, names in page.evaluate(TRACES)}["anchors"]
+    assert ("global 0.1" in names) != crowd
+    page.close()
+
+
 def test_error_bars_are_taken_off_where_a_trade_off_is_picked(browser: Browser, address: str) -> None:
     page = at(browser, address, "#/run/pico/pick").page
     page.wait_for_selector("#where .errorbar", state="attached")
@@ -239,6 +325,15 @@ def test_error_bars_are_taken_off_where_a_trade_off_is_picked(browser: Browser, 
         ({"phase": "heldout", "status": "stopped", "heldout_answered": 3, "heldout_asked": 9}, "mergeopt resume pico"),
         ({"phase": "finalists", "status": "running"}, "most promising are now scored on all"),
         ({"phase": "over", "status": "finished"}, ""),
+        (
+            {"phase": "over", "status": "finished", "evaluations": 99, "driver_done": True},
+            "nothing left to ask. To resume",
+        ),
+        (
+            {"phase": "over", "status": "finished", "evaluations": 99, "driver_done": True, "repeated": 7},
+            "asked 7 times",
+        ),
+        ({"phase": "over", "status": "finished", "evaluations": 99, "reached": "2 hours are up"}, "2 hours are up"),
     ],
 )
 def test_what_a_run_is_at_is_said_in_a_sentence(
@@ -260,6 +355,39 @@ def test_what_a_run_is_at_is_said_in_a_sentence(
     phase = page.locator(".phase")
     assert phase.is_visible() == bool(words) and words in (phase.text_content() or "")
     assert "8, then 20 of each task" in page.locator("#fidelity").inner_text()
+    page.close()
+
+
+def test_names_that_every_object_has_are_drawn_as_any_other(
+    browser: Browser, finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = json.loads(json.dumps(kept(finished.results())))
+    names = ["constructor", "toString", "__proto__"]
+    for key in ("groups", "experts"):
+        data["run"][key][: len(names)] = names[: len(data["run"][key])]
+    monkeypatch.setattr(report, "kept", lambda results: data)
+    address = report.write_report(finished.results(), tmp_path / "report.html").as_uri()
+    seen = at(browser, address, "#/run/pico/c/best")
+    for axis, key in (("y", "groups"), ("x", "experts")):
+        assert seen.page.locator(f"#coefficients .{axis}tick text").all_text_contents() == data["run"][key]
+    seen.page.locator("#coefficients .nsewdrag").hover(position={"x": 5, "y": 5}, force=True)
+    text(seen.page, "#coefficients .hovertext", "constructor")
+    quiet(seen, address)
+    seen.page.close()
+
+
+def test_a_gap_within_its_error_is_neither_better_nor_worse(
+    browser: Browser, finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = json.loads(json.dumps(kept(finished.results())))
+    gaps = [(-0.005, 0.05), (0.3, 0.1), (-0.3, 0.1), (0.1, None)]
+    name = data["run"]["objectives"][0]["name"]
+    data["run"]["curse"] = [{"objective": name, "value": v, "stderr": e} for v, e in gaps]
+    monkeypatch.setattr(report, "kept", lambda results: data)
+    address = report.write_report(finished.results(), tmp_path / "report.html").as_uri()
+    page = at(browser, address).page
+    looked = page.locator("#sure tbody td:last-child").all_inner_texts()
+    assert looked == ["not told apart", "better", "worse", "better"]
     page.close()
 
 

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import signal
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,8 +24,11 @@ from optimizer import Job, Run
 from optimizer.errors import JobError, RunError, RunLocked
 from optimizer.record.results import Results
 from optimizer.service import processes, runs
+from optimizer.service.board import Board
 from optimizer.service.client import Service
 from optimizer.service.serving import token_file
+from optimizer.service.watching import Watch
+from optimizer.views.importance import importance
 
 
 @pytest.fixture(scope="module")
@@ -122,8 +130,59 @@ def test_a_job_is_drafted_checked_and_refused_in_sentences(service: Served, worl
     assert not missing.ok and "/nowhere" in missing.problems[0]
     with pytest.raises(JobError, match="nowhere"):
         client.draft("/nowhere", {"a": "/nowhere"})
+    for base, why in [("~nosuch/x", "no folder"), ("a" * 300, "too long"), ("nul\0", "NUL")]:
+        with pytest.raises(JobError, match=why):
+            client.draft(base, {"a": base}, {"a": base})
+    with pytest.raises(JobError, match="name at least one expert"):
+        client.draft(str(home / "base"), {})
+    away = client.check(yaml.replace(str(home / "data" / "spam.jsonl"), "/nowhere.jsonl"))
+    assert not away.ok and "'spam': /nowhere.jsonl: no such file" in away.problems[0]
     with pytest.raises(JobError, match="granularity"):
         client.launch(yaml.replace("granularity: layer", "granularity: atom"), "other")
+
+
+@pytest.mark.parametrize("how", ["stop", "cancel"])
+def test_what_has_just_begun_to_go_on_can_be_ended_at_once(tmp_path: Path, how: str) -> None:
+    made = Made(tmp_path / "made")
+    made.more(5)
+    made.close()
+    with serving(tmp_path) as service:
+        client = Service(service.url, TOKEN)
+        client.resume("made")
+        getattr(client, how)("made")
+        started = processes.found(tmp_path / ".service" / "launches" / "made")
+        assert started is not None
+        until(lambda: not started.alive, "it ends")
+        line = client.run("made")
+        assert (line.status, line.error, line.answered) == ("stopped", None, 5)
+        with pytest.raises(RunLocked, match="nobody drives"):
+            getattr(client, how)("made")
+
+
+def test_what_was_killed_before_it_was_a_run_is_said_to_be(service: Served, world: Path) -> None:
+    client = Service(service.url, TOKEN)
+    client.launch(world.read_text() + f"\nroot: {world.parent}\n", "killed")
+    started = processes.found(service.runs / ".service" / "launches" / "killed")
+    assert started is not None
+    os.kill(started.process.pid, signal.SIGKILL)
+    until(lambda: not started.alive, "it ends")
+    line = next(r for r in client.runs() if r.name == "killed")
+    assert line.status == "failed" and str(line.error).startswith("its process was killed (SIGKILL, by 'kill -9'")
+    assert started.error == line.error
+    client.cancel("killed")
+
+
+def test_how_a_process_ended_that_this_service_did_not_start_is_not_made_up(tmp_path: Path) -> None:
+    known = processes.start(tmp_path / "one", {"run": "one", "folder": str(tmp_path / "none")}, ["--version"])
+    until(lambda: not known.alive, "it ends")
+    assert known.ending == "its process ended with exit code 0"
+    other = replace(known, process=replace(known.process, began=known.process.began - 1))
+    assert other.ending == "its process ended without a word, as one does that is killed"
+
+
+def test_a_usage_error_is_told_without_its_box() -> None:
+    code, _, said = processes.answer(["init", "--bse=x"], PATIENCE_SECONDS)
+    assert code == 2 and "No such option" in said and "--bse" in said and not set(said) & set("│╰╭─")
 
 
 @pytest.mark.parametrize(("code", "said"), [(0, None), (69, RunLocked), (2, JobError)])
@@ -223,6 +282,92 @@ def test_watchers_of_one_run_are_told_of_it_alone(tmp_path: Path) -> None:
             events.close()  # type: ignore[attr-defined]
     for made in runs.values():
         made.close()
+
+
+def test_a_line_that_was_told_late_does_not_stand_for_what_came_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Made(tmp_path / "made")
+    made.more(10)
+    reader, tell = runs.Reader(made.folder), runs.summary
+    held, go = threading.Event(), threading.Event()
+
+    def slow(found: Results) -> Any:
+        if not held.is_set():
+            held.set()
+            assert go.wait(PATIENCE_SECONDS)
+        return tell(found)
+
+    monkeypatch.setattr(runs, "summary", slow)
+    monkeypatch.setattr(runs, "SETTLED_SECONDS", 0.0)
+    with ThreadPoolExecutor(1) as pool:
+        early = pool.submit(reader.line)
+        assert held.wait(PATIENCE_SECONDS)
+        made.more(5)
+        assert reader.line().answered == 15
+        go.set()
+        assert early.result().answered == 10
+    assert reader.line().answered == 15
+    made.close()
+
+
+def test_one_odd_run_hides_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("fine", "odd"):
+        made = Made(tmp_path / name)
+        made.more(5)
+        made.close()
+    tell = runs.summary
+
+    def raises(found: Results) -> Any:
+        if found.folder.name == "odd":
+            raise ZeroDivisionError("by a candidate")
+        return tell(found)
+
+    monkeypatch.setattr(runs, "summary", raises)
+    nobody: Any = SimpleNamespace(of=lambda name: None, started=list)
+    board = Board(runs.Shelf(tmp_path), nobody)
+    lines = {line.name: line for line in board.lines()}
+    assert lines["fine"].answered == 5 and "by a candidate" in str(lines["odd"].error)
+    watch = Watch(board)
+    assert [one.run for one in watch._look(None)] == ["fine"] and watch._look(None) == []
+    assert "run odd cannot be looked at" in caplog.text
+
+
+def test_what_matters_is_of_the_run_that_has_the_name_now(tmp_path: Path) -> None:
+    names = []
+    for groups in (5, 3):
+        made = Made(tmp_path / "made", groups=groups)
+        made.more(60)
+        made.close()
+        results = Results(tmp_path / "made")
+        names.append({i.name for i in importance(results)} <= set(results.domain.names))
+        shutil.rmtree(tmp_path / "made")
+    assert names == [True, True]
+
+
+def test_a_fronts_growth_is_measured_bit_by_bit_while_a_run_goes_on_and_whole_once_nobody_drives_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Made(tmp_path / "made", objectives=3)
+    made.more(40)
+    made.close()
+    reader = runs.Reader(made.folder)
+    monkeypatch.setattr(runs, "BUSY", 0.0)
+    monkeypatch.setattr(runs, "SLICE_SECONDS", 0.0)
+
+    def asked() -> int:
+        reader.sure(pool, PATIENCE_SECONDS)
+        pool.submit(int).result()  # what it had to do is done
+        return len(reader.now().growth.places)
+
+    with ThreadPoolExecutor(1) as pool:
+        first, second, third = asked(), asked(), asked()
+        assert first < second < third < 40
+        monkeypatch.setattr(runs, "RECENT_SECONDS", 0.0)
+        reader.rounds()
+        assert asked() >= 40
 
 
 def test_what_is_put_off_while_a_run_goes_on_rings_once_and_is_counted_when_nobody_drives_it(

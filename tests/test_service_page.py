@@ -17,6 +17,9 @@ from hostile import HOSTILE, MARKUP, hostile
 from ledgers import Made
 from ruamel.yaml import YAML
 
+from optimizer.output import certain
+from optimizer.record.results import Results
+
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page, Route
 
@@ -30,6 +33,22 @@ VIEWS = {  # address -> what is there once it is drawn
     "#/new?run=trade&start=best": "textarea",
 }
 PHONE = {"width": 360, "height": 740}
+OPAQUE = """() => {
+  const canvas = document.querySelector("#front .cloud"), box = canvas.getBoundingClientRect();
+  const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+  const at = data.findIndex((v, i) => i % 4 === 3 && v === 255) >> 2;  // the middle of a dot, as on a canvas
+  const [x, y] = [at % canvas.width, Math.floor(at / canvas.width)];
+  return { x: box.left + (x * box.width) / canvas.width, y: box.top + (y * box.height) / canvas.height };
+}"""
+
+WATCHED = """() => {  // which candidates each drawing of the front has in its faint trace
+  globalThis.faded = [];
+  const draw = Plotly.react;
+  Plotly.react = (node, traces, ...how) => {
+    if (node.closest("#front")) faded.push(traces[0].customdata);
+    return draw.call(Plotly, node, traces, ...how);
+  };
+}"""
 
 
 @pytest.fixture(scope="module")
@@ -276,6 +295,64 @@ def test_a_brush_selects_in_the_front_and_in_the_table(browser: Browser, service
     page.close()
 
 
+def test_what_comes_while_there_are_brushes_is_drawn_as_they_keep_it(browser: Browser, tmp_path: Path) -> None:
+    made = Made(tmp_path / "runs" / "live")
+    made.more(40)
+    with served.serving(tmp_path / "runs") as there:
+        seen = at(browser, there, "#/run/live", "#parallel [data-drawn]")
+        page = seen.page
+        page.locator("#parallel summary").click()
+        values = [v for v in there.told("/api/runs/live/candidates?failed=false")["values"][0] if v is not None]
+        lowest = sorted(values)[len(values) // 2]
+        page.get_by_label("Lowest t0.accuracy").fill(str(lowest))
+        page.get_by_label("Lowest t0.accuracy").press("Enter")
+        page.get_by_label("Highest t0.accuracy").fill("9")
+        page.get_by_label("Highest t0.accuracy").press("Enter")
+        text(page, "#parallel [role=status]", " of 40 candidates kept")
+        page.wait_for_selector("#front .trace path.point")
+        page.evaluate(WATCHED)
+        made.more(30)
+        text(page, ".tiles dd", "70 of 100")
+        page.wait_for_timeout(300)  # of frames in which it is drawn again
+        found = there.told("/api/runs/live/candidates?failed=false")
+        low = {n for n, v in zip(found["numbers"], found["values"][0], strict=True) if v < lowest}
+        drawn = page.evaluate("globalThis.faded")
+        assert all(set(numbers) <= low for numbers in drawn) and set(drawn[-1]) == low
+        quiet(seen, there)
+        page.close()
+    made.close()
+
+
+def test_a_coordinate_that_is_brushed_stays_whatever_matters_more_by_then(browser: Browser, tmp_path: Path) -> None:
+    made = Made(tmp_path / "runs" / "live", groups=8)
+    made.more(40)
+    with served.serving(tmp_path / "runs") as there:
+        seen = at(browser, there, "#/run/live", "#parallel [data-drawn]")
+        page, said = seen.page, seen.page.locator("#parallel [role=status]")
+        page.locator("#parallel summary").click()
+        names = there.told("/api/runs/live/coordinates?top=8")["names"]
+        field = page.get_by_label(f"Lowest {names[2]}", exact=True)
+        field.fill("0.5")
+        field.press("Enter")
+        before = said.inner_text()
+        gone = names[1:3]
+
+        def without(route: Route) -> None:
+            told = route.fetch().json()
+            left = [k for k, name in enumerate(told["names"]) if name not in gone]
+            route.fulfill(json=told | {key: [told[key][k] for k in left] for key in ("names", "columns")})
+
+        page.route("**/coordinates?top=8", without)
+        made.more(30)
+        page.get_by_label(f"Lowest {gone[0]}", exact=True).wait_for(state="detached")
+        assert field.input_value() == "0.5"
+        text(page, "#parallel [role=status]", "of 69 candidates kept")
+        assert said.inner_text() != before and page.get_by_role("button", name="Clear").is_visible()
+        quiet(seen, there)
+        page.close()
+    made.close()
+
+
 def test_the_front_is_seen_in_three_dimensions_by_other_axes_and_with_bars(
     browser: Browser, service: served.Served
 ) -> None:
@@ -294,6 +371,27 @@ def test_the_front_is_seen_in_three_dimensions_by_other_axes_and_with_bars(
     page.get_by_label("deep").select_option(index=0)
     page.wait_for_selector("#front .trace path.point")
     assert seen.complaints == []
+    page.close()
+
+
+def test_a_point_is_chosen_before_the_drawing_library_has_come(browser: Browser, service: served.Served) -> None:
+    seen, held = opened(browser, "about:blank"), list[Any]()
+    page, heading = seen.page, seen.page.locator("#front .about h3")
+    page.route("**/plotly.js", lambda route: held.append(route))
+    page.goto(f"{service.url}/#/run/trade")
+    page.wait_for_selector("#front .cloud[data-points]")
+    best = heading.inner_text()
+    assert best.startswith("Best mean")
+    where = page.evaluate(OPAQUE)
+    page.mouse.click(where["x"], where["y"])
+    holds(page, "!document.querySelector('#front .about h3').textContent.startsWith('Best mean')")
+    chosen = page.locator("#front .about h3 a").get_attribute("href") or ""
+    assert re.fullmatch(r"#/run/trade/c/\d+", chosen)
+    for route in held:
+        route.continue_()
+    page.wait_for_selector("#front .trace path.point")
+    assert page.locator("#front .about h3 a").get_attribute("href") == chosen
+    quiet(seen, service)
     page.close()
 
 
@@ -384,11 +482,146 @@ def test_two_candidates_are_told_apart_item_by_item(browser: Browser, service: s
     page.close()
 
 
+def test_how_sure_a_place_on_the_front_is_is_said_by_both_kinds_of_items(
+    browser: Browser, service: served.Served
+) -> None:
+    confidence = Results(service.runs / "trade").confidence
+    number, unseen = next(iter(confidence.unseen.items()))
+    sure = confidence.seen[number]
+    said = f"{certain.probability(sure)} by the calibration items, which chose it, and {certain.probability(unseen)} by"
+    served.until(lambda: service.told(f"/api/runs/trade/candidates/{number}")["sure_heldout"], "it is counted")
+    seen = at(browser, service, f"#/run/trade/c/{number}", "#scores .soft")
+    assert said in seen.page.locator("#scores .soft").inner_text()
+    seen.page.goto(f"{service.url}/#/run/trade/c/{next(n for n in confidence.seen if n not in confidence.unseen)}")
+    text(seen.page, "#scores .soft", "held-out items may say otherwise")
+    seen.page.close()
+
+
+def test_noise_has_no_winner(browser: Browser, service: served.Served) -> None:
+    errors = iter([1.0, 3.0])  # standard errors that the difference is from 0
+
+    def answer(route: Route) -> None:
+        found = route.fetch().json()
+        for split in ("calibration", "heldout"):
+            for one in (found[split] or {"objectives": {}})["objectives"].values():
+                one.update(value=0.01, better="a", stderr=0.01 / next(errors, 3.0))
+        route.fulfill(json=found)
+
+    seen = opened(browser, "about:blank")
+    seen.page.route("**/compare?*", answer)
+    seen.page.goto(f"{service.url}/#/run/trade/c/30")
+    seen.page.locator("#compare select").first.select_option(label="a0 (0)")
+    text(seen.page, "#compare tbody", "this one")
+    marks = [row.locator("td").nth(2).inner_text() for row in seen.page.locator("#compare tbody tr").all()]
+    assert sorted(marks[:6]) == ["not told apart", *["this one"] * 5]
+    seen.page.close()
+
+
+def test_a_comparison_is_with_the_candidate_that_was_chosen_last(browser: Browser, service: served.Served) -> None:
+    seen, held = at(browser, service, "#/run/trade/c/30", VIEWS["#/run/trade/c/best"]), list[Any]()
+    page, told = seen.page, seen.page.locator("#compare tbody")
+    slow, other = re.compile(r"compare\?a=30&b=0"), page.locator("#compare select").first
+    page.route(slow, lambda route: held.append(route), times=1)
+    with page.expect_request(slow):
+        other.select_option(label="a0 (0)")
+    other.select_option(label="a1 (1)")
+    told.wait_for()
+    quick = told.inner_text()
+    with page.expect_response(slow):
+        held.pop().continue_()
+    page.wait_for_timeout(300)
+    assert told.inner_text() == quick
+    other.select_option(label="a0 (0)")
+    holds(page, f"document.querySelector('#compare tbody').innerText !== {json.dumps(quick)}")
+    quiet(seen, service)
+    page.close()
+
+
+def test_a_view_that_is_left_before_it_came_asks_for_no_more(browser: Browser, service: served.Served) -> None:
+    seen = at(browser, service, "#/", VIEWS["#/"])
+    page, asked = seen.page, re.compile("runs/trade/candidates")
+    page.route(asked, lambda route: None)  # never answered
+    with page.expect_request(asked):
+        page.goto(f"{service.url}/#/run/trade")
+    with page.expect_event("requestfailed", lambda request: bool(asked.search(request.url))):
+        page.goto(f"{service.url}/#/run/twin")
+    page.wait_for_selector("#parallel [data-drawn]")
+    assert not [url for url in seen.requests if re.search("runs/trade/(events|importance|coordinates)", url)]
+    quiet(seen, service)
+    page.close()
+
+
 def test_runs_that_are_not_comparable_are_refused_with_the_reason(browser: Browser, service: served.Served) -> None:
     reason = service.ask("/api/compare?runs=trade,other").json()["error"]
     seen = at(browser, service, "#/compare/trade,other", ".notice")
     assert reason in seen.page.locator(".notice").inner_text()
     seen.page.close()
+
+
+def test_a_search_whose_driver_had_nothing_left_says_so(browser: Browser, tmp_path: Path) -> None:
+    made = Made(tmp_path / "runs" / "early")
+    made.more(20)
+    made.heldout(list(range(20)))
+    made.ledger.set_meta("done", True)
+    made.close()
+    Made(tmp_path / "runs" / "empty").close()
+    with served.serving(tmp_path / "runs") as service:
+        seen = at(browser, service, "#/", ".cards tbody tr")
+        row = seen.page.locator("tbody tr").filter(has_text="empty")
+        assert row.locator("[data-title=Hypervolume]").inner_text() == "–"
+        seen.page.goto(f"{service.url}/#/run/early")
+        text(seen.page, ".run-head .pill", "finished")
+        text(seen.page, ".phase", "Ended at 20 of 100: its driver has nothing left to ask. To resume it takes a number")
+        quiet(seen, service)
+        seen.page.close()
+
+
+def test_what_is_drafted_names_the_launch_and_no_name_is_the_jobs_own(browser: Browser, service: served.Served) -> None:
+    seen, sent = at(browser, service, "#/new"), []
+    page = seen.page
+    page.route("**/jobs/draft", lambda route: route.fulfill(json={"yaml": "name: drafted\nmodels: {}\n"}))
+    page.route("**/jobs/check", lambda route: route.fulfill(json={"ok": True, "problems": [], "plan": None}))
+    page.route("**/jobs", lambda route: (sent.append(route.request.post_data_json), route.fulfill(json={"run": "x"})))
+    page.get_by_label("base").fill("models/base")
+    page.get_by_label("Name of expert 1").fill("one")
+    page.get_by_label("Path of expert 1").fill("models/one")
+    page.get_by_role("button", name="Draft the job").click()
+    text(page, "#models", "Drafted below")
+    assert page.get_by_label("name", exact=True).last.input_value() == "drafted"
+    page.get_by_label("name", exact=True).last.fill(" ")
+    page.get_by_role("button", name="Check").click()
+    page.get_by_role("button", name="Launch").click()
+    text(page, "#launch", "Started: x")
+    assert sent == [{"yaml": "name: drafted\nmodels: {}\n"}]
+    page.close()
+
+
+def test_a_search_that_is_starting_is_cancelled_and_one_that_could_not_start_is_forgotten(
+    browser: Browser, tmp_path: Path
+) -> None:
+    yaml = worlds.classification(tmp_path).read_text().replace("base: base", "base: nowhere")
+    (tmp_path / "runs").mkdir()
+    with served.serving(tmp_path / "runs") as service:
+        begun = {"yaml": f"root: {tmp_path}\n{yaml}"}
+        assert service.done("/api/jobs", **begun)["run"] == "pico", "the job's own name"
+        seen = at(browser, service, f"#token={served.TOKEN}&/run/pico", "main .pill.starting")
+        page = seen.page
+        page.get_by_role("button", name="Cancel").click()
+        page.wait_for_selector("main .empty", timeout=60_000)  # no run
+        service.done("/api/jobs", **begun)
+        page.goto(f"{service.url}/#/run/pico")
+        page.wait_for_selector("main .pill.failed", timeout=served.PATIENCE_SECONDS * 1000)
+        page.get_by_role("link", name="Its job again").click()
+        page.wait_for_selector("textarea")
+        assert yaml_of(page.locator("textarea").input_value())["models"]["base"].endswith("nowhere")
+        assert page.get_by_label("name", exact=True).input_value() == "pico", "its name is free"
+        page.goto(f"{service.url}/#/")
+        assert page.locator(".cards .pill").inner_text() == "failed"
+        page.get_by_role("link", name="pico").click()
+        page.get_by_role("button", name="Forget").click()
+        page.wait_for_selector("main .empty")
+        quiet(seen, service)
+        page.close()
 
 
 def test_what_is_empty_says_what_to_do(browser: Browser, tmp_path: Path) -> None:
@@ -425,7 +658,7 @@ def test_the_token_leaves_the_address_at_once_and_opens_what_changes_things(
     draft.click()
     text(seen.page, "#models", "math needs a name and a path")
     seen.page.goto(f"{service.url}/#/new?run=trade")
-    seen.page.wait_for_selector("#job textarea")
+    seen.page.wait_for_function("() => document.querySelector('#job textarea')?.value.includes('trade')")
     seen.page.locator("textarea").fill("models: [")
     seen.page.get_by_role("button", name="Check").click()
     seen.page.wait_for_selector("#job .notice.bad")

@@ -15,7 +15,7 @@ from optimizer.output import plain
 from optimizer.output.terminal import Terminal
 from optimizer.record.results import Candidate, Results
 
-SPLITS = (("calibration", "seen"), ("heldout", "held-out"))
+SPLITS = (("calibration", "calibration"), ("heldout", "held-out"))
 
 
 def print_lines(console: Console, results: Results) -> None:
@@ -24,7 +24,7 @@ def print_lines(console: Console, results: Results) -> None:
     if gaps:
         said = (f"{escape(g.name)} {signed(g.value, g.stderr)}{looks(g.better)}" for g in gaps)
         console.print(
-            f"Winner's curse (seen less held-out, mean of {len(front)} on the front): {', '.join(said)}",
+            f"Winner's curse (calibration less held-out, mean of {len(front)} on the front): {', '.join(said)}",
             highlight=False,
         )
     number = results.front.knee()
@@ -41,11 +41,11 @@ def print_preferred(results: Results, chosen: Candidate, where: Sequence[Conditi
     best = "of the best mean" if metric is None else f"best in {escape(metric)}"
     console.print(f"{called(chosen)}: {best}" + (" where" if where else ""), highlight=False)
     if where:
-        table = Table("asked for", "seen", "holds", "held-out", "holds")
+        table = Table("asked for", "calibration", "holds", "held-out", "holds")
         for row in found["where"]:
             table.add_row(escape(row["condition"]), *(cell for s, _ in SPLITS for cell in _condition(row[s])))
         console.print(table)
-    scores = Table("metric", "seen", "held-out")
+    scores = Table("metric", "calibration", "held-out")
     shown = dict.fromkeys([*([metric] if metric else []), *(o.name for o in results.objectives)])
     for name in shown:
         unseen = chosen.heldout.get(name)
@@ -63,7 +63,7 @@ def constraints(results: Results, c: Candidate) -> list[str]:
     lines = []
     for wanted in results.feasible.constraints if c.failure is None else ():
         said = []
-        for measures, items in ((c.measures, "seen"), (c.heldout, "held-out")):
+        for measures, items in ((c.measures, "calibration"), (c.heldout, "held-out")):
             if (m := measures.get(wanted.name)) is not None:
                 short = wanted.missed(m.value)
                 odds = plain.holds(wanted, m)
@@ -76,7 +76,7 @@ def constraints(results: Results, c: Candidate) -> list[str]:
 def print_against(found: Mapping[str, Any]) -> None:
     """What `plain.against` gives."""
     name, console = escape(found["against"]), Terminal()
-    console.print(f"against {name}, {found['candidates']} candidates, on the seen items:", highlight=False)
+    console.print(f"against {name}, {found['candidates']} candidates, on the calibration items:", highlight=False)
     console.print(f"IGD+     {found['igd_plus']:.4f} (0: all that its front reaches is reached here)", highlight=False)
     console.print(
         f"epsilon {found['epsilon']:+.4f} (the least shift by which this front covers it; below 0 it does so anyway)",
@@ -92,7 +92,7 @@ def _condition(row: Mapping[str, Any] | None) -> list[str]:
 
 
 def values(results: Results, c: Candidate) -> dict[str, float]:
-    """A candidate's objectives on the seen items."""
+    """A candidate's objectives on the calibration items."""
     return plain.by_objective(results, c.measures)
 
 

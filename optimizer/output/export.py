@@ -54,6 +54,7 @@ KEPT = [
     "chat_template.jinja",
     "chat_template.json",
 ]
+TEMPLATES = Path(__file__).parent / "templates"
 TOLERANCE = 1e-4  # relative and absolute; the same bits on the same machine, the last digits may differ on another
 
 
@@ -229,8 +230,6 @@ def _write_card(
     adapter: OneAdapter | None = None,
 ) -> None:
     from jinja2 import Environment, FileSystemLoader
-
-    from optimizer.output.report import TEMPLATES
 
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=False, trim_blocks=False)
     environment.filters["md"] = _markdown

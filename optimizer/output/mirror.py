@@ -6,7 +6,7 @@ import math
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -121,7 +121,9 @@ class Mirror:
             system_attrs={"constraints": over} if over else None,
         )
         if at is not None:
-            made.datetime_start, made.datetime_complete = map(datetime.fromtimestamp, (at - c.seconds, at))
+            with suppress(ValueError, OverflowError, OSError):  # of no calendar: the trial is worth more than its times
+                times = [datetime.fromtimestamp(when) for when in (at - c.seconds, at)]
+                made.datetime_start, made.datetime_complete = times
         return made
 
 

@@ -86,5 +86,5 @@ def _estimated(results: Results, letter: str, c: Candidate) -> str:
     command = hints.command("export", results.folder, str(c.number))
     return (
         f"{letter} was scored on {c.share:.0%} of the calibration items, so its scores are estimates; "
-        f"'{escape(command)}' measures it on all, seen and held out."
+        f"'{escape(command)}' measures it on all, calibration and held-out."
     )

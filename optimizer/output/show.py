@@ -115,7 +115,7 @@ def print_front(results: Results, everything: bool = False, by_confidence: bool 
         name += " (nearest)" if c is results.nearest else ""
         style = None if c.number in on_front else "dim"
         odds = [certain.probability(p.get(c.number), "") if sure.seen else None for p in (sure.seen, sure.unseen)]
-        splits = (("seen", c.measures, odds[0]), ("held-out", c.heldout, odds[1]))
+        splits = (("calibration", c.measures, odds[0]), ("held-out", c.heldout, odds[1]))
         lines += fronts.lines_of(name, objectives, splits, style)
     first = "surest first" if by_confidence else "best mean first"
     title = f"{escape(results.name)}: {len(results.on_front)} candidates on the front, {first}"
@@ -127,7 +127,7 @@ def print_front(results: Results, everything: bool = False, by_confidence: bool 
         console.print(escape(results.verdict), highlight=False)
     if found and not any(c.heldout for c in found):
         console.print(_unseen(results), highlight=False)
-    notes = ["seen: the calibration items, which chose these merges; held-out: items the search never saw."]
+    notes = ["calibration: the items that chose these merges; held-out: items the search never saw."]
     if sure.seen:
         notes.append("sure: how probable it is that no other candidate dominates it in truth.")
     if anchors:
@@ -157,7 +157,7 @@ def _unseen(results: Results) -> str:
 
 
 def _alike(results: Results, found: list[Candidate]) -> dict[int, list[int]]:
-    """Candidates whose seen scores are the same: the first of each such lot -> the others, and each of those -> none.
+    """Candidates of the same calibration scores: the first of each such lot -> the others, and each of those -> none.
 
     Anchors stand for themselves.
     """

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+from pathlib import Path
+
 from optimizer.record.folders import LEDGER, found
 from optimizer.record.results import Results
-from optimizer.service.answers import Summary
 from optimizer.service.processes import Started
 from optimizer.service.refusals import Refused
 from optimizer.service.runs import Shelf
 from optimizer.service.starting import Starter
+from optimizer.views.run_values import Summary
 from optimizer.wording import shown
 
 OVER = ("finished", "stopped")
+log = logging.getLogger(__name__)
 
 
 class Board:
@@ -49,6 +53,10 @@ class Board:
                 lines.append(self.line(name))
             except Refused as error:
                 lines.append(Summary(name=shown(name, 200), status="failed", error=str(error)))
+            except Exception as error:  # of one odd run: the others have their lines
+                log.exception("run %s cannot be told", shown(name, 200))
+                why = f"it cannot be told, see the service's log: {type(error).__name__}: {shown(str(error), 200)}"
+                lines.append(Summary(name=shown(name, 200), status="failed", error=why))
         return sorted(lines, key=lambda s: -(s.updated or s.created or 0.0))
 
     def known(self, name: str) -> None:
@@ -59,6 +67,13 @@ class Board:
     def results(self, name: str) -> Results | None:
         """A run's results; None where there is no run yet. Raises Refused where they cannot be read."""
         return self._shelf.results(name) if found(self._shelf.folder(name) / LEDGER) else None
+
+    def job(self, name: str) -> Path:
+        """The file of its job. Raises Refused where there is none."""
+        one = self._starter.of(name)
+        if one is not None and not found(self._shelf.folder(name) / LEDGER):
+            return one.folder / "job.yaml"
+        return self._shelf.reader(name).folder / "job.yaml"
 
     def rounds(self, name: str) -> int:
         """How often what takes long was counted anew of a run."""

@@ -1,4 +1,4 @@
-"""How does a script speak to the service? Each request as a method, whose answer is a value of `answers`."""
+"""How does a script speak to the service? Each request as a method, whose answer is a value of the API."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pydantic import BaseModel, TypeAdapter
 from optimizer.errors import JobError, OptimizerError, RunError, RunLocked
 from optimizer.service import answers
 from optimizer.service.serving import token_file
+from optimizer.views import candidate_values, run_values
 
 A = TypeVar("A", bound=BaseModel)
 SECONDS, QUIET_SECONDS = 330.0, 60.0  # for an answer; between two signs of life of the events
@@ -43,13 +44,13 @@ class Service:
         """Which version answers, and whether this client may change anything."""
         return self._get(answers.Version, "version")
 
-    def runs(self) -> list[answers.Summary]:
+    def runs(self) -> list[run_values.Summary]:
         """All runs, a line each, the latest first."""
         return self._get(answers.Runs, "runs").runs
 
-    def run(self, name: str) -> answers.Run:
+    def run(self, name: str) -> run_values.Run:
         """A run whole, its candidates apart."""
-        return self._get(answers.Run, "runs", name)
+        return self._get(run_values.Run, "runs", name)
 
     def candidates(
         self,
@@ -61,41 +62,43 @@ class Service:
         order: str = "number",
         limit: int | None = None,
         offset: int = 0,
-    ) -> answers.Candidates:
+    ) -> candidate_values.Candidates:
         """Candidates as columns; with `since`, those of which anything was told after that event."""
         wanted = {"since": since, "front": front, "stage": stage, "failed": failed, "order": order}
-        return self._get(answers.Candidates, "runs", run, "candidates", limit=limit, offset=offset, **wanted)
+        return self._get(candidate_values.Candidates, "runs", run, "candidates", limit=limit, offset=offset, **wanted)
 
-    def candidate(self, run: str, pick: str = "best") -> answers.Candidate:
+    def candidate(self, run: str, pick: str = "best") -> candidate_values.Candidate:
         """One candidate: a number, a recipe hash, an anchor, `expert: NAME`, best, best:METRIC, knee or surest."""
-        return self._get(answers.Candidate, "runs", run, "candidates", pick)
+        return self._get(candidate_values.Candidate, "runs", run, "candidates", pick)
 
-    def coordinates(self, run: str, names: Sequence[str] | None = None, top: int = 12) -> answers.Coordinates:
+    def coordinates(self, run: str, names: Sequence[str] | None = None, top: int = 12) -> candidate_values.Coordinates:
         """Coordinates of all candidates, by name or the most important ones, in the order of `candidates`."""
         wanted = None if names is None else ",".join(names)
-        return self._get(answers.Coordinates, "runs", run, "coordinates", names=wanted, top=top)
+        return self._get(candidate_values.Coordinates, "runs", run, "coordinates", names=wanted, top=top)
 
-    def importance(self, run: str, metric: str | None = None) -> list[answers.Importance]:
+    def importance(self, run: str, metric: str | None = None) -> list[candidate_values.Importance]:
         """How much each coordinate decides, the most important first."""
         found = self._ask("GET", "runs", run, "importance", params={"metric": metric})
-        return TypeAdapter(list[answers.Importance]).validate_json(found.content)
+        return TypeAdapter(list[candidate_values.Importance]).validate_json(found.content)
 
-    def compare(self, run: str, a: str, b: str) -> answers.Pair:
+    def compare(self, run: str, a: str, b: str) -> candidate_values.Pair:
         """Two candidates, item by item."""
-        return self._get(answers.Pair, "runs", run, "compare", a=a, b=b)
+        return self._get(candidate_values.Pair, "runs", run, "compare", a=a, b=b)
 
-    def compare_runs(self, runs: Sequence[str]) -> answers.Fronts:
+    def compare_runs(self, runs: Sequence[str]) -> run_values.Fronts:
         """The fronts of several runs; RunLocked where they are not comparable."""
-        return self._get(answers.Fronts, "compare", runs=",".join(runs))
+        return self._get(run_values.Fronts, "compare", runs=",".join(runs))
 
-    def curve(self, run: str) -> answers.Curve:
+    def curve(self, run: str) -> run_values.Curve:
         """Hypervolume and epsilon over the candidates answered."""
-        return self._get(answers.Curve, "runs", run, "curve")
+        return self._get(run_values.Curve, "runs", run, "curve")
 
-    def pick(self, run: str, weights: Mapping[str, float] | None = None, where: Sequence[str] = ()) -> answers.Picked:
+    def pick(
+        self, run: str, weights: Mapping[str, float] | None = None, where: Sequence[str] = ()
+    ) -> run_values.Picked:
         """The front's best answer to wishes: what each objective is worth, and conditions such as `a.loss <= 2`."""
         said = ",".join(f"{name}:{number!r}" for name, number in (weights or {}).items())
-        return self._get(answers.Picked, "runs", run, "pick", weights=said, where=list(where))
+        return self._get(run_values.Picked, "runs", run, "pick", weights=said, where=list(where))
 
     def log(self, run: str, tail: int = 200) -> answers.Log:
         """A line for each of the last answers, and what the run's process printed."""
@@ -130,8 +133,8 @@ class Service:
         wanted = answers.Drafting(base=base, experts=dict(experts), data=dict(data or {}))
         return self._post(answers.Draft, wanted, "jobs", "draft").yaml
 
-    def launch(self, yaml: str, name: str, address: str | None = None) -> answers.Launched:
-        """Start a search there, or from there on a cluster."""
+    def launch(self, yaml: str, name: str | None = None, address: str | None = None) -> answers.Launched:
+        """Start a search there, or from there on a cluster; without a name under the job's own."""
         return self._post(answers.Launched, answers.Launch(yaml=yaml, name=name, address=address), "jobs")
 
     def stop(self, run: str) -> answers.Done:

@@ -17,7 +17,7 @@ from optimizer.service.processes import Started
 from optimizer.service.refusals import Refused
 from optimizer.service.runs import NAME, Shelf
 from optimizer.service.settings import Settings
-from optimizer.service.summary import job_of
+from optimizer.views.summary import job_of
 
 ID = re.compile(r"[0-9a-f]{16}")
 MOST_AT_ONCE, MOST_KEPT = 4, 500
@@ -97,7 +97,7 @@ def _told(one: Started) -> Export:
         progress=progress,
         step="failed" if failed else step,
         path=str(path) if state == "done" else None,
-        error=(one.error or "its process ended without a word: " + " ".join(one.lines[-1:])) if failed else None,
+        error=(one.error or ": ".join([one.ending, *one.lines[-1:]])) if failed else None,
         rescored=state == "done",
     )
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from optimizer.output.bundle import PAGE, bundled
 from optimizer.service.refusals import Refused
+from optimizer.views.bundle import PAGE, bundled
 
 KINDS = {
     ".js": "text/javascript; charset=utf-8",

@@ -13,12 +13,13 @@ from optimizer.errors import JobError
 from optimizer.record import files
 from optimizer.record.candidate import Candidate as Scored
 from optimizer.record.results import Results
-from optimizer.service import answers, fronts, one, summary, table
+from optimizer.service import answers
 from optimizer.service.again import begun_at, brief
 from optimizer.service.board import Board
-from optimizer.service.importance import importance, most_important
 from optimizer.service.refusals import Refused, said
 from optimizer.service.runs import Reader, Shelf
+from optimizer.views import candidate_values, fronts, one, run_values, summary, table
+from optimizer.views.importance import importance, most_important
 from optimizer.wording import redacted
 
 COUNT_SECONDS = 0.3  # how long an answer waits for what is counted beside it
@@ -68,7 +69,7 @@ def runs(board: Lines) -> answers.Runs:
 
 
 @router.get("/compare")
-def compare_runs(shelf: Runs, runs: str) -> answers.Fronts:
+def compare_runs(shelf: Runs, runs: str) -> run_values.Fronts:
     """The fronts of several runs, `runs=a,b`, in one another's units; 409 where they are not comparable."""
     names = list(dict.fromkeys(name for name in runs.split(",") if name))
     if not 2 <= len(names) <= fronts.MOST_RUNS:
@@ -77,13 +78,13 @@ def compare_runs(shelf: Runs, runs: str) -> answers.Fronts:
 
 
 @router.get("/runs/{run}")
-def run(reader: Of, board: Lines) -> answers.Run:
+def run(reader: Of, board: Lines) -> run_values.Run:
     """A run whole, its candidates apart."""
     line = board.line(reader.name)
     return summary.run(reader.now()).model_copy(update={"status": line.status, "error": line.error})
 
 
-@router.get("/runs/{run}/candidates", response_model=answers.Candidates)
+@router.get("/runs/{run}/candidates", response_model=candidate_values.Candidates)
 def candidates(
     request: Request,
     reader: Of,
@@ -101,7 +102,7 @@ def candidates(
     return _sent(table.columns(reader.now(), wanted, sure))
 
 
-@router.get("/runs/{run}/coordinates", response_model=answers.Coordinates)
+@router.get("/runs/{run}/coordinates", response_model=candidate_values.Coordinates)
 def coordinates(
     reader: Of,
     names: str | None = None,
@@ -120,7 +121,7 @@ def coordinates(
         raise Refused(422, f"no coordinate {missing[0]!r} in this run; GET /api/runs/{reader.name} lists its axes")
     rows = table.chosen(results, table.Wanted(since))
     return _sent(
-        answers.Coordinates(
+        candidate_values.Coordinates(
             event=results.event,
             numbers=[c.number for c in rows],
             names=wanted,
@@ -130,26 +131,27 @@ def coordinates(
 
 
 @router.get("/runs/{run}/importance")
-def important(reader: Of, metric: str | None = None) -> list[answers.Importance]:
+def important(reader: Of, metric: str | None = None) -> list[candidate_values.Importance]:
     """How much each coordinate decides, of the mean over objectives or of one metric; the most important first."""
     return importance(reader.now(), metric)
 
 
 @router.get("/runs/{run}/candidates/{pick:path}")
-def candidate(request: Request, reader: Of, pick: str) -> answers.Candidate:
+def candidate(request: Request, reader: Of, pick: str) -> candidate_values.Candidate:
     """One candidate: a number, a recipe hash, an anchor, `expert: NAME`, best, best:METRIC, knee or surest."""
     results = reader.now()
-    return one.candidate(results, picked(results, pick), reader.sure(request.app.state.slow, COUNT_SECONDS))
+    sure = reader.sure(request.app.state.slow, COUNT_SECONDS)
+    return one.candidate(results, picked(results, pick), sure, reader.unseen)
 
 
 @router.get("/runs/{run}/compare")
-def compare(request: Request, reader: Of, a: str, b: str) -> answers.Pair:
+def compare(request: Request, reader: Of, a: str, b: str) -> candidate_values.Pair:
     """Two candidates, item by item."""
     results = reader.now()
     return one.pair(results, picked(results, a), picked(results, b), reader.sure(request.app.state.slow))
 
 
-@router.get("/runs/{run}/curve", response_model=answers.Curve)
+@router.get("/runs/{run}/curve", response_model=run_values.Curve)
 def curve(request: Request, reader: Of) -> Response:
     """Hypervolume and epsilon over the candidates answered, as far as they are known by now."""
     results = reader.now()
@@ -158,24 +160,24 @@ def curve(request: Request, reader: Of) -> Response:
 
 
 @router.get("/runs/{run}/pick")
-def pick(reader: Of, weights: str = "", where: Annotated[list[str] | None, Query()] = None) -> answers.Picked:
+def pick(reader: Of, weights: str = "", where: Annotated[list[str] | None, Query()] = None) -> run_values.Picked:
     """The front's best answer: `weights=METRIC:0.7,METRIC:0.3`, `where=METRIC>=0.8` (which may be given again)."""
     return fronts.picked(reader.now(), _weights(weights), [_condition(text) for text in where or ()])
 
 
 @router.get("/runs/{run}/job", response_class=PlainTextResponse)
-def job(reader: Of, start: str | None = None, short: bool = False) -> PlainTextResponse:
-    """The run's job, as YAML; `short`: as a person would write it, for another run.
+def job(request: Request, run: str, start: str | None = None, short: bool = False) -> PlainTextResponse:
+    """The run's job, as YAML, or that of what never became one; `short`: as a person would write it, for another run.
 
     With `start` that, beginning at the candidate's coefficients, every expert's in every group.
     """
-    file = reader.folder / "job.yaml"
+    file = _board(request).job(run)
     try:
         text = files.read(file, 1 << 20).decode()
     except (OSError, ValueError) as error:
         raise Refused(409, said(error)) from error
     if start is not None:
-        results = reader.now()
+        results = _reader(request, run).now()
         text = begun_at(file, results, picked(results, start))
     elif short:
         text = brief(file)

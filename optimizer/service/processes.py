@@ -18,6 +18,8 @@ from typing import Any
 
 from optimizer.errors import RunError
 from optimizer.record import files
+from optimizer.record.folders import LEDGER
+from optimizer.record.folders import found as found_run
 from optimizer.record.owner import Owner, began
 from optimizer.service.refusals import Refused
 from optimizer.wording import shown
@@ -27,7 +29,8 @@ PROGRAM = (sys.executable, "-P", "-m", "optimizer")  # -P: not one of the folder
 TAIL_BYTES = 1 << 16
 MOST_BYTES = 1 << 20  # of a record
 
-_children: dict[int, subprocess.Popen[bytes]] = {}  # of this process: a child that ended is to be waited for
+_children: dict[tuple[int, float], subprocess.Popen[bytes]] = {}  # of this process: who ended is to be waited for
+_codes: dict[tuple[int, float], int] = {}  # of those that ended, by process id and when that began
 
 
 @dataclass(frozen=True)
@@ -62,8 +65,16 @@ class Started:
         places = [i for i, line in enumerate(lines) if line.startswith("error: ")]
         if places:
             return " ".join(lines[places[-1] :])[:2000].removeprefix("error: ")
-        broke = any(line.startswith("Traceback ") for line in lines)
-        return lines[-1] if broke else None
+        if any(line.startswith("Traceback ") for line in lines):
+            return lines[-1]
+        run = self.about.get("folder")  # of a run that is there the ledger says how it stands
+        return None if lines or self.alive or run is None or found_run(Path(str(run)) / LEDGER) else self.ending
+
+    @property
+    def ending(self) -> str:
+        """How it ended: by which signal or with which exit code, as far as this service knows."""
+        _reap()
+        return _ending(_codes.get((self.process.pid, self.process.began)))
 
     @property
     def written(self) -> float:
@@ -95,8 +106,8 @@ def start(folder: Path, about: dict[str, Any], command: Sequence[str]) -> Starte
             stderr=subprocess.STDOUT,
             start_new_session=True,  # it outlives the service, and its terminal's Ctrl-C
         )
-    _children[child.pid] = child
     owner = Owner(socket.gethostname(), child.pid, time.strftime("%Y-%m-%d %H:%M:%S"), began(child.pid))
+    _children[owner.pid, owner.began] = child
     made = Started(folder, about, owner, time.time())
     said = {"about": about, "process": asdict(owner), "at": made.at}
     files.write_new(folder / RECORD, json.dumps(said), mode=0o600)
@@ -105,9 +116,10 @@ def start(folder: Path, about: dict[str, Any], command: Sequence[str]) -> Starte
 
 def _reap() -> None:
     """Wait for children that have ended: the system keeps each until then."""
-    for pid, child in list(_children.items()):
-        if child.poll() is not None:
-            _children.pop(pid, None)
+    for key, child in list(_children.items()):
+        if (code := child.poll()) is not None:
+            _codes[key] = code
+            _children.pop(key, None)
 
 
 def found(folder: Path) -> Started | None:
@@ -135,9 +147,33 @@ def answer(command: Sequence[str], seconds: float) -> tuple[int, str, str]:
     except subprocess.TimeoutExpired:
         return 124, "", f"it took longer than {seconds:.0f} s"
     lines = done.stderr.decode(errors="replace").splitlines()
-    said = [i for i, line in enumerate(lines) if line.startswith("error: ")]
-    text = "\n".join(lines[said[-1] :]).removeprefix("error: ") if said else "\n".join(lines[-1:])
-    return done.returncode, done.stdout.decode(errors="replace"), shown(text)
+    return done.returncode, done.stdout.decode(errors="replace"), shown(_reason(lines, done.returncode))
+
+
+def _reason(lines: Sequence[str], code: int) -> str:
+    """Why a command was refused: our error, or the usage error that Typer draws a box around; else what it said last.
+
+    A command that was killed has said nothing of it.
+    """
+    if said := [i for i, line in enumerate(lines) if line.startswith("error: ")]:
+        return "\n".join(lines[said[-1] :]).removeprefix("error: ")
+    if boxed := [line.strip("│ ") for line in lines if line.startswith("│")]:
+        return " ".join(boxed)
+    return _ending(code) if code < 0 else "\n".join(lines[-1:])
+
+
+def _ending(code: int | None) -> str:
+    """How a process ended that said nothing of it; below 0 by a signal, None where that is not known."""
+    if code is None:
+        return "its process ended without a word, as one does that is killed"
+    if code >= 0:
+        return f"its process ended with exit code {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    hint = ", by 'kill -9' or because the host had no memory left" if -code == signal.SIGKILL else ""
+    return f"its process was killed ({name}{hint})"
 
 
 def _said(command: Sequence[str]) -> None:

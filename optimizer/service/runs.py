@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import re
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Executor, Future, wait
 from pathlib import Path
 
@@ -13,16 +16,20 @@ from optimizer.record.confidence import MOST_SURE
 from optimizer.record.folders import ELSEWHERE, LEDGER, found
 from optimizer.record.owner import owner
 from optimizer.record.results import Results
-from optimizer.service.answers import Summary
 from optimizer.service.refusals import Refused, said
-from optimizer.service.summary import summary
+from optimizer.views.run_values import Summary
+from optimizer.views.summary import summary
+from optimizer.wording import shown
+
+log = logging.getLogger(__name__)
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # as jobs have it
 OWN = ".service"  # of the runs' folder: what the service itself writes
 KEPT = 24  # runs whose candidates stay in memory: those that were asked for last
 SETTLED_SECONDS = 2.0  # a file that was written to less long ago may have been again, in the same tick of its clock
-SURE_DRIVEN = 150  # the same while the run goes on, whose driver would feel those seconds
+SURE_DRIVEN = 150  # candidates of a front that is counted while the run goes on, whose driver would feel those seconds
 RECENT_SECONDS = 30.0
+SLICE_SECONDS = 0.25  # in which the front's growth is measured at a time while the run goes on
 BUSY = 40.0  # times as long as counting took, nothing is counted again while the run goes on
 Files = tuple[tuple[int, int] | None, ...]
 
@@ -33,15 +40,18 @@ class Reader:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.used = time.monotonic()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._results: Results | None = None
         self._now: Results | None = None
         self._files: Files = ()
-        self._line: Summary | None = None
+        self._reads = 0
+        self._line: tuple[int, Summary | None] = (0, None)  # as it was told after so many reads
         self._sure: dict[int, float] = {}
+        self.unseen: dict[int, float] = {}  # by held-out items how likely they are to be on the front, as last counted
         self._counted: Results | None = None  # what is or was gone through last
         self._left = False  # whether anything was put off until nobody drives the run
         self._news = False
+        self._partly = False  # whether the front's growth is known at some places only
         self._counting: Future[None] | None = None
         self._growing: Future[None] | None = None
         self._rounds = 0
@@ -57,19 +67,26 @@ class Reader:
             self.used = time.monotonic()
             files = _files(self.folder)
             if self._now is None or not self._known(files):
-                self._now = self._read()
-                self._files, self._line = files, None
+                self._now, self._files = self._read(), files
+                self._reads += 1
             return self._now
 
     def line(self) -> Summary:
         """The run in a line, of which nothing is read again that is known. Raises Refused as `now` does."""
-        line = self._line
-        if line is None or not self._known(_files(self.folder)):
-            found = self.now()
-            line = self._line = summary(found)
-        who = owner(self.folder)
-        if (who is None) != (line.status in ("finished", "stopped")):
-            line = self._line = summary(self.now())
+        reads, line = self._line
+        if line is None or reads != self._reads or not self._known(_files(self.folder)):
+            line = self._told()
+        if (owner(self.folder) is None) != (line.status in ("finished", "stopped")):
+            line = self._told()
+        return line
+
+    def _told(self) -> Summary:
+        """The run in a line, anew. Of threads that tell it at once the one that has read last is believed."""
+        with self._lock:
+            found, reads = self.now(), self._reads
+        line = summary(found)
+        if reads >= self._line[0]:
+            self._line = reads, line
         return line
 
     def sure(self, pool: Executor, seconds: float = 0.0) -> dict[int, float]:
@@ -81,12 +98,12 @@ class Reader:
         found = self.now()
         counting = self._counting
         if found is not self._counted or self._left:
-            rested = found is not self._counted and time.monotonic() > self._rest
+            rested = (found is not self._counted or self._partly) and time.monotonic() > self._rest
             self._left = not (self._idle and (rested or not self._goes_on(found)))
             if not self._left:
                 self._counted = found
-                counting = self._counting = pool.submit(self._count, found)
-                self._growing = pool.submit(self._grow, found)
+                counting = self._counting = pool.submit(_said, self._count, found)
+                self._growing = pool.submit(_said, self._grow, found)
         if counting is not None and len(found.front.nondominated) <= MOST_SURE:
             wait([counting], seconds)
         return self._sure
@@ -103,7 +120,7 @@ class Reader:
         """Keep little in memory; the run is read anew when it is asked for whole."""
         with self._lock:
             self._results = self._now = None
-            self._sure, self._counted = {}, None
+            self._sure, self.unseen, self._counted = {}, {}, None
 
     @property
     def _idle(self) -> bool:
@@ -117,10 +134,12 @@ class Reader:
             if later or len(front) > MOST_SURE:
                 on_front = set(front)
                 self._sure = {n: p for n, p in before.items() if n in on_front}  # as it was counted last
+                self.unseen = {n: p for n, p in self.unseen.items() if n in on_front}
             else:
                 self._sure = found.confidence.seen
+                self.unseen = found.confidence.unseen
         except (OptimizerError, OSError):
-            later, self._sure = False, {}
+            later, self._sure, self.unseen = False, {}, {}
         self._left = later or found is not self._now
         self._news = any(before.get(n) != p for n, p in self._sure.items())
         self._rests(begun)
@@ -132,8 +151,9 @@ class Reader:
 
     def _grow(self, found: Results) -> None:
         begun, before = time.monotonic(), len(found.growth.places)
-        found.growth.measured()
-        self._line = None
+        self._partly = not found.growth.measured(SLICE_SECONDS if self._goes_on(found) else math.inf)
+        self._left = self._left or self._partly
+        self._line = self._line[0], None
         self._rounds += self._news or len(found.growth.places) > before
         self._rests(begun)
 
@@ -157,6 +177,14 @@ class Reader:
             if isinstance(error, OptimizerError | OSError):
                 raise Refused(409, said(error)) from error
             raise
+
+
+def _said(work: Callable[[Results], None], found: Results) -> None:
+    """Work whose end nobody asks for: what goes wrong is in the log."""
+    try:
+        work(found)
+    except Exception:
+        log.exception("run %s cannot be counted", shown(found.folder.name, 200))
 
 
 class Shelf:

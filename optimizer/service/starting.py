@@ -11,6 +11,7 @@ from optimizer.errors import JobError, RunError
 from optimizer.jobs.job import Job
 from optimizer.jobs.plain_yaml import read_yaml
 from optimizer.record.folders import LEDGER, found
+from optimizer.record.owner import owner
 from optimizer.remote import control
 from optimizer.service import processes
 from optimizer.service.answers import Checked, Done, Draft, Drafting, Launch, Launched
@@ -37,27 +38,27 @@ class Starter:
         """Start a search here, or send it to a cluster. Raises Refused for a job that does not fit or a taken name."""
         job = _parsed(wanted.yaml, wanted.name)
         if wanted.address is not None:
-            self._free(wanted.name)
-            return self._sent(wanted)
+            self._free(job.name)
+            return self._sent(wanted.yaml, job.name, wanted.address)
         with self._lock:
-            return self._launch(wanted, job)
+            return self._launch(job)
 
-    def _launch(self, wanted: Launch, job: Job) -> Launched:
-        folder = self._free(wanted.name)
+    def _launch(self, job: Job) -> Launched:
+        folder = self._free(job.name)
         if sum(s.alive for s in self.started()) >= MOST_STARTED:
             raise Refused(409, f"{MOST_STARTED} searches are under way that were started here; stop one, or wait")
-        home = self._own / wanted.name
+        home = self._own / job.name
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
         (home / processes.LOG).unlink(missing_ok=True)
         file = home / "job.yaml"
         _write(file, job.yaml())
-        about = {"run": wanted.name, "folder": str(folder)}
+        about = {"run": job.name, "folder": str(folder)}
         processes.start(home, about, ["run", f"--runs={self._shelf.runs}", *self._code, "--", str(file)])
-        return Launched(run=wanted.name)
+        return Launched(run=job.name)
 
     def stop(self, name: str) -> Done:
         """Ask nothing more, and wait for what is in flight."""
-        if (one := self._starting(name)) is not None:
+        if (one := self._ahead(name)) is not None:
             one.end()
             return Done(run=name, said=f"process {one.process.pid} is stopping")
         pid = control.drain(self._shelf.reader(name).folder)
@@ -70,6 +71,10 @@ class Starter:
             one.end(END_SECONDS)
             (one.folder / processes.RECORD).unlink(missing_ok=True)
             return Done(run=name, said="it had not begun, and is forgotten")
+        if (one := self._ahead(name)) is not None:
+            one.end(END_SECONDS)
+            if not one.alive:
+                return Done(run=name, said=f"process {one.process.pid} has ended; what was answered is kept")
         pid = control.cancel(self._shelf.reader(name).folder)
         return Done(run=name, said=f"process {pid} has ended; what was answered is kept")
 
@@ -115,11 +120,13 @@ class Starter:
         plan: dict[str, Any] = json.loads(out)
         plan["budget"] = job.budget.model_dump()
         refusal = plan.get("refusal")
-        problems = [shown(str(refusal))] if refusal else []
+        problems = [shown(str(why)) for why in [*([refusal] if refusal else []), *plan.get("missing", [])]]
         return Checked(ok=not problems, problems=problems, plan=plan)
 
     def draft(self, wanted: Drafting) -> Draft:
         """A first job file of these models, as `mergeopt init` writes it. Raises Refused where they do not fit."""
+        if not wanted.experts:
+            raise Refused(422, "experts: name at least one expert")
         with processes.scratch() as folder:
             file = Path(folder) / "job.yaml"
             given = [f"--base={_whole(wanted.base)}", f"--out={file}"]
@@ -139,6 +146,14 @@ class Starter:
         one = self.of(name)
         return one if one is not None and one.alive and not found(self._shelf.folder(name) / LEDGER) else None
 
+    def _ahead(self, name: str) -> Started | None:
+        """What was started for a run and does not drive it yet: a new one, or one that goes on with it."""
+        one = self.of(name)
+        if one is None or not one.alive:
+            return None
+        who = owner(self._shelf.folder(name))
+        return one if who is None or not who.pid else None
+
     def _free(self, name: str) -> Path:
         try:
             folder = self._shelf.folder(name)
@@ -148,15 +163,15 @@ class Starter:
             raise Refused(409, f"there is a run {name!r} already; resume it, or name this one otherwise")
         return folder
 
-    def _sent(self, wanted: Launch) -> Launched:
+    def _sent(self, yaml: str, name: str, address: str) -> Launched:
         with processes.scratch() as folder:
             file = Path(folder) / "job.yaml"
-            _write(file, wanted.yaml)  # as it is: its paths are the cluster's
-            given = [f"--address={wanted.address}", f"--name={wanted.name}", *self._code, "--", str(file)]
+            _write(file, yaml)  # as it is: its paths are the cluster's
+            given = [f"--address={address}", f"--name={name}", *self._code, "--", str(file)]
             code, _, error = processes.answer(["launch", *given], LAUNCH_SECONDS)
         if code:
             raise Refused(409 if code == 69 else 422, error)
-        return Launched(run=wanted.name, address=wanted.address)
+        return Launched(run=name, address=address)
 
 
 def _parsed(yaml: str, name: str | None) -> Job:
@@ -179,4 +194,8 @@ def _write(file: Path, text: str) -> None:
 
 def _whole(path: str) -> str:
     """A path from where the service was started; a name of the hub is no path."""
-    return str(Path(path).absolute()) if Path(path).expanduser() == Path(path) and Path(path).exists() else path
+    found = Path(path)
+    try:
+        return str(found.absolute()) if found.expanduser() == found and found.exists() else path
+    except (RuntimeError, OSError, ValueError):  # no such user, longer than names may be, a NUL: the command says so
+        return path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -11,8 +12,11 @@ from optimizer.service.answers import Changed
 from optimizer.service.background import background
 from optimizer.service.board import Board
 from optimizer.service.refusals import Refused
+from optimizer.wording import shown
 
+log = logging.getLogger(__name__)
 LOOK_SECONDS = 1.0
+ODD_SECONDS = 60.0  # after which a run is looked at again at which something went wrong
 BEAT_SECONDS = 15.0  # what passes a proxy's patience
 SHARE = 50.0  # times as long as a look at a run took, it is left alone
 MOST = 256  # watchers
@@ -96,6 +100,10 @@ class Watch:
             try:
                 now, rounds = self._board.line(name), self._board.rounds(name)
             except Refused:
+                continue
+            except Exception:  # of one odd run: the others are looked at, and this one again in a while
+                log.exception("run %s cannot be looked at", shown(name, 200))
+                self._rest[name] = begun + ODD_SECONDS
                 continue
             said = Changed(
                 run=name, event=now.event, answered=now.answered, status=now.status, hypervolume=now.hypervolume

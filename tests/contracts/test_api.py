@@ -21,6 +21,7 @@ from optimizer import Job, Run
 from optimizer.output import plain
 from optimizer.record.results import Results
 from optimizer.service import answers, files
+from optimizer.views import candidate_values, run_values
 
 RUN = "/api/runs/pico"
 FIRST = "embeddings|spam"
@@ -29,20 +30,20 @@ FIRST = "embeddings|spam"
 READS = {
     "/api/version": answers.Version,
     "/api/runs": answers.Runs,
-    RUN: answers.Run,
-    f"{RUN}/candidates": answers.Candidates,
-    f"{RUN}/candidates?front=1&order=mean&limit=3": answers.Candidates,
-    f"{RUN}/candidates/best": answers.Candidate,
-    f"{RUN}/candidates/0": answers.Candidate,
-    f"{RUN}/candidates/best:mood.cross_entropy": answers.Candidate,
-    f"{RUN}/candidates/expert: spam": answers.Candidate,
-    f"{RUN}/coordinates?names={FIRST}": answers.Coordinates,
-    f"{RUN}/coordinates?top=3": answers.Coordinates,
-    f"{RUN}/compare?a=best&b=0": answers.Pair,
-    f"{RUN}/curve": answers.Curve,
+    RUN: run_values.Run,
+    f"{RUN}/candidates": candidate_values.Candidates,
+    f"{RUN}/candidates?front=1&order=mean&limit=3": candidate_values.Candidates,
+    f"{RUN}/candidates/best": candidate_values.Candidate,
+    f"{RUN}/candidates/0": candidate_values.Candidate,
+    f"{RUN}/candidates/best:mood.cross_entropy": candidate_values.Candidate,
+    f"{RUN}/candidates/expert: spam": candidate_values.Candidate,
+    f"{RUN}/coordinates?names={FIRST}": candidate_values.Coordinates,
+    f"{RUN}/coordinates?top=3": candidate_values.Coordinates,
+    f"{RUN}/compare?a=best&b=0": candidate_values.Pair,
+    f"{RUN}/curve": run_values.Curve,
     f"{RUN}/log?tail=5": answers.Log,
-    f"{RUN}/pick?weights=spam.accuracy:1&where=mood.cross_entropy<=9": answers.Picked,
-    "/api/compare?runs=pico,twin": answers.Fronts,
+    f"{RUN}/pick?weights=spam.accuracy:1&where=mood.cross_entropy<=9": run_values.Picked,
+    "/api/compare?runs=pico,twin": run_values.Fronts,
     "/api/exports": answers.Exports,
 }
 
@@ -152,7 +153,11 @@ def test_a_run_says_what_the_program_says(service: Served, run: Run) -> None:
     assert [g["value"] for g in found["curse"]] == pytest.approx([g["value"] for g in plain.curse(results)])
     assert sum(s["count"] for s in found["stages"]) == len(results.scored)
     assert sum(s["gain"] for s in found["stages"]) == pytest.approx(results.front.hypervolume)
-    assert found["seed"] == 0 and found["heldout_done"] and found["calibration"]["spam"]["items"] == 30
+    assert (
+        found["seed"] == 0
+        and found["heldout_done"]
+        and found["calibration"]["spam"].items() >= {"items": 30, "heldout": 30}.items()
+    )
 
 
 def test_columns_say_what_candidates_are(service: Served, run: Run) -> None:

@@ -1,7 +1,0 @@
-// What is said where something cannot be done? A sentence with a status, as a server gives it; not a fault of this page.
-export class Told extends Error {
-  constructor(status, message) {
-    super(message);
-    this.status = status;
-  }
-}
