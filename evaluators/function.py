@@ -15,7 +15,7 @@ from pydantic import Field
 from evaluators import metrics
 from evaluators.errors import NonFinite, OptionError
 from evaluators.evaluator import Indices, Measure, Metric, Scores, Setting
-from evaluators.options import ItemOptions, parse
+from evaluators.options import ItemOptions, expanded, parse
 from evaluators.splits import load_items
 from evaluators.texts import load_tokenizer
 
@@ -125,7 +125,7 @@ def _load(
     files: tuple[Path, ...] = ()
     try:
         if where.endswith(".py"):
-            path = root / Path(where).expanduser()
+            path = root / expanded(where)
             files = (path,)
             found = importlib.util.spec_from_file_location(f"mergeopt_function_{path.stem}", path)
             if found is None or found.loader is None or not path.is_file():

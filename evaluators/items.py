@@ -10,10 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from evaluators.errors import DataError, meant
+from evaluators.options import expanded
 
 Row = dict[str, Any]
 
 FORMATS = ".jsonl, .json (a list of objects), .csv, .parquet, a folder saved by `datasets`, or datasets:NAME"
+
+SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+SAVED = ("state.json", "dataset_dict.json")  # one of them is in each folder that `datasets` saved
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,15 +45,47 @@ def read(source: str, root: Path, columns: Sequence[str] | None = None) -> Table
         rows, files = _hub(source)
         folder = root
     else:
-        path = root / Path(source).expanduser()
-        if not path.exists():
-            raise DataError(f"{source}: no such file or folder ({path.resolve()}); correct the path under `data`")
+        path = there(source, root)
         rows, files = _local(source, path)
         folder = path if path.is_dir() else path.parent
     if not rows:
         raise DataError(f"{source}: expected rows, found none; an evaluator needs items to score on")
     table = Table(source, rows, files, folder)
     return table if columns is None else Table(source, list(_select(table, columns)), files, folder)
+
+
+def there(source: str, root: Path) -> Path:
+    """The file or folder of a source; whatever else a path may name is not opened, where it could wait for ever.
+
+    Raises `DataError` where there is none.
+    """
+    path = root / expanded(source)
+    if not path.exists():
+        raise DataError(f"{source}: no such file or folder ({path.resolve()}); correct the path under `data`")
+    if not (path.is_file() or path.is_dir()):
+        raise DataError(f"{source}: expected a file or a folder, got a pipe, a device or a socket; correct the path")
+    return path
+
+
+def missing(source: str, root: Path) -> str | None:
+    """Why a source of this host's cannot be read, without reading it; None where it may, and for one of the hub."""
+    if source.startswith("datasets:"):
+        return None
+    try:
+        path = there(source, root)
+        if path.is_dir() and not any((path / name).is_file() for name in SAVED):
+            raise DataError(
+                f"{source}: expected a folder written by `datasets` save_to_disk; or name a file: {FORMATS}"
+            )
+        if not (path.is_dir() or path.suffix.lower() in SUFFIXES):
+            raise DataError(_unreadable(source, path))
+    except (DataError, OSError) as error:
+        return str(error)
+    return None
+
+
+def _unreadable(source: str, path: Path) -> str:
+    return f"{source}: cannot read {path.suffix or 'a file without an extension'}; expected {FORMATS}"
 
 
 def _select(table: Table, columns: Sequence[str]) -> Iterator[Row]:
@@ -74,7 +110,7 @@ def _local(source: str, path: Path) -> tuple[list[Row], tuple[Path, ...]]:
         return _saved(source, path), tuple(sorted(file for file in path.rglob("*") if file.is_file()))
     reader = readers.get(path.suffix.lower())
     if reader is None:
-        raise DataError(f"{source}: cannot read {path.suffix or 'a file without an extension'}; expected {FORMATS}")
+        raise DataError(_unreadable(source, path))
     try:
         return reader(source, path), (path,)
     except UnicodeDecodeError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -42,6 +43,14 @@ class ItemOptions(BaseModel):
 
 
 Model = TypeVar("Model", bound=BaseModel)
+
+
+def expanded(text: str) -> Path:
+    """A path, `~` being this user's home; as it stands where it begins with a user that there is not."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        return Path(text)
 
 
 def parse(model: type[Model], name: str, options: Model | Mapping[str, Any]) -> Model:

@@ -2,7 +2,7 @@
 
 OptimizerError
 ├── JobError          a job file, option or candidate that does not fit           exit code 2
-├── RunError          a run's folder that is missing, foreign or changed          exit code 2
+├── RunError          a run that is missing, foreign, changed, or incomparable    exit code 2
 ├── ExportError       an export that may not or cannot be written                 exit code 2
 ├── ScoreMismatch     an exported checkpoint that does not score what it should   exit code 1
 ├── TooManyFailures   most of the last candidates failed                          exit code 1
@@ -25,7 +25,7 @@ class JobError(OptimizerError):
 
 
 class RunError(OptimizerError):
-    """A run's folder that is missing, foreign, or whose inputs have changed."""
+    """A run's folder that is missing, foreign, whose inputs have changed, or that cannot tell what is asked."""
 
 
 class ExportError(OptimizerError):

@@ -7,28 +7,25 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable
-from contextlib import ExitStack, closing
-from functools import partial
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optimizer.errors import RunError
 from optimizer.jobs import room
-from optimizer.jobs.assemble import build_driver, build_executor, build_ladder, limits, most_steps
+from optimizer.jobs.assemble import build_driver, build_executor
+from optimizer.jobs.assembled import assembled
 from optimizer.jobs.changes import changed_content, differences, identity
 from optimizer.jobs.job import Hashes, Job
 from optimizer.output import logs
 from optimizer.record import files
-from optimizer.record.attempt import Attempt
 from optimizer.record.copied import no_copy
 from optimizer.record.folders import LEDGER, SPOOL, found
 from optimizer.record.foreign import readable
-from optimizer.record.inherited import PARENT, Inherited
+from optimizer.record.inherited import PARENT
 from optimizer.record.ledger import Ledger
 from optimizer.record.owner import owning
 from optimizer.record.results import Candidate, Results
-from optimizer.record.spool import Spool
-from optimizer.searching.budget import Meter
 
 if TYPE_CHECKING:
     from optimizer.answer import Answer
@@ -124,7 +121,6 @@ class Run:
         Raises RunLocked where another process drives this run, RunError where models or data have changed, and where
         the folder is a copy of a run that lives elsewhere.
         """
-        from optimizer.searching.search import Search
 
         def told(search: Search, answer: Answer) -> None:
             logs.answered(answer)
@@ -133,43 +129,20 @@ class Run:
         no_copy(self.folder)
         with owning(self.folder):
             self._same_job()
-            problem = _with_room(self.job, self.open_problem(allow_code))
-            space = problem.space(self._hashes().models)
+            problem, models = _with_room(self.job, self.open_problem(allow_code)), self._hashes().models
+            space = problem.space(models)
             with closing(Ledger.open(self.folder / LEDGER)) as ledger:
                 self._set_budget(ledger, evaluations)
-                left = max(0, ledger.meta("evaluations") - len(ledger.times()))
-                room.check(self.folder, room.needed(self.job, problem, len(space.domain.names), left))
-                attempt = Attempt(self.folder / "attempt.json")
-                with ExitStack() as stack:
-                    inherited = None
-                    if (parent := ledger.meta("parent", None)) and (self.folder / PARENT).is_file():
-                        inherited = Inherited(self.folder / PARENT, parent["name"])
-                        stack.callback(inherited.close)
-                    ladder = build_ladder(self.job, problem, partial(ledger.item_values, split="calibration"))
-                    executor = stack.enter_context(closing(build_executor(self.job, allow_code, attempt, ladder)))
-                    search = Search(
-                        # all anchors of a run from before they were bounded
-                        build_driver(self.job, space, problem, ledger.meta("anchors", None)),
-                        executor,
-                        ledger,
-                        problem.objectives,
-                        ledger.meta("evaluations"),
-                        lambda point: space.decode(point).hash,
-                        told,
-                        problem.training.names if problem.training else (),
-                        most_steps(self.job),
-                        {name: self._hashes().models[name] for name in ledger.meta("references", [])},
-                        Meter(limits(self.job), ledger.meta("spent", {})),
-                        Spool(self.folder / SPOOL),
-                        attempt,
-                        inherited,
-                        problem.constraints,
-                        ladder,
-                        on_phase,
-                    )
+                self._check_disk(ledger, problem, len(space.domain.names))
+                with assembled(self.folder, problem, space, ledger, models, allow_code, told, on_phase) as search:
                     on_start(search)
                     search.run(heldout, retry_failed)
             return search
+
+    def _check_disk(self, ledger: Ledger, problem: Problem, dimension: int) -> None:
+        """Raises DiskFull where the disk has no room for what is left of the budget."""
+        left = max(0, ledger.meta("evaluations") - len(ledger.times()))
+        room.check(self.folder, room.needed(self.job, problem, dimension, left))
 
     def _set_budget(self, ledger: Ledger, evaluations: int | None) -> None:
         """Keep how many candidates are wanted: so many, or what job.yaml says where that was edited since."""
@@ -288,7 +261,7 @@ class Run:
 
     def report(self, path: str | Path | None = None) -> Path:
         """Write the standalone report, by default to `report.html` in the run's folder."""
-        from optimizer.output.report import write_report
+        from optimizer.views.report import write_report
 
         return write_report(self.results(), Path(path) if path is not None else self.folder / "report.html")
 

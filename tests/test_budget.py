@@ -13,7 +13,8 @@ from program import Program
 from optimizer import Job, Run
 from optimizer.errors import JobError
 from optimizer.jobs.assemble import limits
-from optimizer.jobs.checking import check_job, print_check
+from optimizer.jobs.checking import check_job
+from optimizer.output.needs import print_check
 from optimizer.searching.budget import Limits
 
 

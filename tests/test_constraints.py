@@ -279,7 +279,7 @@ def test_a_run_with_constraints_from_check_to_report(
     for name in ("best", "best:spam.accuracy", "surest"):
         assert results.pick(name).number in met
     assert f"{len(met)} of 14 candidates meet" in mergeopt("status", "pico").out
-    assert "constraint mood.accuracy >= 0.62: met on seen items" in mergeopt("show", "pico", "best").out
+    assert "constraint mood.accuracy >= 0.62: met on calibration items" in mergeopt("show", "pico", "best").out
     bad = str(next(n for n in results.candidates if n not in met))
     assert "missed by" in mergeopt("show", "pico", bad).out
     assert plain.candidate(results, results.pick(bad))["constraints"][0]["missed_by"] > 0

@@ -7,15 +7,18 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Set
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import docs_world
 import pytest
 import typer
 from jsonschema import Draft202012Validator
 from program import Program
+from served import TOKEN, Served, serving, until
 from snippets import ALL, PAGES, ROOT, Block, blocks, links, places, spoken
 
 from optimizer import Job, drivers
@@ -25,6 +28,7 @@ from optimizer.jobs.assemble import driver_options
 from optimizer.jobs.plain_yaml import read_yaml
 from optimizer.jobs.problem import Problem, space_of
 from optimizer.jobs.schema import job_schema
+from optimizer.service.serving import token_file
 
 LANGUAGES = ("bash", "yaml", "python", "toml", "text")
 """What a block may be; `text` are pictures, which nobody runs, and `toml` is read by tests/test_extending.py."""
@@ -69,8 +73,8 @@ NOT_OPENED = {
 }
 """Evaluators whose data or models are not in the docs' world: the job is parsed, and nothing is opened."""
 
-NOT_EXECUTED = {"Service(": "speaks to a service on a fixed port; its classes and methods are looked up"}
-"""Snippets that need what no test has."""
+SERVICE = "http://127.0.0.1:8421"
+"""Where pages say that a service is. A snippet that speaks to it has one of its own, on a port that is free."""
 
 
 @pytest.fixture(scope="session")
@@ -93,10 +97,12 @@ def world(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
         shutil.copytree(home, tmp_path, dirs_exist_ok=True)
         if any(command.startswith("mergeopt init") and "--out" not in command for command in commands):
             (tmp_path / "job.yaml").unlink()
-        if any("--name first" in command for command in commands):
+        launched = any(".launch(" in block.text for block in blocks(page) if block.language == "python")
+        if launched or any("--name first" in command for command in commands):
             shutil.rmtree(tmp_path / "runs")
         monkeypatch.chdir(tmp_path)
         monkeypatch.setenv("COLUMNS", "80")
+        monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
         monkeypatch.setenv("XDG_CACHE_HOME", str(home.parent / "docs-cache"))
         return tmp_path
 
@@ -151,15 +157,33 @@ def _run(command: str, mergeopt: Program) -> None:
 
 
 def _execute(block: Block) -> None:
-    names: dict[str, Any] = {"__name__": "snippet"}
-    code = compile(block.text, block.name, "exec")
-    if any(mark in block.text for mark in NOT_EXECUTED):
-        imports = [line for line in block.text.splitlines() if line.startswith(("import ", "from "))]
-        exec("\n".join(imports), names)
-        for used in re.findall(r"service\.(\w+)\(", block.text):
-            assert callable(getattr(names["Service"], used)), used
+    with _spoken_to(block) as text:
+        exec(compile(text, block.name, "exec"), {"__name__": "snippet"})
+
+
+@contextmanager
+def _spoken_to(block: Block) -> Iterator[str]:
+    """A snippet's text, and while this is open the service that it names, of the runs of the folder it is run in.
+
+    What it started has ended, and well, when this is over.
+    """
+    if SERVICE not in block.text:
+        yield block.text
         return
-    exec(code, names)
+    with serving(Path("runs")) as served:
+        opens = token_file(urlsplit(served.url).port or 0)
+        opens.parent.mkdir(parents=True)
+        opens.write_text(TOKEN)
+        yield block.text.replace(SERVICE, served.url)
+        exports = until(lambda: all_of(served, "exports", "state", {"running"}), "what the snippet exports is written")
+        assert exports == {"done"}
+        assert all_of(served, "runs", "status") == {"finished"}
+
+
+def all_of(served: Served, what: str, key: str, unlike: Set[str] = frozenset()) -> Set[str]:
+    """What each of the service's runs, or exports, has there; nothing while any is as it should not stay."""
+    found = {str(one[key]) for one in served.told(f"/api/{what}")[what]}
+    return frozenset() if found & unlike else found
 
 
 def _command(words: list[str]) -> tuple[Any, list[str]]:

@@ -41,7 +41,7 @@ def front(objectives: list[str]) -> list[Line]:
             objectives,
             [
                 (items, {o: Measure((200 * i + 10 * j + s) / 700, 0.078, 40) for j, o in enumerate(objectives)}, ">.99")
-                for s, items in enumerate(("seen", "held-out"))
+                for s, items in enumerate(("calibration", "held-out"))
             ],
             None,
         )
@@ -86,7 +86,7 @@ def test_every_score_is_whole_in_as_few_tables_as_there_is_room_for(
 
 
 def test_errors_are_shown_where_they_take_no_further_table() -> None:
-    names = [f"{task}.accuracy" for task in ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine")]
+    names = [f"{task}.accuracy" for task in ("one", "two", "three", "four", "five", "six", "seven", "eight")]
     assert [printed(names, width)[1:] for width in (80, 200)] == [(2, False), (1, True)]
     assert printed(["a_long_name_of_one.x", "b_long_name_of_one.x", "c_long_name_of_one.x"], 80)[1:] == (2, True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,7 @@ def test_a_file_without_a_name_is_no_other_file_s_task(tasks: Path, tmp_path: Pa
         ("mine", r"no task 'mine' in the harness; .* for your own file say \./tasks/mine\.yaml$"),
         ("./tasks/mien.yaml", r"no file mien\.yaml in .*tasks; there are: mine\.yaml, zebra\.yml$"),
         ("./tasks/quux", r"has no task 'quux'; there are: .*mine"),
+        ("./tasks/pipe.yaml", r"no file pipe\.yaml in .*tasks; there are: "),
         ("./none/mien.yaml", r"no such file or folder \(.*none/mien\.yaml\)"),
     ],
 )
@@ -155,6 +157,7 @@ def test_a_file_that_is_not_there_is_told_with_what_is(
 ) -> None:
     save(tasks, PLAIN, mine="mine")
     (tasks / "zebra.yml").write_text(PLAIN.replace("NAME", "zebra"))
+    os.mkfifo(tasks / "pipe.yaml")
     (tmp_path / "library").mkdir()
     save(tmp_path / "library", PLAIN, mnli="mnli")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

@@ -12,7 +12,8 @@ import pytest
 
 from optimizer import Job, Run
 from optimizer.errors import JobError, RunError
-from optimizer.jobs.checking import check_job, print_check
+from optimizer.jobs.checking import check_job
+from optimizer.output.needs import print_check
 
 TASK = """
 task: colours

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from program import mergeopt
+from program import Program, mergeopt
 from ruamel.yaml import YAML
 from test_mergekit import recipe_of
 
@@ -501,6 +502,31 @@ def test_a_genome_and_its_tasks_become_a_search(
         options.items() >= shared.items() and HarnessOptions.model_validate(options) for options in tasks.values()
     )
     assert any("layer_granularity: 2" in n or "filters" in n for n in notes)
+
+
+def test_a_task_that_is_a_path_is_found_from_where_the_job_is_or_said_to_be_missing(
+    imported: Callable[..., tuple[Job, list[str]]], tmp_path: Path, mergeopt: Program
+) -> None:
+    (tmp_path / "deep").mkdir()
+    for name in ("one", "two"):
+        (tmp_path / "deep" / f"{name}.yaml").write_text(f"task: {name}\ndataset_path: json\n")
+    genome = "genome: {models: [e0, e1], merge_method: ties, base_model: base}"
+    os.mkfifo(tmp_path / "deep" / "pipe.yaml")
+    tasks = ["./deep/one.yaml", str(tmp_path / "deep" / "two.yaml"), f"none/{'x' * 300}.yaml", "none/three.yml"]
+    tasks += ["deep/pipe.yaml"]
+    job, notes = imported(f"{genome}\ntasks: {json.dumps(tasks)}")
+    wanted = {"one": "deep/one.yaml", "two": "deep/two.yaml", "x" * 60: tasks[2], "three": tasks[3], "pipe": tasks[4]}
+    assert {e.name: e.options["task"] for e in job.evaluators} == wanted
+    assert job.objectives == [f"{name}.acc" for name in wanted]
+    assert f"task {tasks[0]} is the file deep/one.yaml" in notes
+    (missing,) = [note for note in notes if note.startswith("task none/three.yml is a path at which nothing is")]
+    assert any(note.startswith("task deep/pipe.yaml is a path at which nothing is") for note in notes)
+    assert "under evaluators, at three, say where its .yaml is" in missing
+    pytest.importorskip("lm_eval", reason="tasks need the extra 'harness'")
+    for task in tasks[2:4]:
+        imported(f"{genome}\ntasks: {json.dumps([task])}")
+        refused = mergeopt("check", tmp_path / "job.yaml")  # says it too
+        assert refused.code == 2 and "no such file or folder" in refused.err and "Traceback" not in refused.err
 
 
 def test_a_genomes_words_are_taken_as_they_are_meant(imported: Callable[..., tuple[Job, list[str]]]) -> None:

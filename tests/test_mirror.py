@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,19 @@ def test_each_candidate_is_a_trial_in_natural_units_and_what_is_there_is_not_add
     assert again.copy() == 7 and again.copy() == 0 and len(study(storage).trials) == 67
     late = study(storage).user_attrs["heldout of 9"]["t1.accuracy"]
     assert late["value"] == Results(made.folder).candidates[9].heldout["t1.accuracy"].value and late["items"] == 40
+
+
+@pytest.mark.parametrize("seconds", [1e300, -1e300, 1e15])
+def test_a_candidate_whose_times_are_of_no_calendar_is_copied_without_them(
+    made: Made, storage: str, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    answer = made._answer
+    monkeypatch.setattr(made, "_answer", lambda *given: replace(answer(*given), seconds=seconds))
+    made.more(1)
+    assert Mirror(Results(made.folder), storage).copy() == 61
+    last = study(storage).trials[-1]
+    assert last.state == TrialState.COMPLETE and last.user_attrs["seconds"] == seconds
+    assert last.datetime_start == last.datetime_complete
 
 
 def test_two_mirrors_of_a_run_add_each_candidate_once(made: Made, storage: str) -> None:

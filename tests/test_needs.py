@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -65,7 +67,10 @@ def test_seven_billion_parameters_and_eight_experts_are_planned_without_reading_
     found = json.loads(capsys.readouterr().out)
     assert found["model_bytes"] == SEVEN and found["pool_bytes"] == 9 * SEVEN and found["moved_bytes"] == 10 * SEVEN
     assert found["gradient_bytes"] == 0 and found["chunk_bytes"] == 2 * 32000 * 4096
-    assert 0 < found["forward_bytes_about"] < 4e9
+    assert 0 < found["forward_bytes_about"] < 4e9 and found["process_bytes_about"] == needs.PROCESS
+    parts = ("model_bytes", "gradient_bytes", "chunk_bytes", "forward_bytes_about", "process_bytes_about")
+    assert found["worker_bytes"] == sum(found[part] for part in parts)
+    assert found["left_for_pages_bytes"] == 64e9 - 2 * found["worker_bytes"]
     assert found["refusal"] is None and found["place"] == "disk"
     assert found["bandwidth"]["sparse"] and found["merge_seconds"] is None, "holes say nothing of the disk"
     memory(256e9)
@@ -77,7 +82,11 @@ def test_seven_billion_parameters_and_eight_experts_are_planned_without_reading_
     monkeypatch.setenv("COLUMNS", "400")
     assert mergeopt("check", str(seven), "--paper") == 0, "who plans on a laptop is told, not refused"
     said = capsys.readouterr().out
-    assert "a model of 13.48 GB in bfloat16" in said and "121.29 GB on disk" in said
+    assert (
+        "about 0.35 GB for its process" in said
+        and "a model of 13.48 GB in bfloat16" in said
+        and "121.29 GB on disk" in said
+    )
     assert "does not fit here: 2 workers need" in said and "fewer executor.workers" in said
 
 
@@ -142,6 +151,7 @@ def test_on_an_accelerator_the_pool_lives_there_where_it_fits(
     job = changed(seven, "gpu.yaml", ("workers: 2", f"workers: 2, gpus: 1, device: cuda, pool: {wanted}"))
     found = paper.on_paper(job)
     assert found["place"] == place and found["device_available_bytes"] == gigabytes * 10**9
+    assert found["process_bytes_about"] == 0, "which no device holds"
     wide = (8 * 20 + 18) * SEVEN // 2  # a difference and a sum for each expert, in fp32
     seconds = (10 * SEVEN + wide) / 4e12 if place == "device" else 9 * SEVEN / 1e9
     assert found["merge_seconds"] == pytest.approx(seconds, rel=1e-6)
@@ -196,6 +206,13 @@ def test_check_has_paper_beside_what_it_measured(
     said = capsys.readouterr().out
     for words in ("one merge", "at memory bandwidth", "one candidate", "(measured on one)", "mapped from its files"):
         assert words in said
+
+
+def test_the_process_that_is_planned_is_about_as_large_as_one(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "optimizer", "check", str(worlds.language(tmp_path)), "--json"]
+    found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert 0.5 < found["empty_worker_private_bytes"] / needs.PROCESS < 2
+    assert found["worker_private_bytes"] == pytest.approx(found["paper"]["worker_bytes"], rel=0.5)
 
 
 def test_a_sample_of_real_files_is_read_from_the_disk_and_from_the_cache(tmp_path: Path) -> None:

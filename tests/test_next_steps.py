@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -18,6 +19,9 @@ from rich.console import Console
 
 from optimizer import Job, Run
 from optimizer.answer import Answer
+from optimizer.errors import JobError
+from optimizer.jobs import counted, demo
+from optimizer.jobs.job import EvaluatorEntry
 from optimizer.output import progress
 from optimizer.searching.search import Search
 
@@ -52,7 +56,7 @@ def test_a_comparison_fits_the_terminal_and_names_each_objective_once(
     assert max(map(len, said.splitlines())) <= 80 and "…" not in said
     for i in range(count):
         assert said.count(f"t{i}.accuracy") == 1
-    figures = [line for line in said.splitlines() if line.strip().startswith(("seen", "held-out"))]
+    figures = [line for line in said.splitlines() if line.strip().startswith(("calibration", "held-out"))]
     assert len(figures) == 2 * count and all(line.count("±") == 3 for line in figures)
 
 
@@ -120,6 +124,46 @@ def test_items_that_cannot_be_counted_on_paper_are_said_to_be_so(tmp_path: Path,
     assert "all items: the best" in phrase(said.out), "how many that are in all is not known"
     job.write_text(job.read_text().replace("data/mood.jsonl", "datasets:org/name"))
     assert "items of mood are not counted: its items are on the hub" in phrase(mergeopt("check", job, "--paper").out)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("gone.jsonl", "gone.jsonl: no such file or folder"),
+        ("{calibration: data/mood.jsonl, heldout: gone.jsonl}", "gone.jsonl: no such file or folder"),
+        ("pipe.jsonl", "got a pipe, a device or a socket"),
+        ("data", "expected a folder written by `datasets` save_to_disk"),
+        ("job.yaml", "cannot read .yaml; expected .jsonl"),
+    ],
+)
+def test_data_that_is_not_here_is_told_on_paper_and_not_waited_for(
+    tmp_path: Path, mergeopt: Program, data: str, message: str
+) -> None:
+    job = worlds.classification(tmp_path)
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    assert json.loads(mergeopt("check", job, "--paper", "--json").out)["missing"] == []
+    job.write_text(job.read_text().replace("data: data/mood.jsonl", f"data: {data}"))
+    said = mergeopt("check", job, "--paper")
+    assert said.code == 0, "who plans for another host is told, not refused"
+    assert f"cannot run here: evaluator 'mood': {data if data[0] != '{' else ''}" in phrase(said.out)
+    assert message in phrase(said.out)
+    (why,) = json.loads(mergeopt("check", job, "--paper", "--json").out)["missing"]
+    assert message in why
+    refused = mergeopt("check", job)
+    assert refused.code == 2 and "Traceback" not in refused.err
+
+
+def test_a_task_that_is_a_path_is_looked_for_on_paper_and_a_name_is_not(tmp_path: Path) -> None:
+    job = Job.load(worlds.classification(tmp_path))
+    (tmp_path / "tasks").mkdir()
+
+    def missing(task: str) -> list[str]:
+        entry = {"kind": "harness", "name": "t", "task": task, "data": "datasets:org/name"}
+        return counted.missing(job.model_copy(update={"evaluators": [EvaluatorEntry.model_validate(entry)]}))
+
+    assert [missing(task) for task in ("arc_easy", "./tasks", "./tasks/mine")] == [[], [], []]
+    assert "evaluator 't': task './tasks/mine.yaml': no file mine.yaml" in missing("./tasks/mine.yaml")[0]
+    assert "no such file or folder" in missing("none/mine")[0]
 
 
 def test_progress_says_what_goes_on_when_the_search_is_over(tmp_path: Path, mergeopt: Program) -> None:
@@ -195,3 +239,12 @@ def test_a_service_for_a_folder_that_is_not_there_says_so(
     (tmp_path / "file").write_text("")
     said = mergeopt("serve", "--runs", tmp_path / "file")
     assert said.code == 2 and "expected a folder" in said.err
+
+
+def test_a_demo_that_was_interrupted_says_how_to_go_on(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(JobError, match="has been run here; remove"):
+        demo.prepare(tmp_path, 20, print)
+    Made(tmp_path / "runs" / demo.NAME).close()
+    with pytest.raises(JobError, match=f"'mergeopt resume {tmp_path}/runs/digits' goes on with it, or remove"):
+        demo.prepare(tmp_path, 20, print)

@@ -132,13 +132,19 @@ def test_a_config_that_does_not_fit_is_refused(pair: tuple[Path, Path], changes:
         Pool.open(pair[0], {"math": pair[1]}, heads=["classifier.*"])
 
 
-def test_what_a_user_may_mistype_is_refused(pair: tuple[Path, Path], tmp_path: Path) -> None:
+def test_what_a_user_may_mistype_is_refused(
+    pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo" / "base").mkdir(parents=True)
     for experts, options, message in [
         ({}, {}, "at least one expert"),
         ({"../math": pair[1]}, {}, "letters, digits"),
         ({"m" * 65: pair[1]}, {}, "at most 64 letters"),
         ({"base": pair[1]}, {}, "give it another name"),
         ({"math": tmp_path / "nowhere"}, {}, "no folder"),
+        ({"math": "~nosuch/model"}, {}, "no folder ~nosuch/model"),
+        ({"math": "demo/bas"}, {}, "no folder 'demo/bas'; in demo there is: base"),
         ({"math": "org/name"}, {}, "not pinned"),
         ({"math": "org/name@main"}, {}, "not pinned"),
         ({"math": pair[1]}, {"heads": ["classifier.*"], "exclude": ["polar.*"]}, "'polar.*' matches no tensor"),

@@ -18,10 +18,11 @@ from optimizer import Job, Run
 from optimizer.driver import Question, reference
 from optimizer.errors import ExportError
 from optimizer.executors.worker import Worker, specification
-from optimizer.jobs.checking import check_job, print_check
+from optimizer.jobs.checking import check_job
 from optimizer.jobs.problem import Problem
 from optimizer.jobs.references import references
-from optimizer.output.kept import kept
+from optimizer.output.needs import print_check
+from optimizer.views.kept import kept
 
 TIES = "{granularity: layer, method: ties, options: {density: {low: 0.1, high: 0.9, start: 0.2}}}"
 

@@ -13,10 +13,11 @@ from optimizer import Job, Run
 from optimizer.driver import Question
 from optimizer.drivers.sampling import Random
 from optimizer.errors import JobError, RunError
-from optimizer.jobs.checking import check_job, print_check
-from optimizer.output.kept import kept
+from optimizer.jobs.checking import check_job
+from optimizer.output.needs import print_check
 from optimizer.output.plain import candidate
 from optimizer.output.show import print_candidate
+from optimizer.views.kept import kept
 from searchspaces import Recipe
 
 SPACE = """{granularity: layer, method: [task_arithmetic, dare_ties, layer_swap],

@@ -68,6 +68,8 @@ def _tags(path: Path) -> list[str]:
     from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent
 
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise DataError(f"{path}: not a task file (it is no file); expected YAML")
         if path.stat().st_size > LIMIT:
             raise DataError(f"{path}: expected a task file of at most {LIMIT} bytes, got {path.stat().st_size}")
         found, depth = [], 0

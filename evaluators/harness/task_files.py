@@ -10,6 +10,7 @@ from typing import Any
 from evaluators.errors import DataError, OptionError
 from evaluators.harness import guard, task_index
 from evaluators.harness.process import quiet
+from evaluators.options import expanded
 
 BUILDERS = ("json", "csv", "parquet", "text", "arrow")
 """Data set paths that mean files of the user's."""
@@ -33,7 +34,7 @@ def local(task: str, root: Path) -> Found:
     A file that is named is the task, whatever other files in its folder call theirs; files that nothing refers to do
     not count.
     """
-    path = root / Path(task).expanduser()
+    path = root / expanded(task)
     home, wanted = _place(task, path, root)
     own, read = _own_index(home, path)
     wanted = wanted or _only(task, own)
@@ -64,13 +65,34 @@ def _place(task: str, path: Path, root: Path) -> tuple[Path, str]:
         if not (isinstance(wanted, str) and wanted):
             raise DataError(f"{task}: expected a task file with the key `task` or `group`; see docs/harness.md")
         return path.parent, wanted
-    if path.is_dir():
-        return path, ""
+    _exists(task, path, root)
+    return (path, "") if path.is_dir() else (path.parent, path.name)
+
+
+def missing(task: str, root: Path) -> str | None:
+    """Why a task cannot be read that is a path, before anything is read; None where it may, and for a name."""
+    if not is_path(task):
+        return None
+    try:
+        _exists(task, root / expanded(task), root)
+    except (OptionError, OSError) as error:
+        return str(error)
+    return None
+
+
+def is_path(task: str) -> bool:
+    """Whether a task is a path of the user's, and no name."""
+    return "/" in task or task.endswith(task_index.SUFFIXES)
+
+
+def _exists(task: str, path: Path, root: Path) -> None:
+    """Raises OptionError where a path is no file, no folder, and no name in a folder."""
+    if path.is_file() or path.is_dir():
+        return
     if path.name.endswith(task_index.SUFFIXES):
         raise OptionError(f"task {task!r}: {task_index.no_file(path, root)}")
-    if path.parent.is_dir():
-        return path.parent, path.name
-    raise OptionError(f"task {task!r}: no such file or folder ({path}); correct the path")
+    if path.exists() or not path.parent.is_dir():
+        raise OptionError(f"task {task!r}: no such file or folder ({path}); correct the path")
 
 
 def _called(config: Mapping[str, Any]) -> Any:

@@ -44,7 +44,7 @@ def find(task: str, root: Path) -> Found:
     Raises `OptionError` for a name that is none, with the nearest, and `DataError` for a file that is no task file.
     """
     need()
-    if "/" in task or task.endswith(task_index.SUFFIXES):
+    if task_files.is_path(task):
         return task_files.local(task, root)
     try:
         entry, index = task_index.bundled(task)

@@ -35,8 +35,9 @@ def drive(
     log_to: Sequence[tuple[str, Logger]] = (),
 ) -> None:
     """Search with progress, then print the front and write the report. Ctrl-C drains and exits 130."""
-    with ExitStack() as outer:
-        watched = [_watched(name, logger, made, outer) for name, logger in log_to]
+    from optimizer.output.loggers import watching
+
+    with watching.watched(made, log_to) as watched:
         search = _search(made, evaluations, allow_code, metrics_port, retry_failed, watched)
         results = made.results()
         for one in watched:
@@ -99,15 +100,6 @@ def _say_how_it_ended(made: Run, search: Search) -> None:
             f"'{hints.command('resume', made.folder)}' goes on"
         )
         raise SystemExit(130)
-
-
-def _watched(name: str, logger: Logger, made: Run, stack: ExitStack) -> Watched:
-    """A logger that is told of the search, until the stack unwinds."""
-    from optimizer.output.loggers.watching import Watched
-
-    watched = Watched(name, logger, made)
-    stack.callback(watched.close)
-    return watched
 
 
 def _metrics(made: Run, port: int, stack: ExitStack) -> Metrics:

@@ -119,9 +119,10 @@ def check(
     ] = False,
 ) -> None:
     """Validate everything, score one candidate, and say what the search will need."""
-    from optimizer.jobs.checking import check_job, print_check, print_paper
+    from optimizer.jobs.checking import check_job
     from optimizer.jobs.job import Job
     from optimizer.jobs.paper import on_paper
+    from optimizer.output.needs import print_check, print_paper
 
     loaded = Job.load(job)
     found = on_paper(loaded) if paper else check_job(loaded, allow_code)

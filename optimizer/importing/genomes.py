@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from optimizer.importing import models as naming
 from optimizer.importing.documents import Evolution, Genome, Reference, Task
 from optimizer.importing.draft import Draft, vocabulary_of
 from optimizer.importing.methods import DRAWS
+from optimizer.jobs.job import expanded
 
 NORMALISED = ("linear", "ties", "dare_ties")  # unless the genome says otherwise
 SPARSE = ("ties", "dare_ties")
@@ -20,6 +22,7 @@ LOWER = ("perplexity", "bits_per_byte", "loss", "ter", "brier_score")
 HIGHER = ("acc", "exact_match", "f1", "bleu", "rouge", "mcc", "em", "chrf")
 SECOND_FILTERS = ("flexible-extract",)  # of tasks with several filters, what is not their first
 TASK_FILE = 1_000_000  # bytes
+YAML = (".yaml", ".yml")
 
 
 def draft(evolution: Evolution, source: Path, at: Mapping[str, str], home: Path) -> Draft:
@@ -174,11 +177,19 @@ def _tasks(evolution: Evolution, source: Path, home: Path, notes: list[str]) -> 
     files = _task_files(source.parent)
     for number, task in enumerate(evolution.tasks):
         if task.name not in names:
-            name = naming.plain(task.name, names.values())
+            by_path = task.name not in files and ("/" in task.name or task.name.endswith(YAML))
+            name = naming.plain(Path(task.name).stem if by_path else task.name, names.values())
             names[task.name] = name
-            where = naming.told(home, files[task.name]) if task.name in files else task.name
-            if where != task.name:
-                notes.append(f"task {task.name} is the file {where}, whatever the harness calls so")
+            place = _there(task.name, source.parent) if by_path else files.get(task.name)
+            where = task.name if place is None else naming.told(home, place)
+            if place is not None:
+                ours = "" if by_path else ", whatever the harness calls so"
+                notes.append(f"task {task.name} is the {'file' if place.is_file() else 'folder'} {where}{ours}")
+            elif by_path:
+                notes.append(
+                    f"task {task.name} is a path at which nothing is here: under evaluators, at {name}, say where its "
+                    ".yaml is, or the name of a task of the harness; 'check' refuses the job until then"
+                )
             found.entries.append(_entry(evolution, name, where))
         objective = f"{names[task.name]}.{_metric(task, notes)}"
         weight = _weight(task, f"{source}: tasks[{number}]", notes)
@@ -195,6 +206,15 @@ def _tasks(evolution: Evolution, source: Path, home: Path, notes: list[str]) -> 
         "scores themselves",
     ]
     return found
+
+
+def _there(task: str, beside: Path) -> Path | None:
+    """The file or folder at a path that lm-eval was given, as it stands or beside the configuration; None: nothing."""
+    for path in (expanded(task), beside / task):
+        with suppress(OSError):  # it is longer than names of files may be
+            if path.is_file() or path.is_dir():
+                return path.absolute()
+    return None
 
 
 def _entry(evolution: Evolution, name: str, task: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from optimizer.errors import JobError
 from optimizer.importing.documents import HUB, Reference
+from optimizer.jobs.job import expanded
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -104,18 +105,10 @@ def _notes(models: Sequence[Found]) -> list[str]:
 
 
 def _place(one: Reference, beside: Path, home: Path) -> Found:
-    for folder in (_home(one.path), beside / one.path):
+    for folder in (expanded(one.path), beside / one.path):
         if one.revision is None and folder.is_dir():
             return Found(one.path if Path(one.path).is_absolute() else told(home, folder), folder.absolute())
     return Found(str(one), unpinned=_on_hub(one.path) and COMMIT.fullmatch(one.revision or "") is None)
-
-
-def _home(text: str) -> Path:
-    """A path, `~` being this user's home; as it stands where it begins with a user that there is not."""
-    try:
-        return Path(text).expanduser()
-    except RuntimeError:
-        return Path(text)
 
 
 def told(home: Path, folder: Path) -> str:

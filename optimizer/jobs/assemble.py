@@ -10,6 +10,8 @@ from pydantic import ValidationError
 from optimizer.drivers.walks import descent
 from optimizer.errors import JobError
 from optimizer.jobs.job import Job
+from optimizer.jobs.job_search import Fidelity
+from optimizer.rungs.plan import Plan
 from optimizer.searching.budget import Limits
 
 if TYPE_CHECKING:
@@ -102,13 +104,15 @@ def limits(job: Job) -> Limits:
 def build_ladder(job: Job, problem: Problem, values: Callable[[int], PerItem]) -> Ladder | None:
     """What lets candidates go on to more items, where the job has a fidelity; `values` reads per-item results."""
     from optimizer.rungs.ladder import Ladder
-    from optimizer.rungs.plan import Plan
 
-    entry = job.fidelity
-    if entry is None:
+    if job.fidelity is None:
         return None
-    plan = Plan(tuple(entry.rungs), entry.rule, entry.keep, entry.final, entry.sure, entry.estimate, entry.choose)
-    return Ladder(plan, problem.objectives, problem.constraints, problem.sizes, job.seed, values)
+    return Ladder(plan_of(job.fidelity), problem.objectives, problem.constraints, problem.sizes, job.seed, values)
+
+
+def plan_of(entry: Fidelity) -> Plan:
+    """A job's `fidelity` as plain values."""
+    return Plan(tuple(entry.rungs), entry.rule, entry.keep, entry.final, entry.sure, entry.estimate, entry.choose)
 
 
 def build_executor(

@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import evaluators
+from evaluators import items
 from evaluators.errors import DataError
+from evaluators.harness import task_files
+from evaluators.harness.options import HarnessOptions
 from evaluators.options import Files, ItemOptions, parse
 from evaluators.splits import load_items
 from optimizer.jobs.job import EvaluatorEntry, Job
@@ -25,16 +28,16 @@ def rungs_on_paper(job: Job, gradients: bool) -> dict[str, Any] | None:
     """
     if job.fidelity is None:
         return None
-    items: dict[str, int] = {}
+    counted: dict[str, int] = {}
     uncounted: dict[str, str] = {}
     for entry in job.evaluators:
         try:
-            items[entry.name] = _counted(entry, job, gradients)
+            counted[entry.name] = _counted(entry, job, gradients)
         except DataError as error:
             uncounted[entry.name] = str(error)
-    check_rungs(job, items)
+    check_rungs(job, counted)
     keep = job.fidelity.keep if job.fidelity.rule == "halving" else 1.0
-    whole = None if uncounted else sum(items.values())
+    whole = None if uncounted else sum(counted.values())
     rungs = [
         {"items": many, "in_all": many * len(job.evaluators), "share": keep**place}
         for place, many in enumerate(job.fidelity.rungs)
@@ -42,11 +45,29 @@ def rungs_on_paper(job: Job, gradients: bool) -> dict[str, Any] | None:
     return {
         "rule": job.fidelity.rule,
         "final": job.fidelity.final,
-        "items": items,
+        "items": counted,
         "uncounted": uncounted,
         "rungs": [*rungs, {"items": None, "in_all": whole, "share": keep ** len(rungs)}],
-        "usual_share": job.fidelity.usual_share(min(items.values())) if items else None,
+        "usual_share": job.fidelity.usual_share(min(counted.values())) if counted else None,
     }
+
+
+def missing(job: Job) -> list[str]:
+    """Why data files and tasks of this host cannot be read, one sentence each; they are looked at, and not read.
+
+    Data sets and tasks that go by a name are left to the run. Raises OptionError for options that are refused.
+    """
+    root, found = Path(job.root or "."), list[str | None]()
+    for entry in job.evaluators:
+        kind = evaluators.load(entry.kind).Options
+        if not issubclass(kind, ItemOptions | HarnessOptions):
+            continue  # another's, whose options mean what they mean
+        asked = parse(kind, entry.name, entry.options)
+        sources = [asked.data.calibration, asked.data.heldout] if isinstance(asked.data, Files) else [asked.data]
+        why = [items.missing(source, root) for source in sources if source is not None]
+        why += [task_files.missing(asked.task, root)] if isinstance(asked, HarnessOptions) else []
+        found += [None if one is None else f"evaluator {entry.name!r}: {one}" for one in why]
+    return list(dict.fromkeys(one for one in found if one is not None))
 
 
 def _counted(entry: EvaluatorEntry, job: Job, gradients: bool) -> int:

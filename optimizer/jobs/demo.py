@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from optimizer.errors import JobError
 from optimizer.jobs.job import Job
+from optimizer.record.folders import LEDGER
 
 Images = NDArray[np.float32]  # (n, 8, 8), in [0, 1]
 Labels = NDArray[np.int64]  # (n,)
@@ -22,6 +24,7 @@ TASKS: dict[str, tuple[Callable[[Images], Images], Callable[[Labels], Labels], l
     "negative": (lambda x: 1 - x, lambda y: y, [str(d) for d in range(10)]),
     "parity": (lambda x: x[:, :, ::-1], lambda y: y % 2, ["even", "odd"]),
 }
+NAME = "digits"  # of its run
 PRETRAINED, TRAINED = 100, 240  # images a task for the joint base, and for each expert; the rest is scored on
 BASE_STEPS, EXPERT_STEPS, BATCH = 300, 100, 48
 BASE_RATE, EXPERT_RATE = 2e-3, 3e-4  # gentle: experts that stay near their base merge well
@@ -31,7 +34,10 @@ def prepare(out: Path, evaluations: int, say: Callable[[str], None]) -> Job:
     """Train and save the models (unless they are there), write data and job file under `out`; returns the job."""
     job_file = out / "job.yaml"
     if (out / "runs").exists():
-        raise JobError(f"{out}/runs exists already: the demo has been run here; remove {out}, or say --out ANOTHER")
+        run = out / "runs" / NAME
+        there = (run / LEDGER).is_file()
+        on = f"'{shlex.join(['mergeopt', 'resume', str(run)])}' goes on with it, or " if there else ""
+        raise JobError(f"{out}/runs exists already: the demo has been run here; {on}remove {out}, or say --out ANOTHER")
     data = _digits()
     if not (out / "experts" / "parity" / "model.safetensors").is_file():
         _train(out, data, say)
@@ -136,7 +142,7 @@ def _job_text(evaluations: int) -> str:
         for name in TASKS
     )
     return f"""# A search over layer-wise coefficients of four tiny ViT experts, four objectives.
-name: digits
+name: {NAME}
 models:
   base: base
   experts:

@@ -167,7 +167,7 @@ class Job(Strict):
 
     def path(self, text: str) -> Path:
         """A path of the job file, absolute."""
-        return Path(self.root or ".") / Path(text).expanduser()
+        return Path(self.root or ".") / expanded(text)
 
     def yaml(self, brief: bool = False) -> str:
         """The job as YAML, read back by `load` to an equal job.
@@ -180,6 +180,14 @@ class Job(Strict):
         yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
         yaml.dump(json.loads(self.model_dump_json(exclude_defaults=brief, exclude={"hashes"} if brief else None)), out)
         return out.getvalue()
+
+
+def expanded(text: str) -> Path:
+    """A path, `~` being this user's home; as it stands where it begins with a user that there is not."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        return Path(text)
 
 
 def _not_finite(data: Mapping[str, Any]) -> Iterator[tuple[str, float]]:

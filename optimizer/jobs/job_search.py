@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from optimizer.jobs.job_space import Strict
+from optimizer.rungs.plan import Rule
 
 
 class Gradients(Strict):
@@ -62,7 +63,7 @@ class Fidelity(Strict):
     rungs: list[Annotated[int, Field(ge=1, strict=True)]] = Field(min_length=1, max_length=20)
     """Items of each task that a candidate is scored on before it is worth all, growing: `[20, 60]`; all calibration
     items are the last rung, and those of the smallest task are more than these."""
-    rule: Literal["halving", "racing"] = "halving"
+    rule: Rule = "halving"
     """Who goes on at a rung. `halving`: the best `keep` of the last 100 candidates there, by the hypervolume that each
     is expected to add to the front, its error taken into account. `racing`: all but those that one of the front beats
     in every objective with probability `sure`, by the differences on the items that both were scored on."""

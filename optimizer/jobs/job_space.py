@@ -158,8 +158,8 @@ class Space(Strict):
     """Of coefficients: for all experts, or `{NAME: [low, high], ...}`"""
     start: Annotated[float | dict[Name, float | dict[str, float]] | None, BeforeValidator(_begin)] = None
     """Where the search starts, for all or `{NAME: value, ...}`; a value may be `{GROUP: number, "*": number}`: of a
-    group's own name, else of the longest pattern that matches it. A start by group is an anchor too, `start`. Default:
-    `0.3`."""
+    group's own name, whatever it looks like, else of the longest pattern that matches it. A start by group is an anchor
+    too, `start`. Default: `0.3`."""
     frozen: list[str] = []
     """Patterns of groups or tensors whose groups keep their start."""
     simplex: StrictBool = False

@@ -21,18 +21,20 @@ from searchspaces.weights.accelerator import CHUNK, STAGED, Limit
 BATCH = 32  # items together, where an evaluator does not say
 PIECE = 2048  # elements that a merging thread holds at a time: `CHUNK` of the kernels, which bring a compiler
 LENGTH = 512  # tokens of an item, where no evaluator and no shorter context says otherwise
+PROCESS = 350_000_000  # bytes of a worker's process that no file backs, before any model: Python, torch, transformers
 LOGITS = 3 * 4 * 2**24  # bytes: evaluators make logits 2^24 at a time, in fp32, and two copies for the loss
 
 
 @dataclass(frozen=True)
 class Needs:
-    """Bytes. `forward` is an estimate, all else arithmetic."""
+    """Bytes. `forward` and `process` are estimates, all else arithmetic."""
 
     dtype: str
     model: int  # one merged model
     gradients: int  # as much again where the driver asks for gradients
     chunk: int  # the largest temporary that is no model: of loading, and of merging
     forward: int  # activations and logits of one batch
+    process: int  # of the host's memory, where that is where models live
     files: int  # base and experts as they are on the disk
     read: int  # of these, what a merge of all experts reads
     wide: int  # what a merge on an accelerator moves beside, in fp32 copies of chunks
@@ -46,7 +48,7 @@ class Needs:
     @property
     def worker(self) -> int:
         """What a worker holds for itself, beside the pool."""
-        return self.certain + self.forward
+        return self.certain + self.forward + self.process
 
     @property
     def moved(self) -> int:
@@ -67,6 +69,7 @@ class Needs:
             sum(t.bytes for t in tensors[: len(pool.merged)]) if walks else 0,
             _chunk(job, pool, tensors, walks),
             max(_forward(e, pool.base.config, tensors, walks) for e in job.evaluators),
+            PROCESS if on_cpu(job) else 0,
             pool.base.bytes + sum(e.bytes for e in pool.opened.values()),
             _read(job, pool),
             (20 * len(pool.experts) + 18) * sum(t.numel for t in pool.merged),
@@ -98,7 +101,7 @@ class Host:
 def refusal(job: Job, needs: Needs, host: Host) -> str | None:
     """Why a job cannot run on this host, and what to do; None where nothing says that it cannot.
 
-    Only what is certain counts: how much a batch takes is an estimate.
+    Only what is certain counts: how much a batch and a process take are estimates.
     """
     if on_cpu(job):
         needed, there, where = needs.workers * needs.certain, host.memory, "this host"

@@ -10,7 +10,7 @@ import torch
 
 from optimizer.executors import bandwidth
 from optimizer.jobs.caching import CacheNeeds
-from optimizer.jobs.counted import rungs_on_paper, said_of_rungs
+from optimizer.jobs.counted import missing, rungs_on_paper, said_of_rungs
 from optimizer.jobs.job import Job
 from optimizer.jobs.needs import Host, Needs, device_limit, gb, on_cpu, refusal
 from optimizer.jobs.problem import open_pool, space_of
@@ -25,7 +25,8 @@ def on_paper(job: Job) -> dict[str, Any]:
     Bytes, seconds, and bytes a second. `refusal` says why the job cannot run here, where it cannot; `place` is one of
     `cache`, `disk` (more than free memory holds), `device` and `stream`. Raises PoolError for models that do not fit
     together, RecipeError and JobError for methods, options and bounds, for options of the driver, and for rungs of more
-    items than there are, where these can be counted in the job's files.
+    items than there are, where these can be counted in the job's files. `missing` says which data files and tasks are
+    not here: who plans for another host is told, and a run is refused.
     """
     pool = open_pool(job)
     space = space_of(job, pool, {})  # methods, options and bounds are worth checking here too
@@ -44,6 +45,7 @@ def on_paper(job: Job) -> dict[str, Any]:
         "gradient_bytes": needs.gradients,
         "chunk_bytes": needs.chunk,
         "forward_bytes_about": needs.forward,
+        "process_bytes_about": needs.process,
         "worker_bytes": needs.worker,
         "workers": needs.workers,
         "pool_bytes": needs.files,
@@ -69,6 +71,7 @@ def on_paper(job: Job) -> dict[str, Any]:
         "taught": any("teacher" in entry.options for entry in job.evaluators),
         "warnings": [caches.warning] if caches.warning else [],
         "refusal": refusal(job, needs, host) or caches.refusal,
+        "missing": missing(job),
     }
 
 
@@ -77,6 +80,7 @@ def rows_of(found: dict[str, Any]) -> dict[str, str]:
     parts = [f"a model of {gb(found['model_bytes'])} in {found['dtype']}"]
     parts += [f"its gradients {gb(found['gradient_bytes'])}"] if found["gradient_bytes"] else []
     parts += [f"{gb(found['chunk_bytes'])} to load and merge", f"about {gb(found['forward_bytes_about'])} for a batch"]
+    parts += [f"about {gb(found['process_bytes_about'])} for its process"] if found["process_bytes_about"] else []
     many = found["workers"]
     where = f"{gb(found['available_bytes'])} free here"
     if not found["on_cpu"]:

@@ -19,9 +19,9 @@ class Plan:
     """
 
     rungs: tuple[int, ...]
-    rule: Rule = "halving"
-    keep: float = 0.1
-    final: float = 0.1
-    sure: float = 0.95
-    estimate: str = "paired"
-    choose: str = "turns"
+    rule: Rule
+    keep: float
+    final: float
+    sure: float
+    estimate: str
+    choose: str

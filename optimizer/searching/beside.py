@@ -5,9 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from optimizer.driver import AGAIN, WHOLE, Items, Question, Split, reference
+from optimizer.driver import AGAIN, ANCHOR, WHOLE, Items, Question, Split, reference
+from optimizer.record.front import Front
 from optimizer.record.ledger import Ledger
 from optimizer.searching.known import Known
+
+
+def reported(known: Known, front: Front, nearest: int | None) -> list[int]:
+    """Candidates that are scored on held-out items: the front and the anchors, those that did not fail.
+
+    Where none meets the constraints, the `nearest` to that is in the front's place.
+    """
+    anchors = {n for n, q in known.questions.items() if q.stage.startswith(ANCHOR)}
+    shown = front.nondominated
+    if not shown and nearest is not None:
+        shown = (nearest,)
+    return sorted({*shown, *(anchors & set(front.numbers))})
 
 
 def unscored(ledger: Ledger, known: Known, reported: Sequence[int]) -> list[Question]:

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from optimizer.answer import Answer
 from optimizer.conditions import Condition
-from optimizer.driver import ANCHOR, Driver, Point, Question
+from optimizer.driver import Driver, Point, Question
 from optimizer.errors import LedgerBusy, RunError, RunLocked
 from optimizer.executors.executor import Executor
 from optimizer.objectives import Objective
@@ -20,6 +20,7 @@ from optimizer.record.ledger import SEEN, Ask, Ledger
 from optimizer.record.spool import Spool
 from optimizer.searching import beside
 from optimizer.searching.budget import Limits, Meter
+from optimizer.searching.in_flight import InFlight
 from optimizer.searching.known import Known
 from optimizer.searching.tally import Tally
 
@@ -84,12 +85,12 @@ class Search:
         self.reached: str | None = None
         self._meter = meter or Meter(Limits(), {})
         self._metered = time.monotonic()
-        self._spool, self._attempt, self._inherited = spool, attempt, inherited
+        self._attempt, self._inherited = attempt, inherited
         self._driver, self._executor, self._ledger = driver, executor, ledger
         self._recipe_of, self._on_answer, self._on_phase = recipe_of, on_answer, on_phase
         self._known, self._ladder = Known(), ladder
         self._tally = Tally(driver, self._known, self.objectives, tuple(tasks), constraints)
-        self._in_flight: dict[tuple[int, str], Question] = {}
+        self._in_flight = InFlight(ledger, spool)
         self._waiting: deque[Question] = deque()  # for a worker: references, what a resume asks again, held-out
         self._stop_at: float | None = None
 
@@ -170,13 +171,11 @@ class Search:
         try:
             self._run(heldout, retry_failed)
         except (LedgerBusy, RunLocked):
-            self._keep_in_flight()
+            self._in_flight.keep(self._executor, DRAIN_SECONDS)
             raise
 
     def _run(self, heldout: bool, retry_failed: bool) -> None:
-        if self._spool is not None:
-            self._ledger.answered(self._spool.fitting(self._ledger.unanswered(), [o.name for o in self.objectives]))
-            self._spool.clear()
+        self._in_flight.recover([o.name for o in self.objectives])
         self.replay()
         if self._attempt is not None:
             self._absorb(self._attempt.after_kill(self._ledger, self._ledger.unanswered()))
@@ -236,15 +235,8 @@ class Search:
             self._ladder.learn(question, answer)
 
     def reported(self) -> list[int]:
-        """Candidates that are scored on held-out items: the front and the anchors, those that did not fail.
-
-        Where none meets the constraints, the nearest to that is in the front's place.
-        """
-        anchors = {n for n, q in self._known.questions.items() if q.stage.startswith(ANCHOR)}
-        front, nearest = self.front.nondominated, self._tally.feasible.nearest()
-        if not front and nearest is not None:
-            front = (nearest,)
-        return sorted({*front, *(anchors & set(self.front.numbers))})
+        """Candidates that are scored on held-out items."""
+        return beside.reported(self._known, self.front, self._tally.feasible.nearest())
 
     def _loop(self, more: Callable[[int], Sequence[Question]]) -> None:
         """Keep the workers busy with `more(room)` until that is empty and nothing in flight, or the drain is over."""
@@ -277,7 +269,7 @@ class Search:
     def _ask(self, room: int) -> Sequence[Question]:
         if self._waiting:
             return self._next_waiting(room)
-        room = min(room, self.evaluations - self.answered - sum(q.is_candidate for q in self._in_flight.values()))
+        room = min(room, self.evaluations - self.answered - self._in_flight.candidates)
         if room <= 0 or self.ended:
             return ()
         self.reached = self._meter.reached
@@ -306,7 +298,7 @@ class Search:
         """Give questions to the executor, but for those that are known: their answers are told at once."""
         told = []
         for question in questions:
-            self._in_flight[question.number, question.items.split] = question
+            self._in_flight.add(question)
             if self._known.needs_worker(question):
                 if (answer := self._of_parent(question)) is not None:
                     told.append(answer)
@@ -324,13 +316,8 @@ class Search:
     def _absorb(self, answers: Sequence[Answer]) -> None:
         if not answers:
             return
-        try:
-            new = self._ledger.answered(answers)
-        except (LedgerBusy, RunLocked):
-            self._keep(answers)
-            raise
-        for answer in new:
-            question = self._in_flight.pop((answer.number, answer.split), None)
+        for answer in self._in_flight.commit(answers):
+            question = self._in_flight.over(answer)
             if answer.split in SEEN and answer.number >= 0:
                 self._learn(answer)
                 self._tally.watch(answer)
@@ -342,17 +329,3 @@ class Search:
     def _save_meter(self) -> None:
         self._ledger.set_meta("spent", self._meter.spent)
         self._metered = time.monotonic()
-
-    def _keep(self, answers: Sequence[Answer]) -> None:
-        """Into the spool: these have been answered, and the ledger cannot say so."""
-        if self._spool is not None:
-            self._spool.put(answers)
-            for answer in answers:
-                self._in_flight.pop((answer.number, answer.split), None)
-
-    def _keep_in_flight(self) -> None:
-        """What workers are still at is waited for, at most 30 s, and kept too."""
-        end = time.monotonic() + DRAIN_SECONDS
-        self._executor.drain()
-        while self._spool is not None and self._executor.busy and time.monotonic() < end:
-            self._keep(self._executor.collect(timeout=0.5))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import random
 import shutil
 from collections.abc import Callable
@@ -273,6 +274,12 @@ def test_empty_split_is_refused_with_counts(case: Case, tmp_path: Path) -> None:
 def test_missing_file_is_named(case: Case, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"gone\.jsonl: no such file"):
         make(case, tmp_path, data="gone.jsonl")
+    with pytest.raises(DataError, match=r"~nosuch/gone\.jsonl: no such file"):
+        make(case, tmp_path, data="~nosuch/gone.jsonl")
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    for no_file in ("pipe.jsonl", "/dev/null"):
+        with pytest.raises(DataError, match="got a pipe, a device or a socket"):
+            make(case, tmp_path, data=no_file)
 
 
 def test_items_that_are_none_or_not_there_are_refused(ready: tuple[Evaluator, torch.nn.Module]) -> None:
