@@ -81,5 +81,5 @@ def compressed(losses: Array) -> Array:
 
 
 def compressed_errors(losses: Array, errors: Array) -> Array:
-    """Standard errors of compressed losses, of such of the losses: times the slope."""
+    """What standard errors of losses are once these are compressed: times the slope there."""
     return np.asarray(errors / np.maximum(losses, 1.0))

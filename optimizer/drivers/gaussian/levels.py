@@ -56,9 +56,8 @@ class Levels:
         self._held: tuple[int, Array, Array] | None = None
         self._volume = Volume(objectives)
         self._seen: dict[bytes, int] = {}  # a point -> how many answers there were before its own
-        self._last: dict[bytes, int] = {}  # a point -> its last answer,
-        self._exact: list[bool] = []  # of each answer
-        self._after: dict[int, int] = {}  # an estimate or a failure -> the answer in whose place it was
+        self._unsure: dict[bytes, int] = {}  # a point -> its answer, where that is an estimate or a failure until now
+        self._after: dict[int, int] = {}  # an answer that was one -> the scores that took its place
         self._rows: list[Array] = []  # features
         free = domain.high > domain.low
         groups, experts = domain.shape
@@ -95,15 +94,15 @@ class Levels:
         Estimates lengthen the side of the volume by which `Depth` goes as far as they are sure, by one standard error:
         the best of many are lucky.
         """
-        key = _key(unit)
-        if key in self._seen:
-            before = self._last[key]
-            if losses is None or errors is not None or self._exact[before]:
-                return
-            self._after[before] = len(self._units)
-        self._seen.setdefault(key, len(self._units))
-        self._last[key] = len(self._units)
-        self._exact.append(losses is not None and errors is None)
+        key, exact = _key(unit), losses is not None and errors is None
+        if key not in self._seen:
+            self._seen[key] = len(self._units)
+            if not exact:
+                self._unsure[key] = len(self._units)
+        elif exact and key in self._unsure:
+            self._after[self._unsure.pop(key)] = len(self._units)
+        else:
+            return
         if losses is None:
             losses = np.max([np.full(self._m, FAILED), *self._losses], axis=0)
         else:
@@ -165,10 +164,8 @@ class Levels:
         An answer at a known point is no news, so that the same would be asked for ever.
         """
         counts = steps(self._domain)
-        whole, reals = (
-            np.flatnonzero(counts > 0),
-            np.flatnonzero((counts == 0) & (self._domain.high > self._domain.low)),
-        )
+        whole = np.flatnonzero(counts > 0)
+        reals = np.flatnonzero((counts == 0) & (self._domain.high > self._domain.low))
         asked = {_key(unit) for unit in pending}
         for _ in range(REDRAWN):
             if len(whole):
