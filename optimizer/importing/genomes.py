@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from evaluators.options import expanded
 from optimizer.errors import JobError
 from optimizer.importing import models as naming
 from optimizer.importing.documents import Evolution, Genome, Reference, Task
 from optimizer.importing.draft import Draft, vocabulary_of
 from optimizer.importing.methods import DRAWS
-from optimizer.jobs.job import expanded
 
 NORMALISED = ("linear", "ties", "dare_ties")  # unless the genome says otherwise
 SPARSE = ("ties", "dare_ties")

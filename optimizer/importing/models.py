@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
+from evaluators.options import expanded
 from optimizer.errors import JobError
 from optimizer.importing.documents import HUB, Reference
-from optimizer.jobs.job import expanded
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 
+from evaluators.options import expanded
 from optimizer.conditions import Condition, consistent, normal
 from optimizer.errors import JobError
 from optimizer.jobs.job_means import Budget, ExecutorEntry
@@ -180,14 +181,6 @@ class Job(Strict):
         yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
         yaml.dump(json.loads(self.model_dump_json(exclude_defaults=brief, exclude={"hashes"} if brief else None)), out)
         return out.getvalue()
-
-
-def expanded(text: str) -> Path:
-    """A path, `~` being this user's home; as it stands where it begins with a user that there is not."""
-    try:
-        return Path(text).expanduser()
-    except RuntimeError:
-        return Path(text)
 
 
 def _not_finite(data: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
