@@ -80,7 +80,8 @@ RULES = [
     ),
     (
         r"optimizer/importing/.*",
-        r"optimizer\.(importing(\..*)?|jobs(\.(job|plain_yaml|starter|telling))?|errors|wording)|searchspaces(\..*)?|evaluators\.options",
+        r"optimizer\.(importing(\..*)?|jobs(\.(job|plain_yaml|starter|telling))?|errors|wording)"
+        r"|searchspaces(\..*)?|evaluators\.options",
         r"torch|ray|transformers|cma|optuna|yaml",
     ),
     # what is asked from afar needs no models, and what is asked of this host no Ray
