@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -17,6 +16,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import TrialState
 from program import mergeopt
 
+from optimizer.commands import interop
 from optimizer.errors import JobError
 from optimizer.output.mirror import Mirror, distribution, value
 from optimizer.record.results import Results
@@ -196,7 +196,7 @@ def test_following_a_run_copies_what_comes_until_it_is_finished(
         [lambda: made.more(5), lambda: None, lambda: made.heldout([7]), lambda: made.ledger.set_meta("done", True)]
     )
     made.ledger.set_meta("evaluations", 100)
-    monkeypatch.setattr(time, "sleep", lambda seconds: next(turns)())
+    monkeypatch.setattr(interop, "sleep", lambda seconds: next(turns)())
     runs = made.folder.parent
     assert mergeopt("mirror", "first", "--runs", runs, "--storage", storage, "--follow", "--study", "here") == 0
     assert "65 candidates added to the study here" in capsys.readouterr().out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from time import sleep
 from typing import Annotated
 
 import typer
@@ -53,8 +54,6 @@ def mirror(
     runs: Runs = DEFAULT_RUNS,
 ) -> None:
     """Copy a run's candidates to an Optuna study, for optuna-dashboard; again adds what is new."""
-    import time
-
     from optimizer.output.mirror import Mirror
     from optimizer.record.results import Results
 
@@ -62,7 +61,7 @@ def mirror(
     copy = Mirror(results, storage, study)
     added = copy.copy()
     while follow and not results.finished:
-        time.sleep(FOLLOW_SECONDS)
+        sleep(FOLLOW_SECONDS)
         if results.refresh():
             added += copy.copy()
     typer.echo(f"{added} candidates added to the study {copy.name}")

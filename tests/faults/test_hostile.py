@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -28,22 +28,33 @@ def clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextmanager
 def speaking(speak: Callable[[socket.socket], None]) -> Iterator[str]:
-    """A server that does this with whoever comes; its address."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
+    """A server that does this with whoever comes; its address. In the end nobody is spoken to any more."""
+    with ExitStack() as talks, socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve() -> None:
             with suppress(OSError):
                 while True:
-                    threading.Thread(target=heard, args=[server.accept()[0]], daemon=True).start()
+                    peer = server.accept()[0]
+                    talk = threading.Thread(target=heard, args=[peer])
+                    talks.callback(talk.join)
+                    talks.callback(silence, peer)  # before it is waited for
+                    talk.start()
 
         def heard(peer: socket.socket) -> None:
             with peer, suppress(OSError):
                 peer.recv(65536)
                 speak(peer)
 
-        threading.Thread(target=serve, daemon=True).start()
+        serving = threading.Thread(target=serve)
+        serving.start()
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
         server.shutdown(socket.SHUT_RDWR)
+        serving.join()
+
+
+def silence(peer: socket.socket) -> None:
+    with suppress(OSError):  # where it is closed already
+        peer.shutdown(socket.SHUT_RDWR)
 
 
 def reply(body: bytes, head: bytes = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n") -> bytes:
