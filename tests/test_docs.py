@@ -21,6 +21,7 @@ from program import Program
 from served import TOKEN, Served, serving, until
 from snippets import ALL, PAGES, ROOT, Block, blocks, links, places, spoken
 
+from benchmarks.minilm import methods
 from optimizer import Job, drivers
 from optimizer.commands import cli
 from optimizer.jobs import demo
@@ -217,6 +218,11 @@ def test_options_of_benchmarks_are_there(command: str) -> None:
     _, script, *options = command.split()
     told = subprocess.run([sys.executable, ROOT / script, "--help"], capture_output=True, text=True, check=True).stdout
     assert all(option in told for option in options if option.startswith("--"))
+
+
+def test_the_table_of_methods_is_of_the_cells_that_were_measured() -> None:
+    cells = methods.kept(ROOT / "benchmarks" / "minilm" / "methods.jsonl")
+    assert "\n".join(methods.table(list(cells.values()))) in (ROOT / "docs" / "methods.md").read_text("utf-8")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
