@@ -21,6 +21,12 @@ EXACT = 10
 """Classes up to which the expectation over a prediction is computed, a backward pass each; above, a class is drawn."""
 
 
+LOOK = "look at the expert's scores, or set models.dtype to float32"
+
+SAID = 5
+"""Rows that an error names at most."""
+
+
 class Layer(Protocol):
     """Linear layers that multiply one stored tensor: by its last dimension, or by its `first`."""
 
@@ -37,6 +43,8 @@ class Weight(Protocol):
 
     @property
     def shape(self) -> tuple[int, ...]: ...
+    @property
+    def device(self) -> torch.device: ...
     @property
     def grad(self) -> Tensor | None: ...
     def forget(self) -> None: ...
@@ -61,7 +69,7 @@ class Gatherer(Protocol):
         ...
 
     def step(self, evaluator: Observed, model: Any, rows: Indices) -> None:
-        """Add these rows, one of `steps`."""
+        """Add these rows, one of `steps`; raises `NonFinite` where they show that a sum is no longer finite."""
         ...
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -132,6 +140,10 @@ class Grams:
     def step(self, evaluator: Observed, model: Any, rows: Indices) -> None:
         with torch.no_grad():
             evaluator.observe(model, rows)
+        # an input that is not finite is on the diagonal for good
+        found = {n: bool(s.diagonal().isfinite().all()) for n, s in self.sums.items() if s.dim()}
+        if bad := [name for name, finite in found.items() if not finite]:
+            raise NonFinite(_not_finite(bad[0].removeprefix("sum "), _rows(evaluator, rows)))
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return {
@@ -160,7 +172,8 @@ class Fishers:
 
     def __init__(self, weights: Mapping[str, Weight]) -> None:
         self._weights = weights
-        self.sums = {f"sum {name}": torch.zeros(weight.shape) for name, weight in weights.items()}
+        # where the weights lie: squares of gradients do not cross a bus item by item
+        self.sums = {f"sum {n}": torch.zeros(w.shape, device=w.device) for n, w in weights.items()}
         self.sums["count"] = torch.zeros((), dtype=torch.int64)
 
     @staticmethod
@@ -187,12 +200,14 @@ class Fishers:
     def step(self, evaluator: Observed, model: Any, rows: Indices) -> None:
         for row in rows.tolist():
             for share, likelihood in evaluator.likelihoods(model, row):
+                if not bool(likelihood.isfinite()):
+                    raise NonFinite(f"a likelihood is {likelihood.item()}, on {_rows(evaluator, rows)}; {LOOK}")
                 if not likelihood.requires_grad:  # none of these weights was read
                     continue
                 likelihood.backward(retain_graph=True)  # type: ignore[no-untyped-call]
                 for name, weight in self._weights.items():
                     if (grad := weight.grad) is not None:
-                        slope = grad.float().cpu()
+                        slope = grad.float()
                         self.sums[f"sum {name}"].addcmul_(slope, slope, value=share)
                 for weight in self._weights.values():  # after all are read: several may be parts of one parameter
                     weight.forget()
@@ -204,7 +219,7 @@ class Fishers:
     def found(self) -> Iterator[tuple[str, Tensor]]:
         count = max(int(self.sums["count"]), 1)
         for name in self._weights:
-            yield name, _finite(name, self.sums[f"sum {name}"] / count)
+            yield name, _finite(name, self.sums[f"sum {name}"].cpu() / count)
 
 
 def expected(log: Tensor, key: str) -> Iterator[tuple[float, Tensor]]:
@@ -223,14 +238,26 @@ def seed(key: str) -> torch.Generator:
 
 
 def drawn(chances: Tensor, stream: torch.Generator) -> Tensor:
-    """A class for each row of probabilities `(n, classes)`: int64 `(n,)`, where the probabilities are."""
-    return torch.multinomial(chances.cpu(), 1, generator=stream)[:, 0].to(chances.device)
+    """A class for each row of probabilities `(n, classes)`: int64 `(n,)`, where the probabilities are.
+
+    Where they are not finite it is the first: the likelihood of any is not, which whoever differentiates it sees.
+    """
+    known = chances.cpu()
+    if not bool(known.isfinite().all()):
+        return torch.zeros(len(chances), dtype=torch.int64, device=chances.device)
+    return torch.multinomial(known, 1, generator=stream)[:, 0].to(chances.device)
 
 
 def _finite(name: str, values: Tensor) -> Tensor:
     if not bool(torch.isfinite(values).all()):
-        raise NonFinite(
-            f"the statistics of {name!r} are NaN or infinite: the model's states or outputs are, on some item; look at "
-            "the expert's scores, or set models.dtype to float32"
-        )
+        raise NonFinite(_not_finite(name, "some item"))
     return values
+
+
+def _not_finite(name: str, where: str) -> str:
+    return f"the statistics of {name!r} are NaN or infinite: the model's states or outputs are, on {where}; {LOOK}"
+
+
+def _rows(evaluator: Observed, rows: Indices) -> str:
+    said = ", ".join(map(str, rows[:SAID].tolist())) + (", ..." if len(rows) > SAID else "")
+    return f"{'row' if len(rows) == 1 else 'one of the rows'} {said} of evaluator {evaluator.name!r}"

@@ -18,7 +18,7 @@ import worlds
 
 from optimizer import Job, Run
 from searchspaces.cache import holds, limit
-from searchspaces.cache.once import cache, made_once
+from searchspaces.cache.once import cache, made_once, writable
 from searchspaces.errors import CacheError, CacheFull, PoolError
 
 
@@ -46,7 +46,7 @@ def void(_: object) -> None:
 PREAMBLE = """
 import sys, time
 from hashlib import sha256
-from searchspaces.cache.once import cache, made_once
+from searchspaces.cache.once import cache, made_once, writable
 def home_of(name): return cache("things") / sha256(name.encode()).hexdigest()[:32]
 def fill(folder):
     (folder / "data").write_bytes(b"a" * 1000)
@@ -134,10 +134,30 @@ def test_the_limit_is_a_quarter_of_the_disk_100_gb_or_what_the_user_says(monkeyp
     assert limit.limit() == 10**11
     monkeypatch.setenv("MERGEOPT_CACHE_GB", "1.5")
     assert limit.limit() == 1_500_000_000
-    for wrong in ("much", "-1", "nan", "inf"):
+    for wrong in ("much", "-1", "nan", "inf", "1e300"):
         monkeypatch.setenv("MERGEOPT_CACHE_GB", wrong)
         with pytest.raises(PoolError, match="expected how many gigabytes"):
             make("a")
+
+
+def test_a_path_that_no_folder_can_have_is_an_empty_cache_that_cannot_be_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/tmp/" + "a" * 300)
+    assert limit.limit() > 0 and limit.sizes() == limit.clear() == {}
+    with pytest.raises(CacheError, match=r"cannot be written to.* set XDG_CACHE_HOME"):
+        make("a")
+    with pytest.raises(CacheError, match=r"cannot be written to.* set XDG_CACHE_HOME"):
+        writable("things")
+
+
+@pytest.mark.parametrize("said", ["here", "./here", "~/here", ""])
+def test_a_path_that_is_not_absolute_is_as_if_none_were_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", said)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert make("a").is_relative_to(tmp_path / ".cache" / "mergeopt" / "things")
 
 
 def test_other_files_of_the_cache_are_not_touched(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,7 +172,13 @@ def test_other_files_of_the_cache_are_not_touched(own_cache: Path, monkeypatch: 
     assert not home_of("a").is_dir() and all(o.read_text() == "kept" for o in others)
 
 
-@pytest.mark.parametrize("damage", ["cut", "file", "list", "folder", "torn list"])
+ODD = (
+    '{"data": 10', "[]", "null", "{}", '{"data": 1000}', '{"data": [1000]}', '{"data": ["1000", ""]}', "[" * 100_000,
+    '{"\\u0000": [1000, ""]}', '{"other/data": [1000, ""]}', '{"data": [1000, "00"]}',
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", ["cut", "file", "list", "folder", *ODD])
 def test_what_is_damaged_or_removed_by_hand_is_made_again(damage: str) -> None:
     home = make("a")
     if damage == "cut":
@@ -161,14 +187,36 @@ def test_what_is_damaged_or_removed_by_hand_is_made_again(damage: str) -> None:
         (home / "data").unlink()
     elif damage == "list":
         (home / "files.json").unlink()
-    elif damage == "torn list":
-        (home / "files.json").write_text('{"data": 10')
+    elif damage in ODD:
+        (home / "files.json").write_text(damage)
     else:
         for file in home.iterdir():
             file.unlink()
         home.rmdir()
     assert make("a") == home and (home / "data").read_bytes() == b"a" * 1000
     made_once(home, "things", 0, lambda folder: pytest.fail("whole, and made again"))
+
+
+def test_a_flipped_bit_is_seen_when_a_process_first_asks_and_made_again(caplog: pytest.LogCaptureFixture) -> None:
+    home = make("a")
+    stamps = (home / "data").stat()
+    with (home / "data").open("r+b") as stream:
+        stream.seek(500)
+        stream.write(b"b")
+    os.utime(home / "data", ns=(stamps.st_atime_ns, stamps.st_mtime_ns))  # no time tells of a disk's fault
+    process = start("""
+import logging
+logging.basicConfig()
+made_once(home_of("a"), "things", 0, fill)
+assert (home_of("a") / "data").read_bytes() == b"a" * 1000
+made_once(home_of("a"), "things", 0, lambda folder: sys.exit("made twice"))
+""")
+    _, said = process.communicate()
+    assert process.returncode == 0 and f"{home / 'data'} is not as it was written, and made again" in said
+    with (home / "data").open("r+b") as stream:
+        stream.write(b"b")
+    assert make("a") == home and (home / "data").read_bytes() == b"a" * 1000
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
 def test_mapped_files_stay_readable_when_their_folder_is_made_again() -> None:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from searchspaces.models import shards
+from searchspaces.models import headers, shards
 
 DTYPES = sorted(shards.DTYPES, key=str)
 
@@ -57,3 +57,13 @@ def test_no_more_than_one_tensor_is_held_besides_the_one_that_comes(tmp_path: Pa
 def test_a_tensor_that_is_not_what_was_announced_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="expected Spec"):
         shards.write(tmp_path, [shards.Spec("a", (2,), torch.float32)], iter([("a", torch.zeros(3))]))
+
+
+def test_no_shard_holds_more_than_a_reader_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    most = shards.MOST
+    specs = [shards.Spec(f"{i:06d}" + "\1" * (headers.MAX_NAME - 6), (), torch.uint8) for i in range(most)]
+    (path,) = shards.write(tmp_path, specs, ((s.name, torch.zeros((), dtype=torch.uint8)) for s in specs))
+    assert len(headers.read_header(path, "the longest names")) == most
+    monkeypatch.setattr(shards, "MOST", 3)
+    cut = shards.plan([shards.Spec(f"{i}", (i % 3,), torch.uint8) for i in range(8)], 5)
+    assert [len(shard) for shard in cut] == [3, 3, 2]

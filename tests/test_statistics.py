@@ -27,6 +27,7 @@ from evaluators.evaluator import Setting
 from optimizer import Job, Run
 from optimizer.errors import JobError
 from optimizer.jobs.checking import check_job
+from optimizer.jobs.paper import on_paper
 from optimizer.jobs.problem import Problem
 from optimizer.training import gathering
 from optimizer.training.gathering import gathered, merged_pool
@@ -35,6 +36,7 @@ from searchspaces import processed
 from searchspaces.cache import limit
 from searchspaces.errors import PoolError
 from searchspaces.facts.gathered import Gathered
+from searchspaces.models.layout import Part, Place
 from searchspaces.weights.materialise import merged_tensors
 
 TASKS = ("spam", "mood")
@@ -177,6 +179,13 @@ def test_fisher_information_is_that_of_autograd_item_by_item(tmp_path: Path) -> 
         for tensor, sums in zip(names, total, strict=True):
             torch.testing.assert_close(found[tensor].double(), sums / len(rows), rtol=1e-3, atol=1e-9)
         assert found["pooler.dense.weight"].abs().max() == 0  # this evaluator does not read it
+
+
+def test_fisher_sums_lie_where_the_weights_do() -> None:
+    weights = {name: torch.nn.Parameter(torch.zeros(2, 3, device=name)) for name in ("cpu", "meta")}
+    places = {name: Place((Part(weight, weight, name),)) for name, weight in weights.items()}
+    sums = statistics.Fishers(places).sums
+    assert [sums[f"sum {name}"].device.type for name in places] == ["cpu", "meta"]
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
@@ -328,19 +337,28 @@ def test_work_that_nobody_takes_up_goes_with_the_cache(tmp_path: Path, monkeypat
     assert not list(gathering.folder().glob(".*.work"))
 
 
+STATES = (
+    "{", "[]", "null", "[" * 100_000, '{"passes": 3, "done": [0]}', '{"passes": [["a"]], "done": 5}',
+    '{"passes": [["a"], "b"], "done": []}', '{"passes": [["a"]], "done": [1, 1]}', '{"passes": [["c"]], "done": []}',
+    '{"passes": [["a"]], "done": ["1"]}', '{"passes": []}', '{"passes": [["a"]], "done": [], "more": 1}',
+)  # fmt: skip
+
+
 def test_a_state_that_cannot_be_read_starts_anew(tmp_path: Path) -> None:
     folder = tmp_path / "work"
     sums = {"sum a": torch.ones(2), "count a": torch.tensor(3)}
-    work = Work(folder)
-    assert work.next(["a", "b"], lambda names: names[:1]) == ["a"] and work.take_up(sums) == 0
+    names = ["a", "b"]
+    work = Work(folder, names)
+    assert work.next(lambda names: names[:1]) == ["a"] and work.take_up(sums) == 0
     work.keep(sums, 5)
     again = {name: torch.zeros_like(tensor) for name, tensor in sums.items()}
-    assert Work(folder).next(["a", "b"], lambda names: names) == ["a"] and Work(folder).take_up(again) == 5
+    assert Work(folder, names).next(lambda names: names) == ["a"] and Work(folder, names).take_up(again) == 5
     assert all(torch.equal(again[n], sums[n]) for n in sums)
-    assert Work(folder).take_up({"sum b": torch.ones(2)}) == 0  # another pass's
-    (folder / "state.json").write_text("{")
-    work = Work(folder)
-    assert list(folder.iterdir()) == [] and work.next(["a", "b"], lambda names: names) == ["a", "b"]
+    assert Work(folder, names).take_up({"sum b": torch.ones(2)}) == 0  # another pass's
+    for odd in STATES:
+        (folder / "state.json").write_text(odd)
+        work = Work(folder, names)
+        assert list(folder.iterdir()) == [] and work.next(lambda names: names) == names
 
 
 def test_a_disk_without_room_is_refused_before_anything_is_gathered(
@@ -352,14 +370,35 @@ def test_a_disk_without_room_is_refused_before_anything_is_gathered(
         gather(job, progress=lambda said: pytest.fail(said))
 
 
-def test_states_that_are_not_finite_are_refused_by_expert_and_tensor(tmp_path: Path) -> None:
-    job = spoken(tmp_path)
+@pytest.mark.parametrize(
+    ("method", "what"),
+    [("regmean", r"the statistics of 'model\.layers.* are NaN or infinite"), ("fisher", "a likelihood is nan")],
+)
+def test_states_that_are_not_finite_are_refused_by_expert_and_rows_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, what: str
+) -> None:
+    job = spoken(tmp_path, method=method)
     file = tmp_path / "experts" / "mood" / "model.safetensors"
     tensors = load_file(file)
     tensors["model.layers.0.mlp.up_proj.weight"] *= 1e38
     save_file(tensors, file, {"format": "pt"})
-    with pytest.raises(NonFinite, match=r"expert 'mood': the statistics of 'model\.layers.* are NaN or infinite"):
-        gather(job)
+    monkeypatch.setattr(gathering, "EVERY", 0.0)
+    said: list[str] = []
+    with pytest.raises(NonFinite, match=rf"expert 'mood': {what}.* rows? [\d, ]+.* of evaluator 'mood'; look at"):
+        gather(job, progress=said.append)
+    assert not [line for line in said if "mood" in line]  # before any further step
+
+
+@pytest.mark.parametrize("classes", [statistics.EXACT, statistics.EXACT + 1])
+def test_a_classifier_whose_outputs_are_not_finite_is_refused_by_row(classes: int) -> None:
+    class Broken:
+        name = "spam"
+
+        def likelihoods(self, model: Any, row: int) -> Any:
+            return statistics.expected(torch.full((classes,), torch.nan), f"spam {row}")
+
+    with pytest.raises(NonFinite, match=r"a likelihood is nan, on row 3 of evaluator 'spam'"):
+        statistics.Fishers({}).step(Broken(), None, np.array([3]))  # type: ignore[arg-type]
 
 
 def test_statistics_are_made_once_and_again_for_what_they_depend_on(tmp_path: Path) -> None:
@@ -445,10 +484,13 @@ def test_an_expert_without_items_of_its_own_is_one_clear_error(tmp_path: Path) -
     entries = [json.loads(e.model_dump_json()) for e in job.evaluators]
     data = json.loads(job.model_dump_json(exclude={"root", "hashes"}))
     other = data | {"evaluators": [entries[0], {**entries[1], "name": "other"}], "objectives": ["other.loss"]}
-    said = r"method 'regmean' .* expert 'mood' no evaluator is of its task; add one of kind .* `teacher: mood`"
+    said = r"method 'regmean' .* expert 'mood' no evaluator is of its task; add .* `head: mood` .* `teacher: mood`"
     with pytest.raises(JobError, match=said):
         Problem.open(Job.parse(other, tmp_path))
+    with pytest.raises(JobError, match=said):
+        on_paper(Job.parse(other, tmp_path))
     named = {**entries[1], "name": "other", "teacher": "mood"}
+    assert on_paper(Job.parse(other | {"evaluators": [entries[0], named]}, tmp_path))["methods"].keys() == {"regmean"}
     assert gather(Job.parse(other | {"evaluators": [entries[0], named]}, tmp_path)).keys() == set(TASKS)
     (tmp_path / "job.yaml").write_text(json.dumps(other))
     with pytest.raises(JobError, match=said):
@@ -470,7 +512,7 @@ def test_an_evaluator_that_cannot_be_observed_is_told_from_one_that_is_missing(t
 @pytest.mark.parametrize("method", ["regmean", "mats", "fisher"])
 def test_without_statistics_nothing_is_processed(tmp_path: Path, method: str) -> None:
     pool = Problem.open(classified(tmp_path)).pool
-    with pytest.raises(PoolError, match=f"method '{method}' needs statistics of expert 'spam'"):
+    with pytest.raises(PoolError, match=f"method '{method}' needs statistics of expert 'mood'"):
         processed(pool, method)
 
 

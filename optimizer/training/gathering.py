@@ -22,11 +22,11 @@ from evaluators.errors import NonFinite
 from evaluators.evaluator import Evaluator, Head, Indices, Observed, Setting, brings_head
 from evaluators.statistics import Fishers, Gatherer, Grams
 from optimizer.errors import JobError
-from optimizer.training.sums import Work
+from optimizer.training.sums import Work, worked_once
 from optimizer.training.teachers import reader
 from searchspaces import Pool, Recipe, Resident, methods, processed
 from searchspaces.cache import limit
-from searchspaces.cache.once import cache, made_once
+from searchspaces.cache.once import cache
 from searchspaces.errors import CacheFull
 from searchspaces.facts.inputs import readings
 from searchspaces.models.loading import targets
@@ -66,8 +66,9 @@ def owners(method: str, experts: Sequence[str], made: Sequence[Evaluator]) -> di
             )
             raise JobError(
                 f"method {method!r} needs statistics of every expert on data of its own, and for expert {expert!r} "
-                f"{has}; add one of kind classification or language that is called {expert!r}, or give one "
-                f"`teacher: {expert}`, or take a method without data (task_arithmetic, say)"
+                f"{has}; add one of kind classification or language that is called {expert!r}, or give one of another "
+                f"name `head: {expert}` (classification) or `teacher: {expert}`, or take a method without data "
+                "(task_arithmetic, say)"
             )
         found[expert] = able
     return found
@@ -102,16 +103,9 @@ def gathered(
     for expert, evaluators in own.items():
         said = [VERSION, kind, *_said(problem, expert, evaluators, hashes, data), words]
         home = folder() / hashlib.sha256(json.dumps(said).encode()).hexdigest()[:32]
-        make = partial(_make, station, expert, evaluators, home.with_name(f".{home.name}.work"), progress)
-        made_once(home, f"the statistics of expert {expert!r}", 0, make)
+        worked_once(home, f"the statistics of expert {expert!r}", partial(station.gather, expert, evaluators, progress))
         found[expert] = home
     return found
-
-
-def _make(
-    station: Station, expert: str, own: Sequence[Observed], work: Path, progress: Callable[[str], None], home: Path
-) -> None:
-    station.gather(expert, own, Work(work), home, progress)
 
 
 def kind_of(method: str) -> str:
@@ -168,10 +162,11 @@ class Station:
         return {name: place for name, place in places.items() if place.trained}
 
     def gather(
-        self, expert: str, own: Sequence[Observed], work: Work, home: Path, progress: Callable[[str], None]
+        self, expert: str, own: Sequence[Observed], progress: Callable[[str], None], where: Path, home: Path
     ) -> None:
-        """Fill the folder `home`; `work` keeps what is done between processes."""
-        needed = sum(map(self._room, self.watched))  # sums and statistics take as much as that
+        """Fill the folder `home`; the folder `where` keeps what is done between processes."""
+        work = Work(where, list(self.watched))
+        needed = sum(map(self._room, work.left))  # sums and statistics take as much as that
         limit.make_room(needed, home.parent)
         free = shutil.disk_usage(home).free
         if free < needed:
@@ -180,15 +175,15 @@ class Station:
                 f"{needed / 1e9:.2f} GB; free some, or set XDG_CACHE_HOME to another disk"
             )
         own = [self._prepared(evaluator) for evaluator in own]
-        while (names := work.next(list(self.watched), self._pass)) is not None:
+        while (names := work.next(self._pass)) is not None:
             gatherer = self._gatherer({name: self.watched[name] for name in names})
-            steps = self._run(gatherer, expert, own, work, progress)
             try:
+                steps = self._run(gatherer, expert, own, work, progress)
                 work.finish(gatherer.shapes(), gatherer.found())
             except NonFinite as error:
                 raise NonFinite(f"expert {expert!r}: {error}") from error
             progress(f"{self.kind} of expert {expert!r}: {len(names)} tensors, from {steps} steps")
-        work.leave(home)
+        work.give(home)
 
     @property
     def _gatherer(self) -> Any:

@@ -9,6 +9,7 @@ from typing import cast
 
 import numpy as np
 
+from evaluators.errors import meant
 from evaluators.evaluator import TAUGHT, Differentiable, Evaluator, Indices, Loss
 from evaluators.splits import after_equals
 from optimizer import drivers
@@ -98,6 +99,8 @@ def _coefficients_alone(who: str, job: Job, found: CoefficientSpace, several: bo
     `several`: but for linear methods to choose from.
     """
     space, remedy = job.space, "or take a driver that asks for scores (cma, tpe)"
+    if drivers.find(job.driver.name).optional:
+        remedy = "or leave out driver.gradients: by scores alone it searches that too"
     if len(space.methods) > 1 and not several:
         raise JobError(
             f"{who}, and which of {', '.join(space.methods)} is best has none; name one as space.method, take auto "
@@ -155,7 +158,8 @@ def _tasks(who: str, names: Sequence[str] | None, made: Sequence[Evaluator], los
                 offered = ", ".join(task.losses)
                 raise JobError(
                     f"{who} of the loss {kind!r}, which evaluator {task.name!r} does not offer (its losses: {offered});"
-                    " name one of these under driver.gradients.loss, or other evaluators under driver.gradients.tasks"
+                    f" {meant(kind.lower(), task.losses)}name one of these under driver.gradients.loss, or other "
+                    "evaluators under driver.gradients.tasks"
                 )
         if not set(TAUGHT).isdisjoint(loss.weights) and task.teacher is None:
             raise JobError(

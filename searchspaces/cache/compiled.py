@@ -49,7 +49,9 @@ class Compiling(event.Listener):  # type: ignore[misc]
     def on_start(self, event: object) -> None:
         if not self._told:
             self._told = True
-            log.warning("compiling kernels (once, about half a minute; the next start finds them on the disk)")
+            log.warning(
+                "compiling kernels (a minute or two, once for each kind of method; later starts find them on the disk)"
+            )
         if not self._depth:
             self._since = time.perf_counter()
         self._depth += 1

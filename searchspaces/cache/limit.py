@@ -38,9 +38,10 @@ class Entry:
 
 
 def root() -> Path:
-    """The user's cache: `~/.cache/mergeopt`, or in XDG_CACHE_HOME."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "mergeopt"
+    """The user's cache: `~/.cache/mergeopt`, or in XDG_CACHE_HOME, where that is an absolute path."""
+    home = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    # a path that is not absolute is none there, as the XDG specification has it
+    return (home if home.is_absolute() else Path.home() / ".cache") / "mergeopt"
 
 
 def limit() -> int:
@@ -50,10 +51,12 @@ def limit() -> int:
     """
     said = os.environ.get(LIMIT)
     if not said:
-        there = next(p for p in (root(), *root().parents) if p.exists())
-        return min(MOST, int(SHARE * shutil.disk_usage(there).total))
+        for there in (root(), *root().parents):
+            with contextlib.suppress(OSError):  # it is still to be made, or can be no path
+                return min(MOST, int(SHARE * shutil.disk_usage(there).total))
+        return MOST
     with contextlib.suppress(ValueError):
-        if 0 <= float(said) < math.inf:
+        if 0 <= float(said) * 1e9 < math.inf:
             return int(float(said) * 1e9)
     raise PoolError(f"{LIMIT} is {said!r}, expected how many gigabytes the cache may hold, as 50; 0 keeps what is used")
 
@@ -61,7 +64,7 @@ def limit() -> int:
 def entries() -> list[Entry]:
     """The cache's folders, the least recently used first; other files there are none of ours."""
     found = []
-    for home in root().glob("*/*"):
+    for home in _within("*/*"):
         if _NAME.fullmatch(home.name):
             with contextlib.suppress(OSError):  # removed meanwhile
                 size = sum(f.stat().st_size for f in home.iterdir())
@@ -131,7 +134,7 @@ def remove(home: Path) -> None:
 def _clean(pattern: re.Pattern[str] = _TORN) -> dict[str, int]:
     """Remove what killed processes left behind; how many bytes that were, by kind."""
     found: dict[str, int] = {}
-    for torn in root().glob("*/.*"):
+    for torn in _within("*/.*"):
         match = pattern.fullmatch(torn.name)
         if match:
             with contextlib.suppress(Timeout), FileLock(torn.with_name(f"{match[1]}.lock"), timeout=0):
@@ -139,6 +142,13 @@ def _clean(pattern: re.Pattern[str] = _TORN) -> dict[str, int]:
                 shutil.rmtree(torn, ignore_errors=True)
                 found[torn.parent.name] = found.get(torn.parent.name, 0) + size
     return found
+
+
+def _within(pattern: str) -> list[Path]:
+    """What of the cache there is; nothing where its path can be none, as with names that are too long."""
+    with contextlib.suppress(OSError):
+        return list(root().glob(pattern))
+    return []
 
 
 def _bytes(torn: Path) -> int:

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from searchspaces.algebra.draws import key_of
-from searchspaces.errors import PoolError
+from searchspaces.errors import CacheError
 from searchspaces.facts.columns import TABLES, period_of, rows_of, width_of
 from searchspaces.facts.deltas import Deltas
 from searchspaces.facts.orders import Order
@@ -34,7 +34,7 @@ class KnownFacts:
     May be asked from several threads. What is found has the same bits in every process, whatever their number.
 
     Tables of one expert are named by the contents of it and of the base, so that all pools with the two share them.
-    Methods raise PoolError where a table has no room on the disk, and where they see that weights are not those hashed.
+    Methods raise CacheError where a table has no room on the disk, and where they see that it is not of these weights.
     """
 
     def __init__(
@@ -165,7 +165,7 @@ class TensorFacts:
             if found < 0:
                 break
         if found != len(out):
-            raise self._changed()
+            raise self._changed("magnitudes", k)
         out.sort()
         return out
 
@@ -173,12 +173,14 @@ class TensorFacts:
         """What lies between knots j and j + 1 of the variances: a pass over their bins, few weights."""
         gap = self._variances().look(self._deltas().pieces(), j)
         if gap is None:
-            raise self._changed()
+            raise self._changed("variances", None)
         return gap
 
-    def _changed(self) -> PoolError:
-        return PoolError(
-            f"tensor {self.name!r}: the weights are not those whose hashes were given; a file changed: start again"
+    def _changed(self, kind: str, k: int | None) -> CacheError:
+        return CacheError(
+            f"tensor {self.name!r}: its weights do not fit the table in {self._tables.folder(kind, k)}: a file of the "
+            "models was changed since it was opened, or the table was; start again, and if it comes again remove the "
+            "folder, and it is made again"
         )
 
     def _make_order(self, k: int) -> list[torch.Tensor]:

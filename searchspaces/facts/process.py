@@ -14,13 +14,13 @@ import torch
 
 from searchspaces import methods
 from searchspaces.cache.once import cache, made_once
-from searchspaces.errors import CacheError, PoolError
+from searchspaces.errors import PoolError
 from searchspaces.facts.gathered import Gathered, statistics_of
 from searchspaces.given import Given
 from searchspaces.method import Processing
 from searchspaces.models import shards
-from searchspaces.models.checkpoint import Checkpoint
 from searchspaces.models.difference import Processed
+from searchspaces.models.kept import Kept
 from searchspaces.models.pool import Pool
 from searchspaces.option import Option, complete
 
@@ -53,7 +53,7 @@ def processed(
     nothing it is the pool as it was opened. `hashes` are the models' (`pool.hashes()`); `progress` is called with each
     tensor's name as it is made. `statistics` are folders by expert (see `searchspaces.facts.gathered`), whose names
     stand for their content, for a method that needs them. Raises PoolError where it gets none, where what is made is
-    not finite; CacheError where the disk has no room, or does not let us write.
+    not finite; CacheError where the disk has no room, or does not let us write, or gives nothing back.
     """
     pool = pool.original  # what was processed for another method is none of this one's experts
     what = processing(method, options or {})
@@ -62,29 +62,30 @@ def processed(
     kind = cast(type[Processing], methods.load(method))
     rule = kind(complete(method, kind.options, options or {}))
     models = sorted((hashes or pool.hashes()).items())
-    said = [VERSION, kind.version, what, models, [t.name for t in pool.merged], list(pool.names)]
+    # by name, so that a job that lists the same experts in another order finds the same
+    ordered = replace(pool, experts=MappingProxyType(dict(sorted(pool.experts.items()))))
+    said = [VERSION, kind.version, what, models, [t.name for t in pool.merged], list(ordered.names)]
+    found = statistics or {} if kind.gathers else {}
     if kind.gathers:
-        said.append(_whose(method, pool, statistics or {}))
+        said.append(_whose(method, ordered, found))
     home = folder() / hashlib.sha256(json.dumps(said).encode()).hexdigest()[:32]
-    specs = plan(pool, method)
+    specs = plan(ordered, method)
     made_once(
         home,
         "the processed task vectors",
         int(1.05 * sum(s.bytes for s in specs)),
-        lambda partial: _make(pool, method, rule, specs, partial, progress, statistics or {} if kind.gathers else {}),
+        lambda partial: _make(ordered, method, rule, specs, partial, progress, found),
     )
-    try:
-        kept = Checkpoint.open(home, "processed experts")
-    except PoolError as error:
-        raise CacheError(f"{error}; or remove {home}, and it is made again") from error
+    kept = Kept.open(home, "processed experts")
+    place = {name: e for e, name in enumerate(ordered.names)}
     experts = {
         name: Processed(
             f"expert {name!r}, processed by {method}",
             expert.config,
             pool.base,
-            kept.renamed({t.name: f"{e}.{i}" for i, t in enumerate(pool.merged)}),
+            kept.renamed({t.name: f"{place[name]}.{i}" for i, t in enumerate(pool.merged)}),
         )
-        for e, (name, expert) in enumerate(pool.experts.items())
+        for name, expert in pool.experts.items()
     }
     return replace(pool, experts=MappingProxyType(experts), processing=what, _original=pool)
 
@@ -124,7 +125,6 @@ def _make(
     method.survey(tensors)
     shards.write(home, specs, made())
     method.conclude()
-    shards.write_text(home / "config.json", json.dumps(dict(pool.base.config)))
 
 
 def _checked(method: str, given: Given, done: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:

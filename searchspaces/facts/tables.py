@@ -1,4 +1,4 @@
-"""Which tables of a pool's tensors are kept? One file for each kind and set of models, made once on a host, mapped."""
+"""Which tables of a pool's tensors are kept? A folder for each kind and set of models, made once on a host."""
 
 from __future__ import annotations
 
@@ -14,15 +14,14 @@ from typing import TypeVar
 import torch
 
 from searchspaces.cache.once import cache, made_once
+from searchspaces.errors import RecipeError
 from searchspaces.models import shards
-from searchspaces.models.checkpoint import Checkpoint
-from searchspaces.models.headers import TensorInfo, read_header
+from searchspaces.models.headers import TensorInfo
+from searchspaces.models.kept import Kept
 from searchspaces.models.pool import Pool
 
 VERSION = 2
 """Part of every folder's name: a change of what tables hold, or of how it is computed, is a new one."""
-
-FILE = "table.safetensors"
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -43,7 +42,7 @@ class Tables:
         self.pool = pool
         self._hashes, self._threads, self._progress = hashes, threads, progress
         self._lock = RLock()
-        self._opened: dict[tuple[str, int | None], Checkpoint] = {}
+        self._opened: dict[tuple[str, int | None], Kept] = {}
 
     def of(
         self,
@@ -51,13 +50,21 @@ class Tables:
         k: int | None,
         columns: Callable[[TensorInfo], Columns],
         make: Callable[[int, TensorInfo], Sequence[torch.Tensor]],
-    ) -> Checkpoint:
-        """The table of a kind for expert k, or for all of them; `make` is given a tensor's place too. As `kept`."""
+    ) -> Kept:
+        """The table of a kind for expert k, or for all of them; `make` is given a tensor's place too. As `kept`.
+
+        Raises RecipeError where the hashes are not of all models.
+        """
         with self._lock:
             if (kind, k) not in self._opened:
                 if self._hashes is None:
                     self._hashes = self.pool.hashes()
                 experts = self.pool.names if k is None else (self.pool.names[k],)
+                if missing := [name for name in ("base", *experts) if name not in self._hashes]:
+                    raise RecipeError(
+                        f"models have no content hash of {missing[0]!r}, only of {', '.join(self._hashes) or 'none'}; "
+                        "a recipe's are those of base and all experts, as Pool.hashes() gives them"
+                    )
                 models = [self._hashes["base"], *(self._hashes[e] for e in experts)]
                 places = {info.name: i for i, info in enumerate(self.pool.merged)}
                 self._opened[kind, k] = kept(
@@ -71,6 +78,10 @@ class Tables:
                 )
             return self._opened[kind, k]
 
+    def folder(self, kind: str, k: int | None) -> Path:
+        """Where a table that was asked for is kept."""
+        return self._opened[kind, k].folder
+
 
 def kept(
     kind: str,
@@ -80,13 +91,13 @@ def kept(
     make: Callable[[TensorInfo], Sequence[torch.Tensor]],
     threads: int = 1,
     progress: Callable[[str], None] = lambda name: None,
-) -> Checkpoint:
+) -> Kept:
     """The tables of all tensors; the array `c` of the i-th tensor is `.tensor(f"{i}.{c}")`.
 
     They depend on the contents of `models` (sha256 each, in an order that matters) and on the tensors' names and
     shapes; `make` gives one tensor's arrays, in the order of `columns`, and is called for some tensors at once where
     there are threads. Names of files hold numbers, as a tensor's name may be as long as the format lets it. Raises
-    CacheError where the disk has no room, or does not let us write.
+    CacheError where the disk has no room, or does not let us write, or gives nothing back.
     """
     said = [VERSION, kind, *models, [(t.name, t.shape) for t in tensors]]
     home = cache(kind) / hashlib.sha256(json.dumps(said).encode()).hexdigest()[:32]
@@ -100,17 +111,10 @@ def kept(
                 yield next(names).name, array
 
     def write(partial: Path) -> None:
-        shards.write_file(partial / FILE, specs, arrays())
+        shards.write(partial, specs, arrays())
 
     made_once(home, f"{kind} of task vectors", int(1.05 * sum(s.bytes for s in specs)), write)
-    found = read_header(home / FILE, kind)
-    return Checkpoint(
-        f"{kind} of task vectors (safe to remove)",
-        home,
-        {},
-        {n: info for n, (info, _) in found.items()},
-        {n: place for n, (_, place) in found.items()},
-    )
+    return Kept.open(home, f"{kind} of task vectors")
 
 
 def _ahead(function: Callable[[T], R], over: Iterable[T], threads: int) -> Iterator[R]:

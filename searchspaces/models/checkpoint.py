@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from safetensors import SafetensorError, safe_open
 
 from searchspaces.errors import PoolError
-from searchspaces.models.headers import Stored, TensorInfo, read_header
+from searchspaces.models.headers import REMEDY, Stored, TensorInfo, read_header
 
 MAX_JSON = 25_000_000  # bytes
 _SHARD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.safetensors")
@@ -76,7 +76,7 @@ class Checkpoint:
         """Size of all tensors together, in bytes."""
         return sum(t.bytes for t in self.tensors.values())
 
-    def renamed(self, names: Mapping[str, str]) -> Checkpoint:
+    def renamed(self, names: Mapping[str, str]) -> Self:
         """The same checkpoint with tensors under other names; `names` maps new name to old, and may leave some out."""
         return replace(
             self,
@@ -100,7 +100,7 @@ class Checkpoint:
             found: torch.Tensor = self._handles[place.file].get_tensor(place.name)
         except (SafetensorError, RuntimeError, OSError) as error:
             raise PoolError(
-                f"{self.label}: tensor {name!r} of {place.file} cannot be read: {error}; fetch or save it again"
+                f"{self.label}: tensor {name!r} of {place.file} cannot be read: {error}; {REMEDY}"
             ) from error
         return found[: self.cut[name]] if name in self.cut else found
 
@@ -115,9 +115,7 @@ class Checkpoint:
             try:
                 handles[file] = safe_open(file, framework="pt")
             except (SafetensorError, OSError) as error:
-                raise PoolError(
-                    f"{self.label}: {file} is no valid safetensors file: {error}; fetch or save it again"
-                ) from error
+                raise PoolError(f"{self.label}: {file} is no valid safetensors file: {error}; {REMEDY}") from error
         return handles
 
 

@@ -11,6 +11,7 @@ import torch
 
 from searchspaces.models.checkpoint import Checkpoint
 from searchspaces.models.headers import TensorInfo
+from searchspaces.models.kept import Kept
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +28,7 @@ class Processed:
     label: str
     config: Mapping[str, Any]
     base: Checkpoint
-    kept: Checkpoint  # the differences, under the base's names
+    kept: Kept  # the differences, under the base's names
 
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:

@@ -23,6 +23,7 @@ DTYPES: dict[str, torch.dtype] = {
     "U16": torch.uint16, "U32": torch.uint32, "U64": torch.uint64, "BOOL": torch.bool,
     "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
 }  # fmt: skip
+REMEDY = "fetch or save it again"
 MERGEABLE = frozenset({torch.float64, torch.float32, torch.float16, torch.bfloat16})
 
 
@@ -62,7 +63,7 @@ def read_header(file: Path, label: str) -> dict[str, tuple[TensorInfo, Stored]]:
     """
 
     def broken(why: str) -> PoolError:
-        return PoolError(f"{label}: {file} is no valid safetensors file: {why}; fetch or save it again")
+        return PoolError(f"{label}: {file} is no valid safetensors file: {why}; {REMEDY}")
 
     try:
         size = file.stat().st_size
@@ -90,7 +91,7 @@ def read_header(file: Path, label: str) -> dict[str, tuple[TensorInfo, Stored]]:
     if at != size:
         raise PoolError(
             f"{label}: {file} is {'truncated' if size < at else 'too long'}: its header promises {at} bytes, "
-            f"the file has {size}; fetch or save it again"
+            f"the file has {size}; {REMEDY}"
         )
     return found
 

@@ -43,6 +43,11 @@ class Place:
         first = self.parts[0].view.shape
         return (sum(p.view.shape[0] for p in self.parts), *first[1:]) if len(self.parts) > 1 else tuple(first)
 
+    @property
+    def device(self) -> torch.device:
+        """Where it lies, and what is made of its gradient."""
+        return self.parts[0].view.device
+
     @cached_property
     def flat(self) -> torch.Tensor | None:
         """The model's own storage for all elements in their stored order, `(n,)`; None where they do not lie so."""

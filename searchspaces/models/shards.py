@@ -14,6 +14,9 @@ from searchspaces.models import headers
 
 DTYPES = {dtype: name for name, dtype in headers.DTYPES.items()}
 
+MOST = 10_000
+"""Tensors of a shard: with names of any length, a header of these is within what `headers` reads."""
+
 
 @dataclass(frozen=True)
 class Spec:
@@ -32,11 +35,11 @@ class Spec:
 
 
 def plan(specs: Sequence[Spec], shard_bytes: int) -> list[list[Spec]]:
-    """Tensors in order, cut into shards of at most `shard_bytes` (a larger tensor has a shard of its own)."""
+    """Tensors in order, cut into shards of at most `shard_bytes` (a larger tensor has its own), and `MOST` tensors."""
     shards: list[list[Spec]] = [[]]
     size = 0
     for spec in specs:
-        if shards[-1] and size + spec.bytes > shard_bytes:
+        if len(shards[-1]) == MOST or (shards[-1] and size + spec.bytes > shard_bytes):
             shards.append([])
             size = 0
         shards[-1].append(spec)
