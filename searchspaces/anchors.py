@@ -43,8 +43,7 @@ def anchors_of(rules: Mapping[str, Method], experts: Sequence[str]) -> Iterator[
         if rule.picks:
             continue
         yield Anchor("uniform", method, np.full(count, rule.unit / count), (3 if rule.sweep else 1, 0))
-        usual = getattr(rule, "usual", None)
-        middle = rule.sweep.index(usual) if usual in rule.sweep else len(rule.sweep) // 2
+        middle = len(rule.sweep) // 2 if rule.usual is None else rule.sweep.index(rule.usual)
         outwards = sorted(range(len(rule.sweep)), key=lambda i: abs(i - middle))
         for i, value in enumerate(rule.sweep):
             place = outwards.index(i)

@@ -150,7 +150,7 @@ def _range(name: str, value: Any, specs: Mapping[str, Spec]) -> Range:
     """Where an option's coordinates may go. `specs` are those of the methods that share it."""
     where = f"space.options.{name}"
     said: dict[str, Any] = dict(value) if isinstance(value, Mapping) else {}
-    if isinstance(value, Mapping) and (odd := sorted(value.keys() - set(KEYS)) or ([] if value else ["{}"])):
+    if isinstance(value, Mapping) and (odd := sorted(value.keys() - set(KEYS), key=str) or ([] if value else ["{}"])):
         raise RecipeError(f"{where}: {odd[0]!r} is none of its keys; there are: {', '.join(KEYS)}")
     first, every = next(iter(specs.values())), list(specs.values())
     if any(type(s) is not type(first) or getattr(s, "whole", False) != getattr(first, "whole", False) for s in every):

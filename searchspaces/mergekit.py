@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 
@@ -14,6 +12,7 @@ from searchspaces.mergekit_methods import SAID, Filters, Said
 from searchspaces.models.checkpoint import Checkpoint
 from searchspaces.models.pool import Pool
 from searchspaces.recipe import Recipe
+from searchspaces.written import to_yaml
 
 BROKEN = ("BertModel",)  # mergekit 0.1.5 ends with a TypeError where optional tensors have other names too
 
@@ -37,7 +36,7 @@ def to_mergekit(recipe: Recipe, pool: Pool) -> str:
     if len(dtypes) > 1:
         raise Inexpressible(f"the base's tensors are {' and '.join(sorted(dtypes))}; mergekit writes one dtype for all")
     document = SAID[recipe.method](Said(recipe, pool, _filters(groups, copied), copied))
-    return _dump({**document, "out_dtype": dtypes.pop()})
+    return to_yaml({**document, "out_dtype": dtypes.pop()})
 
 
 def _check_folders(pool: Pool) -> None:
@@ -133,15 +132,3 @@ def _common(names: Sequence[str]) -> str:
     parts = [name.split(".")[:-1] for name in names]
     shared = [level[0] for level in zip(*parts, strict=False) if len(set(level)) == 1]
     return ".".join(shared) if all(p[: len(shared)] == shared for p in parts) else ""
-
-
-def _dump(document: dict[str, Any]) -> str:
-    from ruamel.yaml import YAML
-
-    yaml: Any = YAML(typ="safe", pure=True)
-    yaml.default_flow_style = False
-    yaml.sort_base_mapping_type_on_output = False
-    yaml.width = 100_000
-    out = io.StringIO()
-    yaml.dump(document, out)
-    return out.getvalue()

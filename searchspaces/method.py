@@ -29,10 +29,11 @@ class Method(Protocol):
     picks: ClassVar[bool]  # a group is one of the models: its coefficients are all 0, or one of them is 1
 
     unit: float  # the coefficient at which one expert alone, all others 0, gives that expert
-    restores: bool  # to rounding; otherwise what the method leaves of it
+    restores: bool  # to rounding; otherwise what the method leaves of it (where it `processes`: of it as processed)
     affine: bool  # the composition's weights are affine in the coefficients, and not only differentiable
     grounded: bool  # all coefficients 0 give the base
-    sweep: tuple[float, ...]  # global coefficients worth asking before any search; `usual` is the one known best
+    sweep: tuple[float, ...]  # global coefficients worth asking before any search
+    usual: float | None  # the one of them that is known best, a published merge's; none: the middle
 
     def __init__(self, options: Mapping[str, Option]) -> None: ...
 
@@ -60,6 +61,10 @@ def check_linear(name: str, method: Method) -> None:
         )
 
 
+LEAST = 1e-6
+"""Of a `lambda`, either way: with less, the coefficients that would make an expert are beyond all sense."""
+
+
 class OnTaskVectors:
     """What methods share that add `lambda * (a combination of task vectors)` to the base, linear in the coefficients.
 
@@ -75,13 +80,17 @@ class OnTaskVectors:
     affine = True
     grounded = True
     sweep: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)
+    usual: float | None = None
 
     def __init__(self, options: Mapping[str, Option]) -> None:
         scale = options["lambda"]
-        if isinstance(scale, float) and scale == 0.0:
-            raise RecipeError("option lambda is 0, which makes every candidate the base; leave it out")
+        if isinstance(scale, float) and abs(scale) < LEAST:
+            raise RecipeError(
+                f"option lambda is {scale:g}, which makes every candidate the base; expected {LEAST:g} at least, or "
+                "leave it out"
+            )
         mean = float(np.mean(np.asarray(scale, dtype=np.float64)))
-        self.unit = 1.0 / mean if mean else 1.0  # of lambdas by group that cancel there is none
+        self.unit = 1.0 / mean if abs(mean) >= LEAST else 1.0  # of lambdas by group that cancel there is none
 
     def compose(self, row: Row, facts: Facts) -> Composition:
         """A sum of task vectors by their coefficients."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import math
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from searchspaces import methods
 from searchspaces.errors import RecipeError
 from searchspaces.groups import RULE
 from searchspaces.option import Number, Option, finite
+from searchspaces.written import to_yaml
 
 FORMAT = 1
 MAX_YAML = 16_000_000  # bytes
@@ -87,9 +87,7 @@ class Recipe:
 
     def to_yaml(self) -> str:
         """The recipe as YAML; `from_yaml` reads it back to the bit."""
-        out = io.StringIO()
-        yaml = _yaml()
-        yaml.dump(
+        return to_yaml(
             {
                 "format": FORMAT,
                 "hash": self.hash,
@@ -100,10 +98,8 @@ class Recipe:
                 "models": dict(self.models),
                 "seed": self.seed,
                 "coefficients": self._table(self.coefficients),
-            },
-            out,
+            }
         )
-        return out.getvalue()
 
     @property
     def plain_options(self) -> dict[str, Any]:
@@ -176,17 +172,8 @@ def _canonical(method: str, name: str, value: Option, shape: tuple[int, int]) ->
     return values
 
 
-def _yaml() -> Any:
-    from ruamel.yaml import YAML
-
-    yaml: Any = YAML(typ="safe", pure=True)
-    yaml.default_flow_style = False
-    yaml.sort_base_mapping_type_on_output = False
-    yaml.width = 100_000  # a long name stays on its line
-    return yaml
-
-
 def _parse(text: str) -> dict[Any, Any]:
+    from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
     from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent
 
@@ -194,7 +181,7 @@ def _parse(text: str) -> dict[Any, Any]:
         raise RecipeError(f"recipe: {len(text)} characters of YAML, expected at most {MAX_YAML}")
     try:
         depth = 0
-        for event in _yaml().parse(text):
+        for event in YAML(typ="safe", pure=True).parse(text):
             if isinstance(event, AliasEvent):
                 raise RecipeError("recipe: YAML aliases (*name) are refused; write the values out")
             depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
@@ -202,7 +189,7 @@ def _parse(text: str) -> dict[Any, Any]:
                 raise RecipeError(
                     f"recipe: values inside values over {MAX_DEPTH} deep; a recipe has a handful of levels"
                 )
-        data = _yaml().load(text)
+        data = YAML(typ="safe", pure=True).load(text)
     except (YAMLError, ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, RecipeError):
             raise

@@ -16,6 +16,9 @@ from searchspaces.composition import Composition, Keep
 from searchspaces.method import Method
 from searchspaces.option import Option, complete
 from searchspaces.row import Row
+from searchspaces.weights import kernel
+from searchspaces.weights.packed import Packed
+from searchspaces.weights.sources import Sources
 
 
 @dataclass
@@ -107,6 +110,20 @@ def merged(
     return run(composed(method, facts, weights, options), facts.base.float(), facts.deltas)
 
 
+def shipped(
+    method: str, facts: NaiveFacts, weights: Sequence[float], options: dict[str, Option] | None = None
+) -> torch.Tensor:
+    """The same by what merges models, float32."""
+    composition, out = composed(method, facts, weights, options), torch.empty(facts.size)
+    base, *full = (t.float().flatten().contiguous() for t in (facts.base, *facts.experts))
+    none, every = np.zeros(0, dtype=np.int64), np.arange(facts.count)
+    addresses, codes = np.array([t.data_ptr() for t in full]), np.full(facts.count, kernel.CODES[torch.float32])
+    differ = (False,) * facts.count
+    sources = Sources(base, facts.count, tuple(full), every, differ, (), none, addresses, codes, True)
+    sources.merge(out, composition if composition.plain else Packed.of(composition, facts.shape), 0, facts.size)
+    return out.reshape(facts.shape)
+
+
 def run(c: Composition, base: torch.Tensor, deltas: torch.Tensor) -> torch.Tensor:
     """The merged tensor; `deltas` are the raw task vectors, stacked."""
     if c.weights.ndim == 2:
@@ -142,12 +159,11 @@ def _kept(keep: Keep, delta: torch.Tensor) -> torch.Tensor:
     share = torch.full_like(delta, keep.share)
     if keep.ranks is not None:
         share += keep.slope * (2 * keep.ranks.float().reshape(delta.shape) / 255 - 1)
-    drawn = torch.from_numpy(np.random.Generator(np.random.Philox(key=keep.key)).random(delta.numel()))
-    stays = (delta.abs() >= keep.least) & (delta.abs() <= keep.most) & (drawn.reshape(delta.shape) < share)
+    drawn = draws(keep.key, 0, delta.numel()).reshape(delta.shape) / UNIT
+    stays = (delta.abs() >= keep.least) & (delta.abs() <= keep.most) & (drawn < share)
     if keep.tied:
-        order = draws(keep.key, 0, delta.numel()).reshape(delta.shape) / UNIT
-        stays &= (delta.abs() != keep.least) | (order < keep.until)
-        stays &= (delta.abs() != keep.most) | (order >= keep.after)
+        stays &= (delta.abs() != keep.least) | (drawn < keep.until)
+        stays &= (delta.abs() != keep.most) | (drawn >= keep.after)
     return keep.factor * stays * delta / (share if keep.rescale else 1.0)
 
 

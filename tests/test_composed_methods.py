@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from golden_cases import CASES, IDS, expected, models, said
-from naive import NaiveFacts, company, composed, made, merged, run
+from naive import NaiveFacts, company, composed, made, merged, run, shipped
 
 from searchspaces import methods
 from searchspaces.composition import Composition
@@ -26,6 +26,11 @@ def fits(method: str) -> int:
     return min(max(least, 3), most or 3)
 
 
+def weights_of(method: str) -> list[float]:
+    """Coefficients that it accepts, no two alike where it accepts more than a choice."""
+    return ([0.0, 1.0, 0.0] if methods.load(method).picks else [0.5, -0.2, 0.7])[: fits(method)]
+
+
 @pytest.mark.parametrize("case", CASES, ids=IDS)
 def test_the_weights_are_mergekits(case: dict) -> None:
     base, *experts = models(case).values()
@@ -34,6 +39,14 @@ def test_the_weights_are_mergekits(case: dict) -> None:
     for name, tensor in expected(case).items():
         facts = NaiveFacts(name, base[name], [e[name] for e in experts])
         torch.testing.assert_close(merged(case["method"], facts, weights, options), tensor, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", EVERY)
+def test_what_merges_models_makes_of_a_tensor_what_its_definition_says(method: str) -> None:
+    facts = company(fits(method), 40, 50)
+    wanted = merged(method, facts, weights_of(method))
+    assert not torch.equal(wanted, facts.base)
+    torch.testing.assert_close(shipped(method, facts, weights_of(method)), wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_mergekits_cases_have_every_method_and_option_of_its_own() -> None:
@@ -127,7 +140,7 @@ def test_what_is_dropped_at_random_is_unbiased_over_seeds(method: str, density: 
     total, squares = torch.zeros(6, 8), torch.zeros(6, 8)
     for seed in range(rounds):
         facts.seed = seed
-        found = merged(method, facts, [0.7, -0.4], options) - facts.base
+        found = shipped(method, facts, [0.7, -0.4], options) - facts.base
         total, squares = total + found, squares + found**2
     mean = total / rounds
     error = ((squares / rounds - mean**2).clamp(min=0) / rounds).sqrt()
@@ -140,9 +153,7 @@ def test_what_is_dropped_at_random_is_unbiased_over_seeds(method: str, density: 
 
 def test_della_keeps_large_entries_more_often_and_as_many_as_its_density_says() -> None:
     facts = company(1, 400, 50)
-    keep = composed("della", facts, [1.0], {"density": 0.4, "epsilon": 0.2}).keeps
-    assert keep is not None and keep[0].ranks is not None and keep[0].slope == 0.2
-    found = run(Composition(0.0, np.ones(1), keep), facts.base, facts.deltas) != 0
+    found = shipped("della_linear", facts, [1.0], {"density": 0.4, "epsilon": 0.2}) != facts.base
     rows = facts.deltas[0].abs().argsort(dim=1).argsort(dim=1)
     assert float(found.float().mean()) == pytest.approx(0.4, abs=0.015)
     assert float(found[rows >= 40].float().mean()) == pytest.approx(0.56, abs=0.03)
@@ -221,4 +232,6 @@ def test_what_is_worth_searching_is_accepted_and_merges(method: str) -> None:
     for name, spec in methods.load(method).options.items():
         for number in getattr(spec, "search", None) or ():
             found = spec.check("it", number)
-            assert merged(method, company(fits(method), 4, 5), [0.0] * fits(method), {name: found}).isfinite().all()
+            facts = company(fits(method), 4, 5)
+            moved = shipped(method, facts, weights_of(method), {name: found})
+            assert moved.isfinite().all() and not torch.equal(moved, facts.base)

@@ -107,9 +107,13 @@ def test_the_merge_is_the_base_and_scaled_task_vectors(tmp_path: Path) -> None:
 
 
 def published(taus: torch.Tensor, density: float) -> torch.Tensor:
-    """TIES of flat task vectors `(K, d)`, as its authors' code has it: the mean of what agrees, `(d,)`."""
+    """TIES of flat task vectors `(K, d)` as its authors' code has it, but for sums of 0: the mean of what agrees.
+
+    Left out is that these get the sign that most sums have: there is none here.
+    """
     least = taus.abs().kthvalue(taus.shape[1] - int(np.ceil(density * taus.shape[1])) + 1, dim=1, keepdim=True).values
     trimmed = taus * (taus.abs() >= least)
+    assert (trimmed.sum(dim=0) != 0)[(trimmed != 0).any(dim=0)].all()
     agrees = torch.where(trimmed.sum(dim=0) > 0, trimmed > 0, trimmed < 0)
     chosen = trimmed * agrees
     return chosen.sum(dim=0) / (chosen != 0).sum(dim=0).clamp(min=1)
@@ -205,6 +209,20 @@ def test_processed_experts_are_made_once(tmp_path: Path, monkeypatch: pytest.Mon
     assert (
         processed(again, "ties_once", {"density": 0.2}).experts["e0"].kept.folder == pools[0].experts["e0"].kept.folder
     )
+
+
+@pytest.mark.parametrize("method", ["ties_once", "pcb", "tsv_m", "iso_c", "iso_cts"])
+def test_experts_in_another_order_find_the_same_ones_each_its_own(tmp_path: Path, method: str) -> None:
+    raw = pool_of(tmp_path)
+    turned = Pool.open(raw.base.folder, {n: raw.experts[n].folder for n in ("e2", "e0", "e1")})
+    first, second = processed(raw, method), processed(turned, method)
+    assert len(made()) == 1 and second.names == ("e2", "e0", "e1")
+    differ = 0
+    for info in raw.merged:
+        found = [second.experts[name].tensor(info.name) for name in first.names]
+        assert all(map(torch.equal, found, (e.tensor(info.name) for e in first.experts.values())))
+        differ += not torch.equal(found[0], found[2])
+    assert differ
 
 
 def test_what_they_depend_on_makes_others(tmp_path: Path) -> None:

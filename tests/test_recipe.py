@@ -31,6 +31,18 @@ def test_yaml_gives_the_recipe_back_to_the_bit(values: list[float]) -> None:
     assert again == one and again.hash == one.hash
 
 
+NAMES = st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from("\x85\u2028\u2029\t\n\r :#'\""), min_size=1)
+
+
+@given(st.lists(NAMES, min_size=2, max_size=2, unique=True))
+def test_yaml_gives_any_name_back(groups: list[str]) -> None:
+    one = Recipe(
+        "linear", {"normalize": True}, "tensor", tuple(groups), ("e",), np.array([[0.1], [0.2]]), {"base": "h"}
+    )
+    again = Recipe.from_yaml(one.to_yaml())
+    assert again.groups == one.groups and again.hash == one.hash
+
+
 def test_the_hash_sees_everything_that_decides_the_weights() -> None:
     one = recipe()
     others = [

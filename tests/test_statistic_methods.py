@@ -15,6 +15,7 @@ from searchspaces.errors import PoolError
 from searchspaces.facts.gathered import Gathered, statistics_of
 from searchspaces.given import Given
 from searchspaces.methods import load
+from searchspaces.methods.mats import reach_of
 from searchspaces.option import complete
 
 K, OUT, IN = 3, 5, 8
@@ -40,7 +41,7 @@ def gram(x: torch.Tensor) -> torch.Tensor:
 
 
 def grams(inputs: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {n: gram(x) for n, x in zip(NAMES, inputs, strict=True)}
+    return {n: gram(x) for n, x in zip(NAMES, inputs, strict=False)}
 
 
 def done(
@@ -138,6 +139,21 @@ def test_a_singular_sum_without_a_ridge_is_refused_with_the_remedy() -> None:
     assert torch.isfinite(merged("regmean", base, experts, dict.fromkeys(NAMES, same), scale=0.9, ridge=0.0)).all()
 
 
+@pytest.mark.parametrize(("width", "rows"), [(33, 16), (40, 16)])
+@pytest.mark.parametrize("ridge", [0.0, 1e-9])
+def test_a_sum_that_is_regular_by_rounding_alone_is_singular(width: int, rows: int, ridge: float) -> None:
+    for seed in range(8):
+        sizes = 10 ** (3 * drawn(width, seed=99).sigmoid())  # whatever the units of the inputs
+        inputs = [drawn(rows, width, seed=50 + 2 * seed + k) * sizes for k in range(2)]
+        base, experts = torch.zeros(OUT, width), {n: drawn(OUT, width, seed=k).float() for k, n in enumerate(NAMES[:2])}
+        with pytest.raises(PoolError, match="is singular; set option scale"):
+            done("regmean", base, experts, grams(inputs), scale=1.0, ridge=ridge)
+        enough = [drawn(100, width, seed=50 + 2 * seed + k) * sizes for k in range(2)]
+        assert all(
+            torch.isfinite(t).all() for t in done("regmean", base, experts, grams(enough), scale=1.0, ridge=ridge)
+        )
+
+
 @pytest.mark.parametrize("method", ["regmean", "mats"])
 @pytest.mark.parametrize("options", [{}, {"scale": 1.0}, {"scale": 0.0}])
 def test_an_input_that_is_always_zero_is_averaged(method: str, options: dict[str, float]) -> None:
@@ -200,14 +216,29 @@ def test_mats_comes_to_regmean_and_is_elsewhere_before() -> None:
     assert away[2] < 0.02 * away[0] and away[0] > away[1] > away[2]
 
 
-def test_mats_parts_are_linear_in_the_task_vectors() -> None:
+@pytest.mark.parametrize(("initial", "start"), [("average", 1 / K), ("base", 0.0), ("task_arithmetic", 0.3)])
+def test_each_part_of_mats_takes_the_steps_of_the_whole_from_its_own_residual(initial: str, start: float) -> None:
     base, experts, inputs = world()
-    parts = done("mats", base, experts, grams(inputs), iterations=3)
-    # with its own steps: the part of one expert is no merge of that expert alone, but takes the steps of the whole
-    assert sum(parts).norm() > 0 and all(p.norm() > 0 for p in parts)
-    shared = {n: (base + (e - base) * 2) for n, e in experts.items()}
-    for part, twice in zip(parts, done("mats", base, shared, grams(inputs), iterations=3), strict=True):
-        torch.testing.assert_close(2 * part, twice, rtol=1e-4, atol=1e-5)
+    parts = done("mats", base, experts, grams(inputs), iterations=3, initial=initial)
+    taus = [(e - base).double().T for e in experts.values()]
+    dense = [g.double() for g in grams(inputs).values()]
+    residuals = [g @ tau - start * sum(dense) @ tau for g, tau in zip(dense, taus, strict=True)]
+    values, vectors = torch.linalg.eigh(sum(dense))
+    reach = reach_of(values, (vectors.T @ sum(residuals)).square().sum(1), 3, 0.0)
+    for part, tau, residual in zip(parts, taus, residuals, strict=True):
+        wanted = start * tau + vectors @ (reach[:, None] * (vectors.T @ residual))
+        torch.testing.assert_close(part.T, wanted, rtol=1e-5, atol=1e-6)
+        alone = reach_of(values, (vectors.T @ residual).square().sum(1), 3, 0.0)
+        assert not torch.allclose(alone, reach, rtol=1e-2)
+
+
+@pytest.mark.parametrize("initial", ["average", "base", "task_arithmetic"])
+def test_task_vectors_that_are_all_twice_as_long_have_parts_of_mats_that_are(initial: str) -> None:
+    base, experts, inputs = world()
+    twice = {n: base + (e - base) * 2 for n, e in experts.items()}
+    found, doubled = (done("mats", base, e, grams(inputs), iterations=3, initial=initial) for e in (experts, twice))
+    for part, other in zip(found, doubled, strict=True):
+        torch.testing.assert_close(2 * part, other, rtol=1e-4, atol=1e-5)
 
 
 def test_mats_on_singular_grams_stays_where_it_starts_in_directions_without_inputs() -> None:
@@ -242,6 +273,12 @@ def test_fisher_without_information_is_the_floor_and_where_all_is_zero_the_avera
     for statistics, floor in (({}, 1e-6), (nothing, 1e-6), (nothing, 0.0), ({}, 0.0)):
         for tau, expert in zip(done("fisher", base, experts, statistics, floor=floor), experts.values(), strict=True):
             torch.testing.assert_close(tau, (expert - base).double() / K, rtol=1e-5, atol=1e-6)
+
+
+def test_fishers_whose_sum_is_no_float32_still_share() -> None:
+    base, experts, _ = world()
+    found = merged("fisher", base, experts, {n: torch.full_like(base, 3e38) for n in NAMES})
+    torch.testing.assert_close(found, torch.stack([e.double() for e in experts.values()]).mean(0), rtol=1e-5, atol=1e-6)
 
 
 def test_fisher_warns_of_experts_most_of_whose_entries_are_at_the_floor(caplog: pytest.LogCaptureFixture) -> None:

@@ -36,6 +36,7 @@ class InSpan:
     affine = False
     grounded = True
     sweep: tuple[float, ...] = ()
+    usual: float | None = None
 
     def __init__(self, options: Mapping[str, Option]) -> None:
         """Nothing: options enter where a tensor is composed."""
@@ -80,11 +81,10 @@ def arc(t: float, cosine: Array, straight: Array) -> tuple[Array, Array]:
     return first, second
 
 
-def tangent_mean(vectors: Array, gram: Array, weights: Array) -> Array:
-    """The mean of directions by one step on the sphere, at the weighted mean length; `(K + 1,)`.
+def direction_mean(vectors: Array, gram: Array, weights: Array) -> Array:
+    """The direction of the weighted mean of directions, at the weighted mean length; `(K + 1,)`.
 
-    From the directions' weighted mean m, brought to the sphere, `exp_m(sum_k w_k (u_k - <u_k, m> m))`. Where
-    directions cancel there is no m: the weighted sum of the vectors themselves.
+    Where directions cancel it has none: the weighted sum of the vectors themselves.
     """
     sizes = lengths(vectors, gram)
     units = _units(vectors, sizes, 0.0)
@@ -92,11 +92,7 @@ def tangent_mean(vectors: Array, gram: Array, weights: Array) -> Array:
     length = float(lengths(mean, gram))
     if length < BLUR:
         return np.asarray(weights @ vectors)
-    mean /= length
-    tangent = weights @ (units - inner(units, gram, mean)[:, None] * mean)
-    angle = float(lengths(tangent, gram))
-    # np.sinc(x) is sin(pi x) / (pi x), and 1 at 0
-    return np.asarray((np.cos(angle) * mean + np.sinc(angle / math.pi) * tangent) * (weights @ sizes))
+    return np.asarray(mean / length * (weights @ sizes))
 
 
 def karcher_mean(vectors: Array, gram: Array, shares: Array, steps: int, tolerance: float) -> Array:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from searchspaces.composition import Keep
 from searchspaces.facts.facts import Facts
@@ -20,12 +20,14 @@ SPREAD = "How much likelier than density, at most, large entries stay, and small
 class Sparsifier:
     """`keep(row, facts, k)` says what stays of expert k's task vector; `options` are what it reads of a row.
 
-    A `random` one draws from the recipe's seed. All keep everything of an expert at a density of 1.
+    A `random` one draws from the recipe's seed. All keep everything of an expert at a density of 1. `rooms`: of
+    options that density leaves only so much room for, how much, by density; more is the same.
     """
 
     keep: Callable[[Row, Facts, int], Keep]
     options: Mapping[str, Spec]
     random: bool = False
+    rooms: Mapping[str, Callable[[float], float]] = field(default_factory=dict)
 
 
 def _density(default: float, low: float, high: float) -> Number:
@@ -93,16 +95,22 @@ def _drop(row: Row, facts: Facts, k: int) -> Keep:
     return Keep() if density >= 1 else Keep(share=density, key=facts.key(k), rescale=row.flag("rescale"))
 
 
+def _spread(density: float) -> float:
+    """The most that chances can differ from a density by."""
+    return min(1 - density, 0.9 * density)
+
+
 def _magnitude_drop(row: Row, facts: Facts, k: int) -> Keep:
     """Each entry with a probability that rises with its rank by magnitude within its row.
 
     It rises from `density - epsilon` to `density + epsilon`; where those would leave (0, 1], epsilon is what there is
-    room for: `1 - density`, or 0.9 density, so that no entry is divided by less than a tenth of the density.
+    room for: `1 - density`, or 0.9 density, so that no entry is divided by less than a tenth of the density. The
+    authors' `window_size` is twice epsilon.
     """
     density, epsilon = float(row.numbers("density")[k]), float(row.numbers("epsilon")[k])
     if density >= 1:
         return Keep()
-    slope = min(epsilon, 1 - density, 0.9 * density)
+    slope = min(epsilon, _spread(density))
     ranks = facts.ranks(k) if slope else None
     return Keep(share=density, slope=slope, ranks=ranks, key=facts.key(k), rescale=row.flag("rescale"))
 
@@ -114,10 +122,12 @@ TRIM = Sparsifier(_trim, {"density": _density(0.2, 0.05, 1.0)})
 OUTLIERS = Sparsifier(
     _outliers,
     {"density": _density(0.9, 0.05, 1.0), "gamma": _part(0.01, 1.0, 0.05, LARGEST)},
+    rooms={"gamma": lambda density: 1 - density},
 )
 DROP = Sparsifier(_drop, {"density": _density(0.8, 0.05, 1.0)}, random=True)
 MAGNITUDE_DROP = Sparsifier(
     _magnitude_drop,
     {"density": _density(0.7, 0.2, 0.8), "epsilon": _part(0.07, 0.5, 0.15, SPREAD)},
     random=True,
+    rooms={"epsilon": _spread},
 )

@@ -8,7 +8,7 @@ from typing import ClassVar
 from searchspaces.composition import Composition
 from searchspaces.facts.facts import Facts
 from searchspaces.method import LAMBDA, OnTaskVectors
-from searchspaces.option import Number, Option, Spec
+from searchspaces.option import Number, Spec
 from searchspaces.row import Row
 
 
@@ -39,10 +39,7 @@ class Consensus(OnTaskVectors):
         ),
         "lambda": LAMBDA,
     }
-
-    def __init__(self, options: Mapping[str, Option]) -> None:
-        super().__init__(options)
-        self.restores = False
+    restores = False
 
     def compose(self, row: Row, facts: Facts) -> Composition:
         return Composition(

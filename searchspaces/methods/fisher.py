@@ -39,8 +39,9 @@ class Fisher(OnProcessed):
             says="The least information that an entry counts with; more averages what is little known.",
         ),
     }
+    version: ClassVar[int] = 2
     gathers: ClassVar[str] = "fisher"
-    usual: ClassVar[float] = 1.0  # the published merge
+    usual = 1.0  # the published merge
 
     def __init__(self, options: Mapping[str, Option]) -> None:
         super().__init__(options)
@@ -53,7 +54,7 @@ class Fisher(OnProcessed):
         base, experts, statistics = given.base, given.experts, given.statistics
         for expert in experts.keys() & statistics.keys():
             _check(given.name, expert, statistics[expert], base)
-        total = torch.zeros(base.shape)
+        total = torch.zeros(base.shape, dtype=torch.float64)  # of large ones the sum may be no float32
         self._entries += base.numel()
         for expert in experts:  # once to sum, once to share: no more than one expert's Fisher is held
             own = self._of(expert, statistics, base)
@@ -61,7 +62,7 @@ class Fisher(OnProcessed):
             total += own
         for expert, tensor in experts.items():
             share = torch.where(total > 0, self._of(expert, statistics, base) / total, 1 / len(experts))
-            yield (tensor.float() - base.float()).mul_(share)
+            yield (tensor.float() - base.float()).mul_(share.float())
 
     def conclude(self) -> None:
         """Warn of experts most of whose entries have no more than the floor: it decides there, and not their data."""

@@ -30,6 +30,7 @@ class Linear:
     processes: ClassVar[bool] = False
     picks: ClassVar[bool] = False
     experts: ClassVar[tuple[int, int | None]] = (1, None)
+    usual: float | None = None
 
     def __init__(self, options: Mapping[str, Option]) -> None:
         self._normalize = bool(options["normalize"])

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import torch
 
-from searchspaces.algebra.systems import Grams, grams_of
+from searchspaces.algebra.systems import grams_of
 from searchspaces.given import Given
 from searchspaces.method import LAMBDA, OnProcessed
 from searchspaces.option import Choice, Number, Option, Spec
@@ -29,11 +29,11 @@ class Mats(OnProcessed):
     the experts, the `base`, or `task_arithmetic` with 0.3 of each task vector (what the authors start from, with a
     coefficient that they chose for the pool). One run of iterations is over all of a weight's entries, in float64.
 
-    The merge that all coefficients 1 give is the published one: its steps' lengths are kept, and each expert's part of
-    the starting point and of the right side takes the same steps, so that the parts are linear in the task vectors and
-    sum to the whole. Iterations end early where the residual is 1e-5 of `sum_k A_k theta_k`, as the authors' do: their
-    system has weights for unknowns, `(sum_k A_k) W = sum_k A_k theta_k`. Its residuals are the same, its right side is
-    larger.
+    The merge that all coefficients 1 give is the published one: its steps' lengths, which follow from all task vectors
+    together, are kept, and each expert's part of the starting point and of the right side takes the same steps. So the
+    parts sum to the whole, and the merge is linear in the coefficients. Iterations end early where the residual is 1e-5
+    of `sum_k A_k theta_k`, as the authors' do: their system has weights for unknowns, `(sum_k A_k) W = sum_k A_k
+    theta_k`. Its residuals are the same, its right side is larger.
 
     What no expert has a Gram of is averaged, as in `regmean`. Directions that no expert's inputs have stay where they
     start.
@@ -65,9 +65,9 @@ class Mats(OnProcessed):
         ),
     }
     cancels: ClassVar[bool] = True
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     gathers: ClassVar[str] = "gram"
-    usual: ClassVar[float] = 1.0  # the published merge
+    usual = 1.0  # the published merge
 
     def __init__(self, options: Mapping[str, Option]) -> None:
         super().__init__(options)
@@ -81,23 +81,22 @@ class Mats(OnProcessed):
             yield from given.averaged()
             return
         start = {"average": 1 / len(experts), "base": 0.0, "task_arithmetic": 0.3}[self._initial]
-        residual = torch.zeros_like(grams.inward(base))
-        right = residual.clone()
+        weighed = torch.zeros_like(grams.inward(base))  # sum_k A_k tau_k
+        moved = weighed.clone()  # sum_k tau_k
         for expert, tensor in experts.items():
-            residual += _residual(grams, expert, grams.inward(tensor.float() - base.float()), start)
-            right += grams.of(expert) @ grams.inward(tensor)
+            tau = grams.inward(tensor.float() - base.float())
+            weighed += grams.of(expert) @ tau
+            moved += tau
+        residual = weighed - start * (grams.total @ moved)
+        right = weighed + grams.total @ grams.inward(base)  # sum_k A_k theta_k
         values, vectors = torch.linalg.eigh(grams.total)
         weights = (vectors.T @ residual).square().sum(1)
         reach = reach_of(values, weights, self._iterations, SOLVED * float(right.norm()))
         for expert, tensor in experts.items():
             tau = grams.inward(tensor.float() - base.float())
-            part = vectors.T @ _residual(grams, expert, tau, start)
+            # its part of right side minus left side at the start
+            part = vectors.T @ (grams.of(expert) @ tau - start * (grams.total @ tau))
             yield grams.outward(start * tau + vectors @ (reach[:, None] * part))
-
-
-def _residual(grams: Grams, expert: str, tau: torch.Tensor, start: float) -> torch.Tensor:
-    """One expert's part of right side minus left side at the start: `A_k tau_k - (sum_j A_j) start tau_k`."""
-    return grams.of(expert) @ tau - start * (grams.total @ tau)
 
 
 def reach_of(values: torch.Tensor, weights: torch.Tensor, iterations: int, end: float) -> torch.Tensor:

@@ -40,11 +40,11 @@ class ModelStock(OnTaskVectors):
         ),
         "lambda": LAMBDA,
     }
-    usual: ClassVar[float] = 1.0  # the published merge
+    usual = 1.0  # the published merge
+    restores = False
 
     def __init__(self, options: Mapping[str, Option]) -> None:
         super().__init__(options)
-        self.restores = False
         self.linear = not options["filter_wise"]  # by rows there are no sums over a tensor to take the gradient from
 
     def compose(self, row: Row, facts: Facts) -> Composition:

@@ -1,4 +1,4 @@
-"""What is Multi-SLERP? A weighted mean of directions, by one step on the sphere."""
+"""What is Multi-SLERP? The direction of the weighted mean of directions, at the mean length."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from searchspaces.row import Row
 
 
 class MultiSlerp(span.InSpan):
-    """`W = sum_k w_k |v_k| exp_m(sum_k w_k (u_k - <u_k, m> m))`, m the direction of `sum_k w_k u_k` (Goddard 2024).
+    """`W = sum_k w_k |v_k| m`, m the direction of `sum_k w_k u_k` (Goddard 2024).
 
-    `u_k` are the directions of tensors `v_k`: experts, or with `task_vectors` their task vectors, the base then being
-    added (mergekit given a base). w are the coefficients, over their sum with `normalize_weights`. Where directions
-    cancel, W is `sum_k w_k v_k` (mergekit: of two experts; of more it refuses). One expert alone is that expert,
-    whatever its weight, but coefficients that are all 0, or sum to 0 where that is divided by, give the base.
+    mergekit goes on from m by a step on the sphere, `exp_m(sum_k w_k (u_k - <u_k, m> m))`; that sum is 0, as m is the
+    direction of the mean itself. `u_k` are the directions of tensors `v_k`: experts, or with `task_vectors` their task
+    vectors, the base then being added (mergekit given a base). w are the coefficients, over their sum with
+    `normalize_weights`. Where directions cancel, W is `sum_k w_k v_k` (mergekit: of two experts; of more it refuses).
+    One expert alone is that expert, whatever its weight, but coefficients that are all 0, or sum to 0 where that is
+    divided by, give the base.
     """
 
     summary: ClassVar[str] = "weighted mean of the experts' directions on the sphere, at their mean length"
@@ -44,4 +46,4 @@ class MultiSlerp(span.InSpan):
         if facts.count == 1:
             return span.composition(vectors[0], task_vectors)
         weights = weights / total if normalize else weights
-        return span.composition(span.tangent_mean(vectors, facts.gram(), weights), task_vectors)
+        return span.composition(span.direction_mean(vectors, facts.gram(), weights), task_vectors)

@@ -47,7 +47,7 @@ class PCB(OnProcessed):
         ),
     }
     version: ClassVar[int] = 2
-    usual: ClassVar[float] = 1.0  # the published merge
+    usual = 1.0  # the published merge
 
     def __init__(self, options: Mapping[str, Option]) -> None:
         super().__init__(options)

@@ -10,7 +10,7 @@ import numpy as np
 from searchspaces.composition import Composition
 from searchspaces.facts.facts import Facts
 from searchspaces.method import LAMBDA, OnTaskVectors
-from searchspaces.option import Number, Option, Spec
+from searchspaces.option import Number, Spec
 from searchspaces.row import Row
 
 LEAST = 1e-6  # mergekit's divisor is at least this
@@ -41,11 +41,8 @@ class Sce(OnTaskVectors):
         "floor": Number(1e-6, 0.0, 1e-3, says="Experts weigh alike where the energies of a tensor sum to less."),
         "lambda": LAMBDA,
     }
-    usual: ClassVar[float] = 1.0  # the published merge
-
-    def __init__(self, options: Mapping[str, Option]) -> None:
-        super().__init__(options)
-        self.restores = False
+    usual = 1.0  # the published merge
+    restores = False
 
     def compose(self, row: Row, facts: Facts) -> Composition:
         """Weights c: shares of energy, which they do not touch, are gains and divisors."""

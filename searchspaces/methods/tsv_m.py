@@ -26,7 +26,7 @@ class TsvM(OnProcessed):
     matrix is averaged, `tau'_k` being `tau_k / K` there: vectors, kernels of convolutions, a layer's experts stored as
     one tensor. A matrix whose shorter side is less than K stays the base's. Singular values that are float32's rounding
     count as none, and directions that several experts have, to float32's rounding, are shared by them. One expert alone
-    stays itself.
+    stays itself, but for what a `share` below 1 cuts.
     """
 
     summary: ClassVar[str] = "task arithmetic on task matrices of low rank with orthogonalised singular vectors (TSV-M)"
@@ -42,7 +42,7 @@ class TsvM(OnProcessed):
         ),
     }
     version: ClassVar[int] = 2
-    usual: ClassVar[float] = 1.0  # the published merge
+    usual = 1.0  # the published merge
 
     def __init__(self, options: Mapping[str, Option]) -> None:
         super().__init__(options)

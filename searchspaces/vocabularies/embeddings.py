@@ -17,6 +17,7 @@ from searchspaces.cache.once import cache, made_once
 from searchspaces.models import shards
 from searchspaces.models.checkpoint import Checkpoint, read_json
 from searchspaces.models.hashes import content_hash
+from searchspaces.models.kept import read_again
 from searchspaces.vocabularies import tokens
 from searchspaces.vocabularies.token_rows import Plan
 
@@ -94,7 +95,7 @@ class _Writer:
                 tokens.extend(base, partial, self.plan.fresh)
 
         made_once(home, "embeddings of one vocabulary", int(1.05 * sum(s.bytes for s in specs)), make)
-        return Checkpoint.open(home, f"embeddings of one vocabulary (safe to remove) in {home}")
+        return read_again(home, lambda: Checkpoint.open(home, "embeddings of one vocabulary"))
 
     def _shape(self, tensor: str) -> tuple[int, ...]:
         shape, axis = self.models[""].tensors[tensor].shape, self.plan.axes[tensor]

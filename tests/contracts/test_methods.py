@@ -135,6 +135,14 @@ def test_the_weights_are_mergekits(case: dict, tmp_path: Path) -> None:
         torch.testing.assert_close(merged[name], tensor, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_the_coefficient_known_best_is_one_of_those_worth_asking(method: str) -> None:
+    flags = [n for n, s in load(method).options.items() if isinstance(s, Flag)]
+    for options in ({}, *({name: True} for name in flags), *({name: False} for name in flags)):
+        rule = rule_of(method, options)
+        assert rule.usual is None or rule.usual in rule.sweep
+
+
 COMPANIES = pytest.mark.parametrize(
     "names",
     [
