@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ from optimizer.views import kept as keeping
 from optimizer.views import report
 from optimizer.views.bundle import bundled
 from optimizer.views.kept import DETAILED, kept
+from searchspaces import CoefficientSpace
+from searchspaces.methods import METHODS, load
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -246,6 +249,26 @@ def test_names_and_tables_are_whole_where_there_is_little_room(
     page.close()
 
 
+def test_candidates_fit_a_desk_and_keep_their_names_in_view_where_they_do_not(browser: Browser, tmp_path: Path) -> None:
+    made = Made(tmp_path / "made", objectives=5)
+    made.more(60)
+    made.heldout(list(range(60)))
+    made.close()
+    address = report.write_report(Results(made.folder), tmp_path / "report.html").as_uri()
+    region = "document.querySelector('#candidates .scroll')"
+    page = at(browser, address, viewport={"width": 1280, "height": 800}).page
+    for shown in ("all", "failed"):
+        page.locator("#candidates select").select_option(shown)
+        assert page.evaluate(f"{region}.scrollWidth - {region}.clientWidth") <= 0
+    page.close()
+    page = at(browser, address, viewport=PHONE).page
+    page.evaluate(f"{region}.scrollLeft = 300")
+    left = "document.querySelector('#candidates tbody th').getBoundingClientRect().left"
+    assert page.evaluate(f"{region}.scrollLeft") == 300
+    assert abs(page.evaluate(f"{left} - {region}.getBoundingClientRect().left")) <= 1
+    page.close()
+
+
 TRACES = "document.querySelector('#front .figure').data.map((t) => [t.name, t.x, t.hovertext, t.text])"
 
 
@@ -306,6 +329,27 @@ def test_a_name_of_the_sweep_gives_way_to_a_crowd_of_points(
     holds(page, f"{TRACES}.some(([name]) => name === 'anchors')")
     names = {name: names for name, _, _, names in page.evaluate(TRACES)}["anchors"]
     assert ("global 0.1" in names) != crowd
+    page.close()
+
+
+def test_what_is_picked_is_in_view_while_sliders_are_dragged_on_a_phone(browser: Browser, explained: str) -> None:
+    page = at(browser, explained, "#/run/pico/pick", viewport=PHONE).page
+    bar, slider = page.locator(".at-once"), page.get_by_role("slider").first
+    slider.scroll_into_view_if_needed()
+    seen = set()
+    for weight, share in (("0", 0), ("100", 67)):
+        slider.fill(weight)
+        holds(page, f"document.querySelector('#worth output').textContent === '{share} %'")
+        box, over = bar.bounding_box(), slider.bounding_box()
+        assert box and over and over["y"] + over["height"] <= box["y"] <= box["y"] + box["height"] <= PHONE["height"]
+        assert bar.locator("a").inner_text() == page.locator("#answer-card h3").inner_text()
+        assert "null" not in page.locator("main").inner_text()
+        seen.add(bar.inner_text())
+    assert len(seen) == 2
+    page.get_by_label("At least").first.fill("7")
+    text(page, ".at-once", "No candidate")
+    page.set_viewport_size({"width": 1280, "height": 800})
+    assert not bar.is_visible(), "the answer itself is beside them"
     page.close()
 
 
@@ -388,6 +432,100 @@ def test_a_gap_within_its_error_is_neither_better_nor_worse(
     page = at(browser, address).page
     looked = page.locator("#sure tbody td:last-child").all_inner_texts()
     assert looked == ["not told apart", "better", "worse", "better"]
+    page.close()
+
+
+WORDS = {  # view -> words that it explains where they stand
+    "": ("hypervolume", "epsilon", "share", "coordinate", "anchors", "winner's curse", "gap", "sure", "rank", "stage"),
+    "#/run/pico/c/best": ("calibration", "held-out", "standard error", "recipe"),
+    "#/run/pico/pick": ("front", "anchors' range"),
+}
+
+
+@pytest.fixture(scope="module")
+def simulated(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """A run of simulated scores, whose best candidate is an anchor by name."""
+    made = Made(tmp_path_factory.mktemp("simulated") / "pico")
+    made.more(40)
+    made.heldout(list(range(40)))
+    made.close()
+    return Results(made.folder)
+
+
+@pytest.fixture(scope="module")
+def explained(simulated: Results, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    data = kept(simulated)
+    table = data["candidates"]
+    table["labels"] |= {table["numbers"][table["rank"].index(0)]: "global 0.2"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "kept", lambda results: data)
+        yield report.write_report(simulated, tmp_path_factory.mktemp("report") / "report.html").as_uri()
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_a_word_that_nobody_brings_along_is_explained_where_it_stands(
+    browser: Browser, explained: str, view: str
+) -> None:
+    seen = at(browser, explained, view)
+    page = seen.page
+    tip = page.locator(".tip")
+    for word in WORDS[view]:
+        node = page.locator(f'[data-word="{word}"]').first
+        node.focus()
+        said = tip.inner_text()
+        meaning = "document.getElementById(document.activeElement.getAttribute('aria-describedby')).textContent"
+        assert said and said == page.evaluate(meaning), "a screen reader is told the same"
+        page.keyboard.press("Escape")
+        assert not tip.is_visible()
+        page.evaluate("document.activeElement.blur()")
+        node.hover()
+        assert tip.inner_text() == said
+        box, words = tip.bounding_box(), node.bounding_box()
+        assert box and words and box["x"] >= 0 and box["x"] + box["width"] <= page.evaluate("innerWidth")
+        page.mouse.move(box["x"] + 15, box["y"] + box["height"] / 2, steps=8)
+        assert tip.is_visible(), "it can be pointed at"
+        page.mouse.move(0, 0)
+        assert not tip.is_visible()
+    for head in page.locator(".sort[data-word]").all()[:1]:
+        head.click()
+        assert tip.is_visible()
+        page.mouse.move(0, 0)
+        assert not tip.is_visible(), "rows that were sorted are seen"
+    quiet(seen, explained)
+    page.close()
+
+
+def test_a_tap_explains_a_word_and_another_takes_that_away(browser: Browser, explained: str) -> None:
+    page = at(browser, explained, viewport=PHONE, has_touch=True).page
+    text(page, "#front .about", "Every expert with the coefficient 0.2 in")
+    page.locator('[data-word="hypervolume"]').first.tap()
+    text(page, ".tip", "box")
+    page.locator("h1").tap()
+    assert not page.locator(".tip").is_visible()
+    page.close()
+
+
+def test_what_an_anchor_is_called_is_said_in_a_sentence(browser: Browser) -> None:
+    labels = [
+        label
+        for method in METHODS
+        for several in ([method], sorted({method, "task_arithmetic"}))
+        for label, _ in CoefficientSpace(
+            tensors=["a.weight", "b.weight"],
+            experts=["x (1)", "y"][: load(method).experts[1]],
+            method=several,
+            granularity="tensor",
+        ).anchors()
+    ]
+    assert {"base", "uniform", "global 0.3", "expert: x (1)"} <= set(labels)
+    page = opened(browser, "about:blank").page
+    module = 'modules["glossary.js"] ='
+    page.evaluate(bundled("glossary.js").replace(module, f"globalThis.glossary = {module}"))
+    others = ["start", "37", "stage 3", "uniformly"]
+    found = page.evaluate("(labels) => labels.map((label) => glossary.anchorSaid(label))", [*labels, *others])
+    assert None not in found[: 1 - len(others)] and found[1 - len(others) :] == [None, None, None]
+    sweep = [said for label, said in zip(labels, found, strict=False) if label.startswith("global 0.3")]
+    assert sweep and all("coefficient 0.3 in" in said for said in sweep)
     page.close()
 
 

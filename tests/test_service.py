@@ -124,6 +124,9 @@ def test_a_job_is_drafted_checked_and_refused_in_sentences(service: Served, worl
     found = client.check(yaml)
     assert found.ok and found.problems == [] and found.plan is not None
     assert found.plan["parameters"] > 0 and found.plan["budget"] == {**found.plan["budget"], "evaluations": 200}  # type: ignore[dict-item]
+    said = found.plan["said"]
+    assert isinstance(said, dict) and {"models", "a worker", "the pool", "one merge", "all merges"} <= set(said)
+    assert "at most 200 candidates: " in said["all merges"] and " by one worker" in said["all merges"]
     refused = client.check(yaml.replace("granularity: layer", "granularity: atom"))
     assert not refused.ok and "granularity" in refused.problems[0]
     missing = client.check(yaml.replace(str(home / "experts" / "spam"), "/nowhere"))

@@ -667,6 +667,71 @@ def test_the_token_leaves_the_address_at_once_and_opens_what_changes_things(
     seen.page.close()
 
 
+def test_a_candidates_log_wraps_within_itself_and_shows_its_own_line(browser: Browser, service: served.Served) -> None:
+    seen = at(browser, service, "#/run/trade/c/30", VIEWS["#/run/trade/c/best"], viewport=PHONE)
+    page = seen.page
+    own, log = page.locator("#log .mine"), page.locator("#log .log")
+    assert own.count() == 1 and own.inner_text().startswith("candidate 30 ")
+    inside, around = own.bounding_box(), log.bounding_box()
+    assert inside and around and around["height"] < PHONE["height"] / 2
+    assert around["x"] <= inside["x"] and inside["x"] + inside["width"] <= around["x"] + around["width"] + 1
+    assert around["y"] <= inside["y"] and inside["y"] + inside["height"] <= around["y"] + around["height"]
+    assert log.evaluate("(e) => e.scrollWidth - e.clientWidth") <= 0
+    quiet(seen, service)
+    page.close()
+
+
+PLAN = {
+    "experts": ["spam", "mood"],
+    "parameters": 1_200_000,
+    "dtype": "float32",
+    "workers": 4,
+    "worker_bytes": 2_000_000_000,
+    "on_cpu": True,
+    "available_bytes": 12_000_000_000,
+    "device_available_bytes": None,
+    "merge_seconds": 3.0,
+    "evaluations": 200,
+    "gradients": 0,
+    "warnings": [],
+    "cache_kinds": {"tables": {"bytes": 0}},
+    "said": {"a worker": f"a model of 1 GB {HOSTILE[0]}", "all merges": "at most 200 candidates:\n10 min"},
+    "budget": {"evaluations": 200, "hours": 2.0, "money": None},
+}
+
+
+@pytest.mark.parametrize(
+    ("plan", "free", "all_workers"),
+    [
+        (PLAN, "12.0 GB", "8.00 GB (4 at once)"),
+        (PLAN | {"on_cpu": False, "device_available_bytes": 80_000_000_000}, "80.0 GB", None),
+    ],
+)
+def test_what_a_check_found_is_told_in_a_table_and_in_sentences(
+    browser: Browser, service: served.Served, plan: dict[str, Any], free: str, all_workers: str | None
+) -> None:
+    seen = opened(browser, "about:blank", viewport=PHONE)
+    page = seen.page
+    answer = json.dumps({"ok": True, "problems": [], "plan": plan})
+    page.route("**/api/jobs/check", lambda route: route.fulfill(content_type="application/json", body=answer))
+    page.goto(f"{service.url}/#token={served.TOKEN}&/new?run=trade")
+    page.wait_for_function("() => document.querySelector('#job textarea')?.value.includes('trade')")
+    page.get_by_role("button", name="Check").click()
+    page.wait_for_selector("#job .plan table")
+    rows = dict(row.split("\t") for row in page.locator("#job .plan tbody").inner_text().splitlines())
+    assert rows.get("memory of all workers") == all_workers and rows["memory that is free"] == free
+    assert rows["hours at most"] == "2"
+    assert rows["writing all of them"].startswith("10 min by one worker") and "money at most" not in rows
+    page.locator("#job .plan summary").click()
+    said = page.locator("#job .plan dl").inner_text()
+    assert (
+        HOSTILE[0] in said and "10 min" in said and not re.search(r"[{}\[\]]|_bytes|null", said.replace(HOSTILE[0], ""))
+    )
+    assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+    quiet(seen, service)
+    page.close()
+
+
 def test_the_theme_is_the_systems_until_it_is_switched(browser: Browser, service: served.Served) -> None:
     seen = at(browser, service, "#/run/trade", "#front .trace path.point", color_scheme="dark")
     page = seen.page

@@ -9,16 +9,15 @@ from typing import Any
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 
+from optimizer.service.bodies import Message, Receive, body_of, sent_again
+from optimizer.service.refusals import Refused
 from optimizer.service.settings import Settings
 
 Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 READS = ("GET", "HEAD")
-MOST_BYTES = 2 << 20  # of what is sent here; a job has at most half of that
 EMPTY = "'sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU='"  # of the empty style attributes that Plotly sets
 POLICY = (
     f"default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-hashes' {EMPTY}; "
@@ -57,42 +56,47 @@ class Guard:
                     headers.setdefault("cache-control", "no-store")
             await send(message)
 
-        refusal = self._refusal(scope)
-        if refusal is not None:
-            status, text = refusal
-            await JSONResponse({"error": text}, status)(scope, receive, guarded)
+        try:
+            self._check(scope)
+            body = await body_of(receive)
+        except Refused as refused:
+            # what was not read of it may still be on its way: the next request is another connection's
+            close = {"connection": "close"} if refused.status in (408, 413) else None
+            await JSONResponse({"error": str(refused)}, refused.status, close)(scope, receive, guarded)
             return
-        await self._app(scope, _bounded(receive), guarded)
+        if body is not None:
+            await self._app(scope, sent_again(body, receive), guarded)
 
-    def _refusal(self, scope: Scope) -> tuple[int, str] | None:
-        """Status and reason, where a request is not let through."""
+    def _check(self, scope: Scope) -> None:
+        """Raises Refused where a request is not let through."""
         headers = Headers(scope=scope)
         hosts = headers.getlist("host")
         if len(hosts) != 1 or not self._settings.is_here(hosts[0]):
-            return 403, "this service is not asked for by that name; open the address that 'mergeopt serve' printed"
+            raise Refused(
+                403, "this service is not asked for by that name; open the address that 'mergeopt serve' printed"
+            )
         reads = scope["method"] in READS
         allowed = scope.setdefault("state", {})["may_write"] = self._has_token(headers)
         if reads:
             if not scope["path"].startswith("/api/"):
-                return None
+                return
             if headers.get("sec-fetch-site") == "cross-site" and not allowed:
-                return 403, "a page of elsewhere may ask for nothing here"
+                raise Refused(403, "a page of elsewhere may ask for nothing here")
             if not allowed and not self._settings.is_private(hosts[0]):
-                return 401, "on an address that others reach, reading wants the token too: 'Authorization: Bearer ...'"
-            return None
+                raise Refused(
+                    401, "on an address that others reach, reading wants the token too: 'Authorization: Bearer ...'"
+                )
+            return
         origin, site = headers.get("origin"), headers.get("sec-fetch-site", "same-origin")
         if site not in ("same-origin", "none") or (origin is not None and not _same(origin, hosts[0])):
-            return 403, "a page of elsewhere may change nothing here"
+            raise Refused(403, "a page of elsewhere may change nothing here")
         if not allowed:
-            return 401, "this needs the token that 'mergeopt serve' printed: 'Authorization: Bearer ...'"
+            raise Refused(401, "this needs the token that 'mergeopt serve' printed: 'Authorization: Bearer ...'")
         sent = headers.get("content-length", "0")
         if "transfer-encoding" in headers or sent != "0":
             kind = headers.get("content-type", "").partition(";")[0].strip().lower()
             if kind != "application/json":
-                return 400, "expected a body of JSON, as 'Content-Type: application/json' says"
-            if not sent.isdecimal() or int(sent) > MOST_BYTES:
-                return 400, f"a body has at most {MOST_BYTES} bytes, and says how many"
-        return None
+                raise Refused(400, "expected a body of JSON, as 'Content-Type: application/json' says")
 
     def _has_token(self, headers: Headers) -> bool:
         kind, _, said = headers.get("authorization", "").partition(" ")
@@ -104,16 +108,3 @@ class Guard:
 def _same(origin: str, host: str) -> bool:
     """Whether a page's origin is this service, under the name by which it was asked for."""
     return origin.lower() in (f"http://{host}".lower(), f"https://{host}".lower())
-
-
-def _bounded(receive: Receive) -> Receive:
-    """The body, cut off where it is longer than it may be, whatever its length was said to be."""
-    taken = 0
-
-    async def counted() -> Message:
-        nonlocal taken
-        message = await receive()
-        taken += len(message.get("body", b""))
-        return {"type": "http.disconnect"} if taken > MOST_BYTES else message
-
-    return counted

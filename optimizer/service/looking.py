@@ -23,7 +23,8 @@ from optimizer.views.importance import importance, most_important
 from optimizer.wording import redacted
 
 COUNT_SECONDS = 0.3  # how long an answer waits for what is counted beside it
-REFUSED: dict[int | str, dict[str, Any]] = {code: {"model": answers.Refusal} for code in (400, 401, 403, 404, 409, 422)}
+CODES = (400, 401, 403, 404, 408, 409, 413, 422)
+REFUSED: dict[int | str, dict[str, Any]] = {code: {"model": answers.Refusal} for code in CODES}
 
 MOST_COORDINATES = 200  # in one answer
 

@@ -7,6 +7,7 @@ import http.client
 import io
 import json
 import os
+import socket
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from ledgers import Made
 from served import TOKEN, Served, serving
 
 from optimizer.errors import JobError
+from optimizer.service import bodies
 from optimizer.service.serving import serve, token, token_file
 
 HOSTILE = (
@@ -247,7 +249,7 @@ def test_a_job_that_wants_more_than_it_may_is_refused(service: Served) -> None:
     large = service.ask("/api/jobs/check", method="POST", token=TOKEN, json={"yaml": "#" * 1_000_001})
     assert large.status_code == 422 and "1000000" in large.json()["error"]
     long = service.ask("/api/jobs/check", method="POST", token=TOKEN, json={"yaml": "x" * 3_000_000})
-    assert long.status_code == 400 and "bytes" in long.json()["error"]
+    assert long.status_code == 413 and "2097152 bytes" in long.json()["error"]
 
 
 def test_a_body_that_does_not_say_how_long_it_is_has_an_end(service: Served) -> None:
@@ -257,7 +259,26 @@ def test_a_body_that_does_not_say_how_long_it_is_has_an_end(service: Served) -> 
 
     headers = {"Content-Type": "application/json"}
     answer = service.ask("/api/jobs/check", method="POST", token=TOKEN, data=endless(), headers=headers)
-    assert answer.status_code == 400 and untouched(service)
+    assert answer.status_code == 413 and "2097152 bytes" in answer.json()["error"] and untouched(service)
+
+
+@pytest.mark.parametrize("method", ["POST", "GET"])
+@pytest.mark.parametrize(
+    ("length", "begun"),
+    [("Content-Length: 10", b""), ("Content-Length: 10", b'{"yaml"'), ("Transfer-Encoding: chunked", b"1\r\n{\r\n")],
+)
+def test_a_body_that_never_comes_is_not_waited_for(
+    service: Served, method: str, length: str, begun: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bodies, "BODY_SECONDS", 0.3)
+    parts = urlsplit(service.url)
+    path = "/api/jobs/check" if method == "POST" else "/api/version"
+    lines = (f"{method} {path} HTTP/1.1", f"Host: {parts.netloc}", f"Authorization: Bearer {TOKEN}", length)
+    with socket.create_connection((str(parts.hostname), parts.port or 0), timeout=60) as connection:
+        connection.sendall("\r\n".join([*lines, "Content-Type: application/json", "", ""]).encode() + begun)
+        said = b"".join(iter(lambda: connection.recv(1 << 16), b""))  # until the service closes it
+    head, _, body = said.partition(b"\r\n\r\n")
+    assert head.split()[1] == b"408" and "0.3 s" in json.loads(body)["error"] and untouched(service)
 
 
 def test_no_request_may_ask_for_code(service: Served) -> None:

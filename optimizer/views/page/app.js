@@ -1,6 +1,7 @@
 // Which view does the address ask for, and what is around it?
 import { el } from "./dom.js";
 import { themeSwitch } from "./theme.js";
+import { explainWords } from "./tips.js";
 import { Told } from "./told.js";
 
 // routes: [[pattern of the path, page, title of the window]]; a page gives {node, draw, dispose}. before() runs at
@@ -80,6 +81,7 @@ export function start(routes, before = () => {}) {
     if (view && view.draw) view.draw();
   };
   before();
+  explainWords();
   themeSwitch(document.getElementById("theme"), redraw);
   matchMedia("print").addEventListener("change", redraw); // paper is light, whatever the screen is
   addEventListener("hashchange", () => {

@@ -77,6 +77,14 @@ export function card(id, title, note, ...children) {
   );
 }
 
+// A log's lines, each with what of it has no room below its beginning; `mine(line)`: which are marked.
+export function fillLog(node, lines, mine = () => false) {
+  fill(
+    node,
+    lines.map((line) => el("span", { class: mine(line) ? "line mine" : "line" }, `${line}\n`)),
+  );
+}
+
 export const empty = (...text) => el("p", { class: "empty" }, text);
 
 // rows: [[cell, ...]]; a cell is text, a node, or [text, small print]. The first column heads its row.

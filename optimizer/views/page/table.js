@@ -1,12 +1,13 @@
 // How are ten thousand rows looked through? A page at a time, sorted by a column, the rows chosen elsewhere.
 import { button, el } from "./dom.js";
 import { whole } from "./format.js";
+import { explains } from "./glossary.js";
 
 const SHOWN = 50;
 
-// columns: [{title, value(i) to sort by, cell(i) -> text | node | [text, small print]}]; open(i) where a row
-// leads somewhere
-export function pagedTable(caption, columns, open) {
+// columns: [{title, word: what of the glossary it is, value(i) to sort by, cell(i) -> text | node | [text, small
+// print]}]; open(i) where a row leads somewhere; dense: small print below what it belongs to
+export function pagedTable(caption, columns, open, dense = false) {
   let rows = [],
     page = 0,
     by = null,
@@ -18,7 +19,7 @@ export function pagedTable(caption, columns, open) {
     el(
       "th",
       { scope: "col" },
-      button(c.title, () => sort(k), { class: "sort" }),
+      button(c.title, () => sort(k), { class: "sort", ...(c.word ? explains(c.word) : {}) }),
     ),
   );
   const back = button("Previous", () => turn(-1)),
@@ -28,8 +29,14 @@ export function pagedTable(caption, columns, open) {
     {},
     el(
       "div",
-      { class: "scroll tall", tabindex: "0", role: "region", "aria-label": caption },
-      el("table", {}, el("caption", { class: "hidden" }, caption), el("thead", {}, el("tr", {}, heads)), body),
+      { class: "scroll tall paged", tabindex: "0", role: "region", "aria-label": caption },
+      el(
+        "table",
+        dense ? { class: "dense" } : {},
+        el("caption", { class: "hidden" }, caption),
+        el("thead", {}, el("tr", {}, heads)),
+        body,
+      ),
     ),
     el("div", { class: "pager" }, said, back, forth),
   );

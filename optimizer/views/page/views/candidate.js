@@ -1,7 +1,8 @@
 // What is one candidate: its scores, what it is made of, how it was asked, and how it leaves as a checkpoint?
 import { drawHeat, drawOrigins } from "../charts/heat.js";
-import { card, el, empty, labelled, plainTable, select } from "../dom.js";
+import { card, el, empty, fillLog, labelled, plainTable, select } from "../dom.js";
 import { cut, duration, number, percent, plusMinus, shell, whole } from "../format.js";
+import { anchorNote, term } from "../glossary.js";
 import { erase } from "../plot.js";
 import { comparisonPart } from "./candidate_compare.js";
 import { exportPart } from "./candidate_export.js";
@@ -31,10 +32,14 @@ export function candidateView(data, on) {
       on.compare(event.target.value.trim());
     },
   });
+  const log = el("pre", { class: "log", tabindex: "0", "aria-label": "Log" }),
+    ours = new RegExp(`^candidate ${c.number}\\b`);
+  fillLog(log, data.log && data.log.length ? data.log : ["Nothing was logged."], (line) => ours.test(line));
   const node = el(
     "div",
     {},
     title(run, c, leaving.button, !!on.export),
+    anchorNote(c.label),
     c.failure ? el("p", { class: "notice bad" }, `Failed: ${c.failure}`) : null,
     leaving.node,
     el(
@@ -43,7 +48,15 @@ export function candidateView(data, on) {
       card(
         "scores",
         "Scores",
-        "Every metric, on calibration items, which the search saw, and on held-out ones, with one standard error.",
+        [
+          "Every metric, on ",
+          term("calibration"),
+          " items, which the search saw, and on ",
+          term("held-out"),
+          " ones, with one ",
+          term("standard error"),
+          ".",
+        ],
         scores(run, c),
         sureText(c.sure, c.sure_heldout),
       ),
@@ -59,21 +72,15 @@ export function candidateView(data, on) {
     card(
       "coefficients",
       "Coefficients",
-      "Rows are groups of tensors, columns experts. With another candidate chosen above: this one less that one.",
+      [
+        term("coefficients", "How much"),
+        " of each expert: rows are groups of tensors, columns experts. With another candidate chosen above: this one " +
+          "less that one.",
+      ],
       what,
       settings(c),
     ),
-    data.log &&
-      card(
-        "log",
-        "Log",
-        null,
-        el(
-          "pre",
-          { class: "log", tabindex: "0", "aria-label": "Log" },
-          data.log.length ? data.log.join("\n") : "Nothing was logged.",
-        ),
-      ),
+    data.log && card("log", "Log", "The run's last lines; this candidate's are marked.", log),
   );
 
   function drawn() {
@@ -109,6 +116,8 @@ export function candidateView(data, on) {
     draw() {
       drawn();
       versus.draw(found);
+      const mine = log.querySelector(".mine"); // once it has a size: the latest, or what is of this one
+      log.scrollTop = mine ? mine.offsetTop - log.clientHeight / 2 : log.scrollHeight;
     },
     // what the service says of it and another, or null
     compared(now) {
@@ -200,8 +209,8 @@ function scores(run, c) {
 
 function facts(c) {
   const rows = [
-    ["stage", c.stage],
-    ["recipe", el("code", {}, c.recipe)],
+    [term("stage"), c.stage],
+    [term("recipe"), el("code", {}, c.recipe)],
     ["time", duration(c.seconds)],
     ["worker", c.worker],
     ["attempts", c.attempts],

@@ -2,6 +2,7 @@
 import { card, el, labelled, plainTable, select } from "../dom.js";
 import { better, cut, number, whole } from "../format.js";
 import { colour, draw, erase, plain, STAGES } from "../plot.js";
+import { term } from "../glossary.js";
 import { runAddress } from "../address.js";
 
 // data: {names, refused: text | null, objectives, runs: [Front]} as the service says them
@@ -33,7 +34,15 @@ export function compareView(data) {
     card(
       "fronts",
       "Fronts",
-      "Each run's front, on the calibration items that they share. Open: held-out.",
+      [
+        "Each run's ",
+        term("front"),
+        ", on the ",
+        term("calibration"),
+        " items that they share. Open: ",
+        term("held-out"),
+        ".",
+      ],
       el(
         "div",
         { class: "controls" },
@@ -47,7 +56,13 @@ export function compareView(data) {
       "Runs",
       null,
       plainTable(
-        ["run", "on the front", "hypervolume", "answered", ...data.objectives.map((o) => `best ${cut(o.name, 30)}`)],
+        [
+          "run",
+          "on the front",
+          term("hypervolume"),
+          "answered",
+          ...data.objectives.map((o) => `best ${cut(o.name, 30)}`),
+        ],
         data.runs.map((f, i) => [
           el(
             "span",
@@ -72,9 +87,15 @@ export function compareView(data) {
     card(
       "against",
       "Who falls short of whom",
-      "How far the front of the row is from that of the column, in units of the row's anchors' range: " +
-        "IGD+ (0: all that the other reaches is reached here), and epsilon, the least shift by which it " +
-        "covers the other's.",
+      [
+        "How far the front of the row is from that of the column, in units of the row's ",
+        term("anchors' range"),
+        ": ",
+        term("IGD+"),
+        " (0: all that the other reaches is reached here), and ε, ",
+        term("epsilon"),
+        ", the least shift by which it covers the other's.",
+      ],
       plainTable(
         ["front of", ...data.runs.map((f) => cut(f.name, 40))],
         data.runs.map((f) => [

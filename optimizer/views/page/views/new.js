@@ -173,65 +173,59 @@ function pairs(what, name, path) {
   };
 }
 
+// What people ask of a plan first; what is not known, or none, is left out.
+const budgetOf = (unit, said) => [said, (p) => (p.budget && p.budget[unit] ? whole(p.budget[unit]) : "")];
+const size = (n) => (n ? bytes(n) : "");
 const TOLD = [
-  ["experts", "experts"],
-  ["parameters", "parameters"],
-  ["dtype", "dtype"],
-  ["workers", "workers at once"],
-  ["worker_bytes", "memory of a worker"],
-  ["pool_bytes", "models on disk"],
-  ["available_bytes", "memory that is free"],
-  ["cache_bytes", "cache"],
-  ["merge_seconds", "writing one candidate"],
-  ["budget, evaluations", "evaluations"],
-  ["budget, hours", "hours at most"],
-  ["budget, gpu_hours", "GPU hours at most"],
-  ["budget, money", "money at most"],
-  ["budget, price_per_hour", "price an hour"],
-  ["warnings", "but"],
-  ["cache_said", "cache"],
+  ["experts", (p) => (p.experts || []).join(", ")],
+  ["parameters", (p) => (p.parameters ? `${whole(p.parameters)}${p.dtype ? `, in ${p.dtype}` : ""}` : "")],
+  ["memory of a worker", (p) => size(p.worker_bytes)],
+  [
+    "memory of all workers",
+    (p) =>
+      p.on_cpu && p.workers > 1 && p.worker_bytes
+        ? `${bytes(p.workers * p.worker_bytes)} (${whole(p.workers)} at once)`
+        : "",
+  ],
+  ["memory that is free", (p) => size(p.on_cpu ? p.available_bytes : p.device_available_bytes)],
+  ["models on disk", (p) => size(p.pool_bytes)],
+  ["cache", (p) => (p.cache_bytes ? `at most ${bytes(p.cache_bytes)}: ${p.cache_said}` : "")],
+  ["writing one candidate", (p) => (p.merge_seconds ? duration(p.merge_seconds) : "")],
+  [
+    "writing all of them",
+    (p) =>
+      p.merge_seconds && p.evaluations
+        ? `${duration((p.evaluations + (p.gradients || 0)) * p.merge_seconds)} by one worker; scoring them comes on top`
+        : "",
+  ],
+  ["evaluations", (p) => (p.evaluations ? whole(p.evaluations) : "")],
+  budgetOf("hours", "hours at most"),
+  budgetOf("gpu_hours", "GPU hours at most"),
+  budgetOf("money", "money at most"),
+  budgetOf("price_per_hour", "price an hour"),
+  ["but", (p) => (p.warnings || []).join("; ")],
 ];
 
-// What `mergeopt check --paper` says: what people ask for first, all of it at a click.
+// What `mergeopt check --paper` says: what people ask for first, and all of it, in its sentences, at a click.
 function planned(plan) {
   if (!plan) return "";
-  const flat = (value, at) =>
-    value !== null && typeof value === "object" && !Array.isArray(value)
-      ? Object.entries(value).flatMap(([k, v]) => flat(v, at ? `${at}, ${k}` : k))
-      : [
-          [
-            at,
-            Array.isArray(value)
-              ? value.map((v) => (typeof v === "object" ? JSON.stringify(v) : String(v))).join("; ")
-              : String(value),
-          ],
-        ];
-  const all = flat(plan, ""),
-    known = new Map(all),
-    first = TOLD.filter(([key]) => ![undefined, "", "null", "0"].includes(known.get(key)));
   return el(
     "div",
-    {},
+    { class: "plan" },
     plainTable(
       ["what it needs", ""],
-      first.map(([key, said]) => [said, value(key, known.get(key))]),
+      TOLD.map(([said, of]) => [said, of(plan)]).filter(([, text]) => text),
       "What the job needs",
     ),
     el(
       "details",
       {},
       el("summary", {}, "All that the check says"),
-      plainTable(
-        ["", ""],
-        all.map(([k, v]) => [k.replace(/_/g, " "), v]),
-        "All that the check says",
+      el(
+        "dl",
+        { class: "facts" },
+        Object.entries(plan.said || {}).map(([what, text]) => [el("dt", {}, what), el("dd", {}, text)]),
       ),
     ),
   );
-}
-
-function value(key, text) {
-  const number = Number(text);
-  if (text === "" || Number.isNaN(number)) return text;
-  return key.endsWith("_bytes") ? bytes(number) : key.endsWith("_seconds") ? duration(number) : whole(number);
 }

@@ -2,8 +2,9 @@
 import { labelOf } from "../charts/framing.js";
 import { drawFront, zoomTick } from "../charts/front.js";
 import { boxOf, preferred } from "../choosing.js";
-import { breakable, card, el, empty, labelled, plainTable, select, svg, tick } from "../dom.js";
-import { better, cut, number, plusMinus, whole } from "../format.js";
+import { breakable, card, el, empty, fill, labelled, plainTable, select, svg, tick } from "../dom.js";
+import { better, cut, number, plusMinus, unshared, whole } from "../format.js";
+import { anchorNote, term } from "../glossary.js";
 import { erase } from "../plot.js";
 import { candidateAddress, runAddress } from "../address.js";
 
@@ -21,6 +22,8 @@ export function pickView(data) {
     zoom = zoomTick(how, () => drawn());
   const figure = el("div", { class: "figure" }),
     answer = el("div", { class: "about", "aria-live": "polite", "aria-label": "The answer" }),
+    atOnce = el("div", { class: "at-once" }), // where the answer lies below its sliders: in view while they move
+    short = unshared(run.objectives.map((o) => o.name)),
     strips = run.objectives.map((_, k) => strip(table, k));
   const names = run.objectives.map((o, i) => [i, cut(o.name, 60)]);
   let waiting = 0,
@@ -49,10 +52,15 @@ export function pickView(data) {
             card(
               "worth",
               "What is each objective worth?",
-              "Drag: the answer is the candidate of the front with the best weighted mean, each " +
-                "objective in units of the anchors' range. The strip shows where the front's candidates " +
-                "lie, and the answer among them.",
+              [
+                "Drag: the answer is the candidate of the ",
+                term("front"),
+                " with the best weighted mean, each objective in units of the ",
+                term("anchors' range"),
+                ". The strip shows where the front's candidates lie, and the answer among them.",
+              ],
               run.objectives.map(slider),
+              atOnce,
             ),
             card("answer-card", "The answer", null, answer),
           ),
@@ -160,7 +168,10 @@ export function pickView(data) {
       s.value.textContent = order.length ? number(table.values[k][order[0]]) : "–";
     });
     if (order.length) answered(order);
-    else answer.replaceChildren(empty("No candidate of the front meets these bounds: loosen one."));
+    else {
+      answer.replaceChildren(empty("No candidate of the front meets these bounds: loosen one."));
+      fill(atOnce, "No candidate meets these bounds.");
+    }
     const before = place;
     place = order.length ? order[0] : -1;
     if (anew || place !== before) drawn();
@@ -169,8 +180,15 @@ export function pickView(data) {
   function answered(order) {
     const i = order[0],
       address = (j) => candidateAddress(run.name, table.numbers[j]);
-    answer.replaceChildren(
+    fill(
+      atOnce,
+      el("a", { href: address(i) }, `candidate ${cut(labelOf(table, i), 30)}`),
+      short.map((name, k) => el("span", { class: "scores" }, `${cut(name, 24)} ${number(table.values[k][i])}`)),
+    );
+    fill(
+      answer,
       el("h3", {}, el("a", { href: address(i) }, `candidate ${cut(labelOf(table, i), 50)}`)),
+      anchorNote(labelOf(table, i)),
       plainTable(
         ["objective", "calibration", "held-out"],
         run.objectives.map((o, k) => [

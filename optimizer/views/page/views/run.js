@@ -1,8 +1,9 @@
 // How does one run stand? Its front, its progress, which values go together, what matters, and every candidate.
 import { drawCurve, stageColours } from "../charts/curve.js";
 import { shares } from "../charts/small.js";
-import { card, el, empty, fill, labelled, plainTable, reselect, select } from "../dom.js";
+import { card, el, empty, fill, fillLog, labelled, plainTable, reselect, select } from "../dom.js";
 import { cut, signed, whole } from "../format.js";
+import { term } from "../glossary.js";
 import { erase } from "../plot.js";
 import { candidatesPart } from "./run_candidates.js";
 import { frontPart } from "./run_front.js";
@@ -59,15 +60,21 @@ export function runView(data, on) {
       card(
         "progress",
         "Progress",
-        "Hypervolume: the share of the box between the anchors' best and worst that the front dominates. " +
-          "Dotted: epsilon, how far the anchors alone fall short of the front.",
+        [
+          term("hypervolume", "Hypervolume"),
+          ": how much the front dominates, in units of the box between the ",
+          term("anchors"),
+          "' best and worst. Dotted: ",
+          term("epsilon"),
+          ", how far the anchors alone fall short of the front.",
+        ],
         curve,
         stages,
       ),
       card(
         "importance",
         "What matters",
-        "The share of a metric's variation that each coordinate explains.",
+        ["The ", term("share"), " of a metric's variation that each ", term("coordinate"), " explains."],
         el("div", { class: "controls" }, labelled("of", metric)),
         weights,
       ),
@@ -85,7 +92,7 @@ export function runView(data, on) {
     weigh(now.importance);
     if (!now.log) return;
     const end = lines.scrollTop + lines.clientHeight >= lines.scrollHeight - 4;
-    lines.textContent = now.log.length ? now.log.join("\n") : "Nothing was logged yet.";
+    fillLog(lines, now.log.length ? now.log : ["Nothing was logged yet."]);
     if (end)
       requestAnimationFrame(() => {
         lines.scrollTop = lines.scrollHeight;
@@ -173,7 +180,7 @@ function showStages(node, stages, colours) {
 // What each stage gained, in the curve's colours.
 function stageTable(stages, colours) {
   return plainTable(
-    ["stage", "candidates", "gain"],
+    [term("stage"), "candidates", term("gain")],
     stages.map((s) => [
       el(
         "span",

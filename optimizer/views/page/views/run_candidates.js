@@ -1,7 +1,8 @@
 // Which candidates are there? Every one, filtered, sorted, a page at a time.
 import { labelOf } from "../charts/framing.js";
-import { card, el, labelled, select, tick } from "../dom.js";
+import { breakable, card, el, labelled, select, tick } from "../dom.js";
 import { cut, duration, number, percent, plusMinus, probability } from "../format.js";
+import { term } from "../glossary.js";
 import { pagedTable } from "../table.js";
 import { candidateAddress } from "../address.js";
 
@@ -14,6 +15,8 @@ const SHOWN = [
   ["failed", "failed"],
 ];
 
+const FEW = 3; // objectives whose standard errors have room beside the scores
+
 export function candidatesPart(data, state, choose) {
   let last = data,
     shown = "front",
@@ -23,6 +26,7 @@ export function candidatesPart(data, state, choose) {
   const columns = [
     {
       title: "candidate",
+      word: "anchors",
       value: (i) => t().numbers[i],
       cell: (i) => [
         el("a", { href: candidateAddress(last.run.name, t().numbers[i]) }, cut(labelOf(t(), i), 40)),
@@ -31,34 +35,41 @@ export function candidatesPart(data, state, choose) {
     },
     {
       title: "rank",
+      word: "rank",
       value: (i) => (t().rank[i] < 0 ? null : t().rank[i]),
       cell: (i) =>
         t().failed[i]
-          ? ["failed", ` ${cut(t().reasons[t().numbers[i]] ?? "", 80)}`]
+          ? ["failed", el("span", { class: "why" }, cut(t().reasons[t().numbers[i]] ?? "", 80))]
           : t().share[i] < 1
             ? `from ${percent(t().share[i])}`
             : t().rank[i] < 0
               ? "repeats"
               : String(t().rank[i] + 1),
     },
+    { title: "sure", word: "sure", value: (i) => t().sure[i], cell: (i) => probability(t().sure[i]) },
     ...data.run.objectives.flatMap((o, k) => [
       {
-        title: cut(o.name, 32),
+        title: breakable(cut(o.name, 32)),
         value: (i) => t().values[k][i],
         cell: (i) => [number(t().values[k][i]), plusMinus(t().stderr[k][i])],
       },
       {
         title: "held-out",
+        word: "held-out",
         value: (i) => t().heldout[k][i],
         cell: (i) =>
           t().heldout[k][i] === null ? "–" : [number(t().heldout[k][i]), plusMinus(t().heldout_stderr[k][i])],
       },
     ]),
-    { title: "sure", value: (i) => t().sure[i], cell: (i) => probability(t().sure[i]) },
-    { title: "stage", value: (i) => t().stages[t().stage[i]], cell: (i) => cut(t().stages[t().stage[i]] ?? "", 30) },
+    {
+      title: "stage",
+      word: "stage",
+      value: (i) => t().stages[t().stage[i]],
+      cell: (i) => cut(t().stages[t().stage[i]] ?? "", 30),
+    },
     { title: "time", value: (i) => t().seconds[i], cell: (i) => duration(t().seconds[i]) },
   ];
-  const table = pagedTable("Candidates", columns, (i) => choose(t().numbers[i]));
+  const table = pagedTable("Candidates", columns, (i) => choose(t().numbers[i]), data.run.objectives.length > FEW);
   const find = el("input", {
     type: "search",
     placeholder: "number, label, stage or recipe",
@@ -70,8 +81,17 @@ export function candidatesPart(data, state, choose) {
   const node = card(
     "candidates",
     "Candidates",
-    "The best mean first (each objective in units of the anchors' range). Calibration scores chose the " +
-      "front: trust the held-out ones.",
+    [
+      "The best mean first (each objective in units of the ",
+      term("anchors' range"),
+      "). ",
+      term("calibration", "Calibration"),
+      " scores chose the ",
+      term("front"),
+      ": trust the ",
+      term("held-out"),
+      " ones.",
+    ],
     el(
       "div",
       { class: "controls" },

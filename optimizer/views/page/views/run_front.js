@@ -3,6 +3,7 @@ import { labelOf } from "../charts/framing.js";
 import { drawFront, zoomTick } from "../charts/front.js";
 import { breakable, card, el, empty, fill, labelled, plainTable, select, tick } from "../dom.js";
 import { cut, number, plusMinus, probability } from "../format.js";
+import { anchorNote, term } from "../glossary.js";
 import { erase } from "../plot.js";
 import { candidateAddress } from "../address.js";
 
@@ -13,9 +14,6 @@ const KEY = [
   ["square", "models as they are"],
   ["dot faint", "dominated"],
 ];
-const NOTE =
-  "Each point is a merge: filled by calibration items, which the search saw, open by held-out ones. Bars " +
-  "are one standard error. Click a point to see it here.";
 
 export function frontPart(data, state, choose) {
   const m = data.run.objectives.length,
@@ -36,7 +34,15 @@ export function frontPart(data, state, choose) {
   const node = card(
     "front",
     "Front",
-    NOTE,
+    [
+      "Each point is a merge: filled by ",
+      term("calibration"),
+      " items, which the search saw, open by ",
+      term("held-out"),
+      " ones. Bars are one ",
+      term("standard error"),
+      ". Click a point to see it here.",
+    ],
     el(
       "div",
       { class: "controls" },
@@ -63,7 +69,7 @@ export function frontPart(data, state, choose) {
         el(
           "ul",
           { class: "key", "aria-label": "Key" },
-          KEY.map(([mark, text]) => el("li", {}, el("i", { class: `mark ${mark}` }), text)),
+          KEY.map(([mark, text]) => el("li", {}, el("i", { class: `mark ${mark}` }), term(text))),
         ),
       ),
       about,
@@ -126,11 +132,12 @@ export function frontPart(data, state, choose) {
       el(
         "h3",
         {},
-        state.chosen === null ? "Best mean: " : "",
+        state.chosen === null ? [term("best mean", "Best mean"), ": "] : "",
         el("a", { href: address }, cut(label, 60)),
         label === String(n) ? "" : el("small", {}, ` (${n})`),
       ),
       el("p", { class: "soft" }, marks.join(" · ")),
+      anchorNote(label),
       plainTable(
         ["metric", "calibration", "held-out"],
         last.run.objectives.map((o, k) => [

@@ -3,13 +3,22 @@ import { newAddress, runAddress } from "../address.js";
 import { pill, progress } from "../charts/small.js";
 import { breakable, button, el, fill } from "../dom.js";
 import { ago, duration, number, shell, spentText, whole } from "../format.js";
+import { term } from "../glossary.js";
 
 const KINDS = ["csv", "json", "parquet"];
 
 // on: {stop, cancel, resume, download} where there is a server; else the commands are told
 export function headPart(data, on) {
   const status = el("span"),
-    tiles = el("dl", { class: "tiles" }),
+    time = el("span"),
+    names = ["answered", ["on the ", term("front")], term("hypervolume"), "failed", time, "spent"],
+    titles = [...names, term("driver"), term("method")],
+    facts = titles.map(() => el("dd")), // their texts change, and a word that is being read about stays
+    tiles = el(
+      "dl",
+      { class: "tiles" },
+      titles.map((name, i) => el("div", {}, el("dt", {}, name), facts[i])),
+    ),
     verdict = el("p", { class: "verdict" }),
     actions = el("div", { class: "actions" }),
     bar = el("div", {}),
@@ -47,22 +56,18 @@ export function headPart(data, on) {
     fill(phase, said(run, table, on));
     phase.hidden = !phase.textContent;
     const front = table.front.reduce((n, f) => n + (f ? 1 : 0), 0);
-    const facts = [
-      ["answered", `${whole(run.answered)} of ${whole(run.evaluations)}`],
-      ["on the front", whole(front)],
-      ["hypervolume", number(run.hypervolume)],
-      ["failed", whole(run.failed)],
-      run.status === "running" ? ["time left", duration(run.eta_seconds)] : ["changed", ago(run.updated)],
-      ["spent", spentText(run.spent)],
-      ["driver", run.driver],
-      ["method", run.method],
+    const values = [
+      `${whole(run.answered)} of ${whole(run.evaluations)}`,
+      whole(front),
+      number(run.hypervolume),
+      whole(run.failed),
+      run.status === "running" ? duration(run.eta_seconds) : ago(run.updated),
+      spentText(run.spent),
+      run.driver,
+      run.method,
     ];
-    fill(
-      tiles,
-      facts.map(([what, value]) =>
-        el("div", {}, el("dt", {}, what), el("dd", {}, value === null || value === undefined ? "–" : breakable(value))),
-      ),
-    );
+    time.textContent = run.status === "running" ? "time left" : "changed";
+    facts.forEach((dd, i) => fill(dd, values[i] === null || values[i] === undefined ? "–" : breakable(values[i])));
     const constraints = (run.constraints || []).length ? `Where ${run.constraints.join(", ")}. ` : "";
     verdict.textContent = [constraints, run.error || "", run.verdict || ""].join("");
     verdict.hidden = !verdict.textContent;

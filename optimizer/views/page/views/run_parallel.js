@@ -2,10 +2,8 @@
 import { keptBy, parallelChart } from "../charts/parallel.js";
 import { button, card, el, empty } from "../dom.js";
 import { cut, unshared, whole } from "../format.js";
+import { term } from "../glossary.js";
 
-const NOTE =
-  "Objectives, then the coordinates that matter most. Drag along an axis to keep only what passes " +
-  "through: front and table follow. A click clears an axis.";
 const MOST = 5; // objectives among the axes
 
 // selected(kept) at the end of a drag; kept: a Uint8Array over the places of the table, null where nothing is brushed
@@ -17,7 +15,12 @@ export function parallelPart(data, selected) {
   const node = card(
     "parallel",
     "Parallel coordinates",
-    NOTE,
+    [
+      "Objectives, then the ",
+      term("coordinate", "coordinates"),
+      " that matter most. Drag along an axis to keep only what passes through: front and table follow. A click " +
+        "clears an axis.",
+    ],
     figure,
     said,
     el("details", {}, el("summary", {}, "Ranges as numbers"), fields),

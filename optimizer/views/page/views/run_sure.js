@@ -2,11 +2,8 @@
 import { labelOf } from "../charts/framing.js";
 import { card, el, empty, fill, plainTable } from "../dom.js";
 import { candidateAddress } from "../address.js";
+import { term } from "../glossary.js";
 import { cut, number, percent, plusMinus, probability, shell, signed, untold, whole } from "../format.js";
-
-const NOTE =
-  "Scores on calibration items, which chose the front, look better than they are (the winner's curse). " +
-  "The gap: calibration less held-out, the mean over the front.";
 
 // data: {run, table}
 export function surePart(data) {
@@ -15,11 +12,17 @@ export function surePart(data) {
   const node = el(
     "div",
     { class: "pair" },
-    card("sure", "How sure the front is", NOTE, about),
+    card("sure", "How sure the front is", curseNote(), about),
     card(
       "items",
       "Items",
-      "What the scores are of: calibration items, which the search saw, and held-out ones, which it never did.",
+      [
+        "What the scores are of: ",
+        term("calibration"),
+        " items, which the search saw, and ",
+        term("held-out"),
+        " ones, which it never did.",
+      ],
       items,
     ),
   );
@@ -29,7 +32,7 @@ export function surePart(data) {
       about,
       run.curse.length
         ? plainTable(
-            ["objective", "gap", "it looked"],
+            ["objective", term("gap"), "it looked"],
             run.curse.map((gap) => [
               cut(gap.objective, 60),
               [signed(gap.value), plusMinus(gap.stderr)],
@@ -59,6 +62,12 @@ export function surePart(data) {
   update(data);
   return { node, update };
 }
+
+const curseNote = () => [
+  "Scores on calibration items, which chose the front, look better than they are (the ",
+  term("winner's curse"),
+  "). The gap: calibration less held-out, the mean over the front.",
+];
 
 function looked(run, { objective, value, stderr }) {
   if (untold(value, stderr)) return "not told apart";
@@ -94,7 +103,8 @@ function knee(run, t) {
     : el(
         "p",
         { id: "knee" },
-        "Knee: ",
+        term("knee", "Knee"),
+        ": ",
         el("a", { href: candidateAddress(run.name, run.knee) }, `candidate ${run.knee}`),
         ` (${run.objectives.map((o, k) => `${cut(o.name, 40)} ${number(t.values[k][i])}`).join(", ")}), ` +
           "furthest below the line through the front's extremes.",
@@ -106,7 +116,7 @@ function fidelity(found) {
   if (!found) return null;
   const said = [
     ["first on", found.rungs.length ? `${found.rungs.map(whole).join(", then ")} of each task` : null],
-    ["told from some items", `${whole(found.partly)} candidates: estimates, on no front`],
+    [term("told from some items"), `${whole(found.partly)} candidates: estimates, on no front`],
     ["scored on all", `${whole(found.whole)} candidates`],
     ["time", found.time === null ? null : `${percent(found.time)} of what all on all would take`],
     [

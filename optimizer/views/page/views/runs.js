@@ -3,6 +3,7 @@ import { candidateAddress, runAddress } from "../address.js";
 import { pill, progress, spark } from "../charts/small.js";
 import { button, el, empty } from "../dom.js";
 import { ago, cut, duration, number, spentText, whole } from "../format.js";
+import { term } from "../glossary.js";
 
 // first: [Summary], of `folder`; on: {compare(names)}
 export function runsView(first, folder, on) {
@@ -35,7 +36,16 @@ export function runsView(first, folder, on) {
             "with mergeopt serve --runs FOLDER.",
         ),
       );
-    const titles = ["", "Run", "Progress", "Best so far", "Hypervolume", "Time left", "Spent", "Changed"];
+    const titles = [
+      "",
+      "Run",
+      "Progress",
+      term("best mean", "Best so far"),
+      term("hypervolume", "Hypervolume"),
+      "Time left",
+      "Spent",
+      "Changed",
+    ];
     return list.replaceChildren(
       el(
         "table",
