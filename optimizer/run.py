@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from optimizer.errors import RunError
 from optimizer.jobs import room
 from optimizer.jobs.assemble import build_driver, build_executor
-from optimizer.jobs.assembled import assembled
 from optimizer.jobs.changes import changed_content, differences, identity
 from optimizer.jobs.job import Hashes, Job
+from optimizer.jobs.run_search import assembled
 from optimizer.output import logs
 from optimizer.record import files
 from optimizer.record.copied import no_copy

@@ -44,6 +44,10 @@ def test_each_of_a_table_is_listed_and_told_whole(
     assert whole.startswith(f"{last['name']}: {last['summary']}\n")
     assert all(f"\n  {option}  {told['kind']}" in whole for option, told in last["options"].items())
     assert all(told.get("says", "") in whole for told in last["options"].values())
+    for option, told in last["options"].items():
+        assert all(f"{option}: {written}" in whole for written in told.get("written", []))
+    assert ("it searches coefficients alone" in whole) == last.get("linear", False)
+    assert ("with `head: EXPERT`" in whole) == bool(last.get("statistics"))
     message = said(capsys, command, last["name"][:-1] + "x", code=2)
     assert f"did you mean {last['name']!r}" in message and "Traceback" not in message
 
@@ -71,6 +75,11 @@ def test_what_a_method_is_in_a_job_is_a_job(name: str) -> None:
     parsed = Space.model_validate(space)
     CoefficientSpace(["h.0.w"], ["a", "b"][: max(2, least)][: found["experts"][1]], parsed.method, parsed.said)
     for option, told in found["options"].items():
+        for written in told["written"]:  # as it is printed, but for a list to be filled in
+            if not told["prepared"]:
+                way = Space.model_validate({"options": YAML(typ="safe", pure=True).load(f"{option}: {written}")})
+                made = CoefficientSpace(["h.0.w"], ["a", "b"][: found["experts"][1]], name, way.said)
+                assert [name for name, *_ in made.searched] == [option]
         if told["search"] != "needs low and high" and not told["prepared"]:
             made = CoefficientSpace(["h.0.w"], ["a", "b"][: found["experts"][1]], name, {option: "search"})
             low, high = (made.domain.low[-1], made.domain.high[-1])

@@ -85,7 +85,8 @@ def test_who_waits_for_workers_is_told_so(
     running = executor(cluster, {"start_seconds": 0.7}, workers=1, cpus=1)
     with caplog.at_level(logging.WARNING):
         running.start()
-    assert "no worker is ready; 1 is" in caplog.text
+    said = [r.getMessage() for r in caplog.records if "no worker is ready; 1 is" in r.getMessage()]
+    assert said and len(said) == len(set(said))  # once, as long as it is the same
     running.close()
     cluster.remove_node(node)
 

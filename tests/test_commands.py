@@ -109,7 +109,11 @@ def test_from_models_to_an_export(
     refused = capsys.readouterr().err
     assert "or one of: " in refused and "expert: spam" in refused and "uniform" in refused and "NAME" not in refused
     assert "spam.accuracy" in run("show", "first")
-    assert "its scores on reload are those of the ledger" in run("export", "first", "best", "--out", "merged")
+    exported = run("export", "first", "best", "--out", "merged")
+    assert "its scores on reload are those of the ledger" in exported
+    why = next(line for line in exported.splitlines() if line.startswith("mergekit cannot express it: "))
+    assert "mergekit fails on BertModel" in why
+    assert f"{why}." in (world / "merged" / "README.md").read_text().replace("`", "")
     assert (world / "merged" / "model.safetensors").is_file()
     assert "20/20" in run("resume", "first", "--evaluations", "20")
     run("report", "first", "--out", "page.html")

@@ -185,6 +185,25 @@ def test_deaths_on_one_machine_end_no_start_on_another_and_are_made_up_for_when_
     assert running.ready == 2
 
 
+def test_why_no_worker_is_ready_is_said_once_and_again_where_it_changed_or_after_long(
+    on: On, caplog: pytest.LogCaptureFixture
+) -> None:
+    ray, running = on({"slow": "never"}, workers=2)
+    asleep = ray.wait
+
+    def wait(*arguments: Any, **options: Any) -> tuple[list[Any], list[Any]]:
+        if ray.clock > 300:
+            ray.starts.setdefault("other", "never")
+        if ray.clock > 1000:
+            ray.starts["slow"] = None
+        return asleep(*arguments, **options)
+
+    ray.wait = wait  # type: ignore[method-assign]
+    running.start()
+    said = [r.getMessage() for r in caplog.records if "no worker is ready" in r.getMessage()]
+    assert len(said) == 3 and "1 is waiting for room" in said[0] and "2 are starting" in said[1] and said[2] == said[1]
+
+
 def test_where_all_machines_have_gone_the_run_waits_for_its_patience_and_no_longer(
     on: On, caplog: pytest.LogCaptureFixture
 ) -> None:

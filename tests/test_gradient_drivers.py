@@ -102,7 +102,9 @@ def test_a_clamped_coefficient_has_no_gradient_and_a_projected_one_comes_back() 
 @pytest.mark.parametrize("name", WALKS)
 def test_every_walk_lowers_the_loss(name: str) -> None:
     target = np.tile([0.9, 0.1, 0.1], 4)[np.newaxis]
-    options: dict[str, Any] = {"lr": 0.02, "every": 5}
+    options: dict[str, Any] = {"every": 5}
+    if name != "frank_wolfe":
+        options["lr"] = 0.02
     if name not in ("frank_wolfe", "frank_wolfe_soft"):
         options["steps"] = 60
     if name.startswith("expert_merging"):
@@ -332,7 +334,7 @@ def test_the_documented_defaults_are_those_of_the_code() -> None:
     for name in WALKS:
         fields = find(name).load().Options.model_fields
         own = ", ".join(f"`{k}: {said(f.default)}`" for k, f in fields.items() if k not in common)
-        cells = [f"`{name}`", *(f"`{said(fields[k].default)}`" for k in common), own]
+        cells = [f"`{name}`", *(f"`{said(fields[k].default)}`" if k in fields else "" for k in common), own]
         assert f"| {' | '.join(cells)} |" in text
 
 

@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 import torch
 import worlds
+from program import Program
 
 from optimizer import Job, Run
 from optimizer.commands import cli
 from optimizer.driver import Items, Question
+from optimizer.errors import JobError
 from optimizer.executors.worker import Worker, specification
 from optimizer.jobs.job import EvaluatorEntry
+from optimizer.jobs.paper import on_paper
 from optimizer.record.ledger import Ledger
 from optimizer.training.training import minibatch
 from searchspaces.cache import limit
@@ -180,6 +183,37 @@ def test_teachers_are_asked_once_and_alignment_needs_no_labels(tmp_path: Path, m
                for c in run.results().candidates.values())  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("gradients", "match"),
+    [
+        ({"loss": "KL"}, r"loss 'KL', which evaluator 'spam' does not offer .*; did you mean 'kl'\? name one"),
+        ({"loss": {"kl": 1, "cross_entropy": 1}}, r"loss 'cross_entropy', which evaluator 'mood' does not offer"),
+        ({"tasks": ["span"]}, r"gradients\.tasks: no evaluator 'span'"),
+    ],
+)
+def test_paper_refuses_losses_that_nobody_offers(tmp_path: Path, gradients: dict[str, Any], match: str) -> None:
+    made = job(tmp_path, {"name": "supervised", "gradients": gradients})
+    spam, mood = made.model_dump(mode="json")["evaluators"]
+    (tmp_path / "data" / "spam.jsonl").unlink()  # nothing is read
+    unlabelled = Job.parse(made.model_dump(mode="json") | {"evaluators": [spam, mood | {"label": None}]}, tmp_path)
+    with pytest.raises(JobError, match=match):
+        on_paper(unlabelled)
+
+
+def test_paper_refuses_gradients_of_what_has_no_loss(tmp_path: Path) -> None:
+    said = job(tmp_path, {"name": "supervised", "gradients": {}}).model_dump(mode="json")
+    own = {
+        "kind": "function",
+        "name": "mood",
+        "function": "mine.py:f",
+        "metrics": {"m": "max"},
+        "data": "data/mood.jsonl",
+    }
+    spam = next(e for e in said["evaluators"] if e["name"] == "spam")
+    with pytest.raises(JobError, match="evaluator 'mood' can be scored and not differentiated"):
+        on_paper(Job.parse(said | {"evaluators": [spam, own], "objectives": ["spam.accuracy", "mood.m"]}, tmp_path))
+
+
 def refused(tmp_path: Path, match: str, driver: str | dict[str, Any] = DRIVER, **changes: Any) -> None:
     with pytest.raises(ValueError, match=match) as caught:
         Run.create(job(tmp_path, driver, **changes), tmp_path / "runs")
@@ -310,3 +344,14 @@ def test_a_walk_whose_gradients_all_fail_says_so_and_does_not_end_well(
         cli.main()
     assert ended.value.code == 1
     assert "its last gradients failed: oom: no room for the gradient" in capsys.readouterr().err
+
+
+def test_a_walk_that_its_steps_ended_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mergeopt: Program
+) -> None:
+    (tmp_path / "mine.yaml").write_text(job(tmp_path, "supervised, steps: 4, every: 4, batch: 8, lr: 0.05").yaml())
+    monkeypatch.chdir(tmp_path)
+    said = mergeopt("run", "mine.yaml", "--name", "walk")
+    assert said.code == 0 and "its 4 steps are done; a run with more of driver.steps goes further" in said.out
+    assert "nothing left to ask" not in said.out
+    assert "its 4 steps are done" in " ".join(mergeopt("status", "walk").out.split())

@@ -24,6 +24,7 @@ from optimizer.jobs import needs, paper
 from optimizer.jobs.checking import check_job
 from optimizer.jobs.needs import Host, Needs
 from optimizer.jobs.problem import open_pool
+from optimizer.output.needs import rows_on_paper
 from searchspaces import Resident
 from searchspaces.models.checkpoint import Checkpoint
 from searchspaces.weights import kernel
@@ -78,6 +79,7 @@ def test_seven_billion_parameters_and_eight_experts_are_planned_without_reading_
     found = json.loads(capsys.readouterr().out)
     assert found["place"] == "cache"
     assert found["merge_seconds"] == pytest.approx(10 * SEVEN / found["bandwidth"]["memory"])
+    assert found["said"] == rows_on_paper(found) and "candidates: " in found["said"]["all merges"]
     memory(20e9)
     monkeypatch.setenv("COLUMNS", "400")
     assert mergeopt("check", str(seven), "--paper") == 0, "who plans on a laptop is told, not refused"
@@ -166,7 +168,7 @@ def test_an_accelerator_that_is_elsewhere_is_said_to_be(seven: Path) -> None:
     found = paper.on_paper(changed(seven, "away.yaml", ("workers: 2", "workers: 2, device: 'cuda:99'")))
     assert found["device_available_bytes"] is None and found["refusal"] is None
     assert "is not here" in paper.rows_of(found)["a worker"]
-    assert "unknown time" in paper.rows_of(found)["one merge"]
+    assert "unknown time" in paper.rows_of(found)["one merge"] and "all merges" not in paper.rows_of(found)
 
 
 def test_the_pieces_that_are_planned_are_those_of_the_kernels() -> None:

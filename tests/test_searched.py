@@ -14,9 +14,10 @@ from optimizer.driver import Question
 from optimizer.drivers.sampling import Random
 from optimizer.errors import JobError, RunError
 from optimizer.jobs.checking import check_job
+from optimizer.jobs.paper import on_paper, rows_of
 from optimizer.output.needs import print_check
-from optimizer.output.plain import candidate
-from optimizer.output.show import print_candidate
+from optimizer.output.plain import candidate, front
+from optimizer.output.show import print_candidate, print_front
 from optimizer.views.kept import kept
 from searchspaces import Recipe
 
@@ -63,7 +64,11 @@ def test_methods_and_options_are_searched_shown_resumed_and_exported(
     assert "embeddings|pick" not in settings
     print_candidate(results, one)
     shown = capsys.readouterr().out
-    assert "method dare_ties   " in shown and "every group" in shown and "lambda" in shown
+    assert f"candidate {one.number} (dare_ties)   asked as" in shown and "method dare_ties   " in shown
+    print_front(results, everything=True)
+    said, rows = capsys.readouterr().out, front(results)
+    assert rows and all(f" {r['candidate']} ({r['method']}) " in f" {said}" for r in rows if not r["reference"])
+    assert "every group" in shown and "lambda" in shown
     assert kept(results)["details"][one.number]["settings"] == settings
     swapped = results.recipe(chosen(run, "layer_swap"))
     assert np.isin(swapped.coefficients, (0, 1)).all() and swapped.options == {}
@@ -83,6 +88,51 @@ def test_a_resumed_search_asks_the_same(tmp_path: Path, driver: str) -> None:
     assert found[0] == found[1]
 
 
+@pytest.mark.parametrize(
+    ("space", "said"),
+    [
+        (
+            "{method: ties, options: {density: {low: 0.3, high: 0.9}}}",
+            ["density: starting point and anchors have 0.3, and not the default, 0.2 of ties; {start: VALUE}"],
+        ),
+        ("{method: ties, options: {density: {low: 0.3, high: 0.9, start: 0.3}}}", []),
+        ("{method: ties, options: {density: search, lambda: search}}", []),
+        (
+            "{method: [ties, dare_ties], options: {density: search}}",
+            ["density: starting point and anchors have 0.2, and not the default, 0.8 of dare_ties;"],
+        ),
+        ("{method: [ties, dare_ties], options: {ties.density: search, dare_ties.density: search}}", []),
+        ("{method: tsv_m, options: {share: {values: [0.2, 0.5]}}}", ["have 0.5, and not the default, 1 of tsv_m"]),
+        (
+            "{method: della, options: {density: 0.9, epsilon: search}}",
+            ["epsilon of della may be 0.15, and where density is 0.9 only 0.1 of that counts"],
+        ),
+        ("{method: della, options: {density: {spam: 0.9, mood: 0.05}, epsilon: 0.1}}", ["is 0.05 only 0.045 of"]),
+        ("{method: della, options: {density: {spam: 0.9, mood: 0.5}, epsilon: {spam: 0.05, mood: 0.3}}}", []),
+        ("{method: della, options: {density: 0.9, epsilon: 0.1}}", []),
+        ("{method: breadcrumbs, options: {density: {low: 0.2, high: 1.0, start: 0.9}}}", []),
+        ("{method: della, options: {density: search, epsilon: search}}", []),
+        (
+            "{method: breadcrumbs, options: {gamma: {low: 0, high: 0.2, per: group}}}",
+            ["gamma of breadcrumbs may be 0.2"],
+        ),
+        ("{method: [linear, layer_swap]}", []),
+    ],
+)
+def test_check_says_where_options_begin_and_what_of_them_says_nothing(
+    tmp_path: Path, space: str, said: list[str]
+) -> None:
+    warnings = on_paper(job(tmp_path, space=space))["warnings"]
+    assert len(warnings) == len(said) and all(words in w for words, w in zip(said, warnings, strict=True)), warnings
+
+
+def test_paper_names_what_is_searched(tmp_path: Path) -> None:
+    found = on_paper(job(tmp_path, space="{method: [ties, tsv_m], options: {density: search, tsv_m.lambda: search}}"))
+    assert rows_of(found)["method"] == (
+        "ties (normalize true, rescale false, lambda 1; searched: density)\ntsv_m (share 1; searched: tsv_m.lambda)"
+    )
+
+
 def test_check_says_what_is_searched(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = check_job(job(tmp_path))
     assert (
@@ -96,7 +146,7 @@ def test_check_says_what_is_searched(tmp_path: Path, capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize(
     ("space", "message"),
     [
-        ("{method: [task_arithmetic, ties]}", "which of task_arithmetic, ties is best has none"),
+        ("{method: [task_arithmetic, ties]}", "which of task_arithmetic, ties is best has none.*with driver.gradients"),
         ("{options: {lambda: search}}", "space.options.lambda has none; fix its value"),
         ("{method: layer_swap}", "takes each group from one model"),
         ("{method: ties}", "'ties' with these options is not linear in its coefficients.*, or take a driver"),
@@ -106,6 +156,15 @@ def test_check_says_what_is_searched(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_drivers_that_ask_for_gradients_refuse_what_has_none(tmp_path: Path, space: str, message: str) -> None:
     with pytest.raises(JobError, match=message):
         Run.create(job(tmp_path, "supervised", space), tmp_path / "run")
+
+
+@pytest.mark.parametrize("space", ["{options: {lambda: search}}", "{method: [tsv_m, ties]}", "{method: ties}"])
+def test_auto_that_refuses_a_space_for_its_gradients_takes_it_without(tmp_path: Path, space: str) -> None:
+    plain = job(tmp_path, "auto", space)
+    asked = Job.parse(plain.model_dump(mode="json") | {"driver": {"name": "auto", "gradients": {}}}, tmp_path)
+    with pytest.raises(JobError, match=r"or leave out driver\.gradients: by scores alone it searches that too"):
+        on_paper(asked)
+    on_paper(plain)
 
 
 class Careless(Random):

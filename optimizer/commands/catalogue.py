@@ -61,6 +61,12 @@ def schema_command() -> None:
     typer.echo(json.dumps(job_schema(), indent=1))
 
 
+OWN = (
+    "an evaluator of kind classification or language, called like the expert, or with `head: EXPERT` (classification) "
+    "or `teacher: EXPERT`"
+)
+
+
 def method(name: str) -> dict[str, Any]:
     """What a merge method is, as JSON values. Raises RecipeError for a name that is in no table."""
     from searchspaces import methods
@@ -173,8 +179,22 @@ def _option(spec: Spec) -> dict[str, Any]:
         "search": searched,
         "prepared": spec.prepared,
         "differs_by": differs,
+        "written": _written(spec, differs),
         "says": spec.says,
     }
+
+
+def _written(spec: Spec, differs: str) -> list[str]:
+    """What a job says of an option that is to be searched: plainly, and so that it may differ."""
+    from searchspaces.option import Number
+
+    if spec.prepared:
+        return [f"{{values: [{_plain(spec.default)}, ...]}}"]
+    per = {"nothing": [], "group": ["group"]}.get(differs, ["expert", "group", "both"])
+    if isinstance(spec, Number) and spec.search is None:
+        span = f"low: {spec.low:g}, high: {spec.high:g}"
+        return [f"{{{span}}}", *(f"{{{span}, per: {one}}}" for one in per)]
+    return ["search", *(f"{{per: {one}}}" for one in per)]
 
 
 def _fields(options: type[BaseModel]) -> dict[str, Any]:
@@ -258,6 +278,8 @@ def _told(found: dict[str, Any], snippet: str) -> None:
     typer.echo(f"{found['name']}: {found['summary']}\n")
     for trait in found["traits"]:
         typer.echo(f"  {trait}")
+    if found.get("statistics"):
+        typer.echo(f"  for each expert: {OWN}")
     typer.echo("\noptions:" if found["options"] else "\nno options")
     for name, option in found["options"].items():
         said = "required" if option.get("required") else f"default {_plain(option['default'])}"
@@ -268,4 +290,7 @@ def _told(found: dict[str, Any], snippet: str) -> None:
         if "search" in option:
             differs = "" if option["differs_by"] == "nothing" else f"; may differ by {option['differs_by']}"
             typer.echo(f"      searched: {option['search']}{differs}")
+            typer.echo(f"      in a job: {', or '.join(f'{name}: {way}' for way in option['written'])}")
+    if found["options"] and found.get("linear"):
+        typer.echo("  where a driver asks for gradients, options are values: it searches coefficients alone")
     typer.echo(f"\nin a job:\n  {snippet}\n\n{found['text']}")

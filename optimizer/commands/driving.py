@@ -84,6 +84,8 @@ def _say_how_it_ended(made: Run, search: Search) -> None:
         )
     if search.ended and search.gradient_failure is not None:
         logs.say("the walk ended early, its last gradients failed: %s", search.gradient_failure)
+    elif search.ended and 0 < search.steps <= search.gradients:
+        typer.echo(f"its {search.steps} steps are done; a run with more of driver.steps goes further")
     elif search.ended and search.answered < search.evaluations:
         taken = f" after {search.gradients} of {search.steps} steps" if search.steps else ""
         new = " that is new" if search.repeated else ""

@@ -178,6 +178,8 @@ def _condition(text: str) -> Condition:
 
 def said_of_export(run: Run, folder: Path, candidate: str) -> list[str]:
     """What to know of a checkpoint that was just written: that it was verified, and whether it is worth it."""
+    from optimizer.output.export import why_not_mergekit
+
     results = run.results()
     chosen = results.pick(candidate)
     found = [
@@ -185,8 +187,8 @@ def said_of_export(run: Run, folder: Path, candidate: str) -> list[str]:
         if chosen.share == 1.0
         else "the ledger has estimates of its scores; those in its README.md are measured on all items"
     ]
-    if not (folder / "mergekit.yaml").is_file():
-        found.append("mergekit cannot express it; the reason is in its README.md")
+    if (why := why_not_mergekit(run, folder)) is not None:
+        found.append(f"mergekit cannot express it: {why}")
     if candidate == "best" and results.verdict:
         found.append(f"it is the anchor {chosen.label}. {results.verdict}" if chosen.is_anchor else results.verdict)
     return found

@@ -122,12 +122,12 @@ def check(
     from optimizer.jobs.checking import check_job
     from optimizer.jobs.job import Job
     from optimizer.jobs.paper import on_paper
-    from optimizer.output.needs import print_check, print_paper
+    from optimizer.output.needs import print_check, print_paper, rows_on_paper
 
     loaded = Job.load(job)
     found = on_paper(loaded) if paper else check_job(loaded, allow_code)
     if json_out:
-        typer.echo(json.dumps(found))
+        typer.echo(json.dumps({**found, "said": rows_on_paper(found)} if paper else found))
     else:
         (print_paper if paper else print_check)(found)
 

@@ -19,6 +19,7 @@ class AdaMerging(Descent):
     class Options(descent.Options):
         """Published: lr 1e-3, 500 steps of 16 items a task."""
 
+        lr: descent.Lr = 1e-3
         bounds: Bounds = "clamp"
 
     def __init__(self, domain: Domain, objectives: int, seed: int, options: Options) -> None:

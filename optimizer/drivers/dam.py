@@ -21,6 +21,7 @@ class DAM(Descent):
     """
 
     class Options(descent.Options):
+        lr: descent.Lr = 1e-3
         start: descent.Start = "average"
         similarity: float = Field(
             0.01,

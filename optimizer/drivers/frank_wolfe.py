@@ -28,7 +28,6 @@ class FrankWolfe(Descent):
     class Options(descent.Options):
         """Published: 10 iterations, 100 items a task, `step` 0.1 for vision and 1 for language, one expert a time."""
 
-        lr: float = Field(1e-3, gt=0, description="Of no use here: `step` says how far a step goes.")
         steps: descent.Steps = 10
         batch: descent.Batch = 100
         every: descent.Every = 1
@@ -111,6 +110,7 @@ class SoftFrankWolfe(Descent):
     class Options(descent.Options):
         """Published: 10 to 15 rounds of 500 steps, lr 1e-3. `steps` bounds all of it, questions for the oracle too."""
 
+        lr: descent.Lr = 1e-3
         steps: descent.Steps = 6000
         rounds: int = Field(12, ge=1, description="How often at most the best expert of each task is added.")
         inner: int = Field(500, ge=1, description="Steps on the coefficients of those added, after each round.")

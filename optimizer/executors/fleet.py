@@ -17,6 +17,7 @@ from optimizer.errors import WorkerError
 from optimizer.executors.executor import AnswersQuestions, make_worker
 from optimizer.executors.placement import Share, shortage
 from optimizer.executors.ray_session import LOCAL, connect
+from optimizer.executors.saying import Saying
 from searchspaces.errors import first_line
 
 log = logging.getLogger(__name__)
@@ -72,6 +73,7 @@ class Fleet:
         self._nodes: set[str] = set()  # that were there when last looked at
         self._idle: deque[str] = deque()
         self._owns_ray = False
+        self._said = Saying()  # why none is ready
         self._looked = self._hoped = time.monotonic()  # when there was last a machine for workers
         self.starting: dict[Any, str] = {}  # what tells that a worker is ready -> the worker
 
@@ -131,6 +133,7 @@ class Fleet:
             self._began, self._start_deaths = True, 0
             self._ready.add(name)
             self._idle.append(name)
+            self._said.over()
 
     def _make(self) -> None:
         """A new worker, which joins the idle ones when it is ready."""
@@ -230,7 +233,9 @@ class Fleet:
         self._welcome({node["NodeID"] for node in alive})
         if self._ready or (self.starting and self._room(alive)):
             self._hoped = now
-        if not self._ready:
+        if self._ready:
+            self._said.over()
+        else:
             self._tell(shortage(self._share, 1, _resources(alive)), now - self._hoped > self._patience)
 
     def _room(self, alive: Iterable[dict[str, Any]]) -> bool:
@@ -255,14 +260,16 @@ class Fleet:
             )
         if over and self._cause is not None:
             raise self._cause
-        log.warning("no worker is ready; %s", short or self._waiting())
+        why = short or self._waiting()
+        if self._said.anew(why, time.monotonic()):
+            log.warning("no worker is ready; %s", why)
 
     def _waiting(self) -> str:
         """How many workers are starting, how many wait for room, and how many for another machine."""
         refs = [self._placed[name] for name in self.starting.values()]
         placed = len(ray.wait(refs, num_returns=len(refs), timeout=0)[0]) if refs else 0
         parts = [
-            (placed, "starting (models are read; on a new installation kernels are compiled, half a minute, once)"),
+            (placed, "starting (models are read; on a new installation kernels are compiled, a minute or two, once)"),
             (len(refs) - placed, "waiting for room on a machine"),
             (self._left_out, f"left out until a machine joins, as they cannot start: {self._cause}"),
         ]

@@ -9,11 +9,14 @@ import numpy as np
 import torch
 
 from optimizer.executors import bandwidth
+from optimizer.jobs.assemble import most_steps
 from optimizer.jobs.caching import CacheNeeds
 from optimizer.jobs.counted import missing, rungs_on_paper, said_of_rungs
+from optimizer.jobs.entries import check_entries
 from optimizer.jobs.job import Job
 from optimizer.jobs.needs import Host, Needs, device_limit, gb, on_cpu, refusal
 from optimizer.jobs.problem import open_pool, space_of
+from optimizer.jobs.remarks import remarks
 from optimizer.training.training import check_gradients
 from searchspaces import CoefficientSpace, Pool
 from searchspaces.axis import told
@@ -24,12 +27,14 @@ def on_paper(job: Job) -> dict[str, Any]:
 
     Bytes, seconds, and bytes a second. `refusal` says why the job cannot run here, where it cannot; `place` is one of
     `cache`, `disk` (more than free memory holds), `device` and `stream`. Raises PoolError for models that do not fit
-    together, RecipeError and JobError for methods, options and bounds, for options of the driver, and for rungs of more
-    items than there are, where these can be counted in the job's files. `missing` says which data files and tasks are
-    not here: who plans for another host is told, and a run is refused.
+    together, RecipeError and JobError for methods, options and bounds, for options of the driver, for evaluators that
+    experts or gradients lack, and for rungs of more items than there are, where these can be counted in the job's
+    files. `missing` says which data files and tasks are not here: who plans for another host is told, and a run is
+    refused.
     """
     pool = open_pool(job)
     space = space_of(job, pool, {})  # methods, options and bounds are worth checking here too
+    check_entries(job, space)
     rungs = rungs_on_paper(job, check_gradients(job, space))
     caches = CacheNeeds.of(job, pool, space)
     needs, host = Needs.of(job, pool), Host.here(job)
@@ -58,7 +63,10 @@ def on_paper(job: Job) -> dict[str, Any]:
         "place": place,
         "bandwidth": rates,
         "merge_seconds": _seconds(needs, place, rates),
+        "evaluations": job.budget.evaluations,
+        "gradients": most_steps(job),
         "methods": _methods(space),
+        "searched": {m: [name for name, _, whose in space.searched if m in whose] for m in space.methods},
         "fidelity": rungs,
         "cache_bytes": caches.total,
         "cache_kinds": caches.kinds,
@@ -69,7 +77,7 @@ def on_paper(job: Job) -> dict[str, Any]:
         "cache_folder": str(caches.folder),
         "cache_said": caches.said,
         "taught": any("teacher" in entry.options for entry in job.evaluators),
-        "warnings": [caches.warning] if caches.warning else [],
+        "warnings": [*([caches.warning] if caches.warning else []), *remarks(job, space)],
         "refusal": refusal(job, needs, host) or caches.refusal,
         "missing": missing(job),
     }
@@ -88,11 +96,12 @@ def rows_of(found: dict[str, Any]) -> dict[str, str]:
         where = f"{gb(there)} free on {found['devices']}" if there is not None else "whose accelerator is not here"
     all_of_them = f", {gb(many * found['worker_bytes'])} in {many} workers" if many > 1 and found["on_cpu"] else ""
     return {
-        "method": "\n".join(_method(name, options) for name, options in found["methods"].items()),
+        "method": "\n".join(_method(m, options, found["searched"][m]) for m, options in found["methods"].items()),
         "a worker": f"{' + '.join(parts)} = {gb(found['worker_bytes'])}{all_of_them}; {where}",
         "the pool": f"{gb(found['pool_bytes'])} on disk; {_places(found)}",
         "bandwidth": _said(found["bandwidth"]),
         "one merge": _merge(found),
+        **({"all merges": _merges(found)} if found["merge_seconds"] is not None else {}),
         "cache": _cache(found),
         **({"fidelity": said_of_rungs(found["fidelity"])} if found["fidelity"] else {}),
     }
@@ -109,9 +118,10 @@ def _methods(space: CoefficientSpace) -> dict[str, dict[str, Any]]:
     }
 
 
-def _method(name: str, options: dict[str, Any]) -> str:
-    said = [f"{option} {_value(value)}" for option, value in options.items()]
-    return f"{name} ({', '.join(said)})" if said else name
+def _method(name: str, options: dict[str, Any], searched: list[str]) -> str:
+    fixed = ", ".join(f"{option} {_value(value)}" for option, value in options.items())
+    said = "; ".join([*([fixed] if fixed else []), *([f"searched: {', '.join(searched)}"] if searched else [])])
+    return f"{name} ({said})" if said else name
 
 
 def _value(value: Any) -> str:
@@ -213,6 +223,15 @@ def _merge(found: dict[str, Any]) -> str:
     return said
 
 
+def _merges(found: dict[str, Any]) -> str:
+    steps = f" and {found['gradients']} steps of gradients" if found["gradients"] else ""
+    seconds = (found["evaluations"] + found["gradients"]) * found["merge_seconds"]
+    return (
+        f"at most {found['evaluations']} candidates{steps}: {_time(seconds)} by one worker; what scoring them takes is "
+        "measured on one by 'mergeopt check' without --paper"
+    )
+
+
 def _rate(value: float) -> str:
     return f"{value / 1e9:.3g} GB/s"
 
@@ -220,4 +239,6 @@ def _rate(value: float) -> str:
 def _time(seconds: float | None) -> str:
     if seconds is None:
         return "unknown time"
+    if seconds >= 90:
+        return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
     return f"{seconds:.3g} s" if seconds >= 0.1 else f"{1e3 * seconds:.2g} ms"

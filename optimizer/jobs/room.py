@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,7 +45,11 @@ def check(folder: Path, bytes_needed: int) -> None:
 
 def standing(path: Path) -> Path:
     """The path itself where it is there, else the nearest folder above it that is."""
-    return next(p for p in (path, *path.parents) if p.exists())
+    for there in (path, *path.parents):
+        with contextlib.suppress(OSError):  # it is still to be made, or can be no path
+            there.stat()
+            return there
+    return Path("/")
 
 
 def _blob(count: int) -> int:

@@ -18,6 +18,8 @@ import torch
 from evaluators.evaluator import Head, Measure, Setting
 from optimizer.driver import Items, Split
 from optimizer.errors import DiskFull, ExportError, ScoreMismatch
+from optimizer.jobs.problem import open_pool
+from optimizer.output import markdown
 from optimizer.record.results import Candidate
 from optimizer.training.gathering import merged_pool
 from optimizer.training.teachers import teach
@@ -54,6 +56,7 @@ KEPT = [
     "chat_template.jinja",
     "chat_template.json",
 ]
+RECIPE, MERGEKIT = "recipe.yaml", "mergekit.yaml"
 TEMPLATES = Path(__file__).parent / "templates"
 TOLERANCE = 1e-4  # relative and absolute; the same bits on the same machine, the last digits may differ on another
 
@@ -94,7 +97,7 @@ def export_adapter(
         pool = merged_pool(problem, recipe)
         found = write_adapter(partial, pool, recipe, rank, _reference(problem.job, problem.job.models.base))
         _write_heads(partial, problem)
-        shards.write_text(partial / "recipe.yaml", recipe.to_yaml())
+        shards.write_text(partial / RECIPE, recipe.to_yaml())
         entry = problem.job.executor
         # by name: a pattern of the job's may be about tensors that only its experts have
         merged = Pool.open(pool.base.folder, {"merged": partial}, (), [glob.escape(t.name) for t in pool.copied])
@@ -209,13 +212,23 @@ def _exported_heads(folder: Path, problem: Problem) -> dict[str, Head]:
 
 def _write_recipe(folder: Path, problem: Problem, recipe: Recipe) -> str:
     """recipe.yaml, and mergekit.yaml where mergekit can say it; returns a sentence on the latter for the card."""
-    shards.write_text(folder / "recipe.yaml", recipe.to_yaml())
+    shards.write_text(folder / RECIPE, recipe.to_yaml())
     try:
         text = to_mergekit(recipe, problem.pool)
     except Inexpressible as error:
-        return f"mergekit cannot express it: {_markdown(error)}.\n"
-    shards.write_text(folder / "mergekit.yaml", text)
+        return f"mergekit cannot express it: {markdown.sentence(error)}.\n"
+    shards.write_text(folder / MERGEKIT, text)
     return "`mergekit.yaml` says the same to mergekit.\n"
+
+
+def why_not_mergekit(run: Run, folder: Path) -> str | None:
+    """Why a checkpoint that was just exported has no mergekit.yaml; None where it has one."""
+    if not (folder / MERGEKIT).is_file():
+        try:
+            to_mergekit(Recipe.from_yaml((folder / RECIPE).read_text("utf-8")), open_pool(run.job))
+        except Inexpressible as error:
+            return str(error)
+    return None
 
 
 def _write_card(
@@ -232,7 +245,7 @@ def _write_card(
     from jinja2 import Environment, FileSystemLoader
 
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=False, trim_blocks=False)
-    environment.filters["md"] = _markdown
+    environment.filters["md"] = markdown.plain
     job = problem.job
     base, *experts = (_reference(job, text) for text in (job.models.base, *job.models.experts.values()))
     text = environment.get_template("card.md.j2").render(
@@ -279,11 +292,3 @@ def _reference(job: Job, text: str) -> str:
     """A model as others may name it: a folder by its name, a hub id as it is."""
     path = job.path(text)
     return path.name if path.exists() else text.partition("@")[0]
-
-
-def _markdown(text: object) -> str:
-    """Text that means nothing to Markdown or HTML."""
-    return "".join(c if c.isprintable() else " " for c in str(text)).translate(_ESCAPED)
-
-
-_ESCAPED = str.maketrans({**{c: f"\\{c}" for c in "\\`*_{}[]|#"}, "<": "&lt;", ">": "&gt;"})

@@ -62,10 +62,15 @@ def print_check(found: dict[str, Any]) -> None:
 
 def print_paper(found: dict[str, Any]) -> None:
     """What `on_paper` found, as a table."""
-    rows = {"models": f"base and {len(found['experts'])} experts of {_millions(found['parameters'])} parameters"}
     refused = [f"does not fit here: {found['refusal']}"] if found["refusal"] else []
     refused += [f"cannot run here: {why}" for why in found["missing"]]
-    _print({**rows, **rows_of(found)}, [*refused, *found["warnings"]])
+    _print(rows_on_paper(found), [*refused, *found["warnings"]])
+
+
+def rows_on_paper(found: dict[str, Any]) -> dict[str, str]:
+    """What `on_paper` found, in sentences by what they are of."""
+    models = f"base and {len(found['experts'])} experts of {_millions(found['parameters'])} parameters"
+    return {"models": models, **rows_of(found)}
 
 
 def _print(rows: dict[str, str], warnings: list[str]) -> None:

@@ -232,6 +232,7 @@ def _row(results: Results, c: Candidate, on_front: bool) -> dict[str, Any]:
     return {
         **_named(c),
         "reference": c.is_reference,
+        "method": method_of(results, c),
         "front": on_front,
         "feasible": results.feasible.meets(c.measures),
         "knee": on_front and c.number == results.front.knee(),
@@ -242,6 +243,12 @@ def _row(results: Results, c: Candidate, on_front: bool) -> dict[str, Any]:
         "calibration": {o.name: _measure(c.measures[o.name]) for o in results.objectives},
         "heldout": {o.name: _measure(c.heldout[o.name]) for o in results.objectives} if c.heldout else None,
     }
+
+
+def method_of(results: Results, c: Candidate) -> str | None:
+    """Of several methods, the one that a candidate is of; None where the space has one, and of references."""
+    several = not isinstance(results.space.get("method", ""), str) and len(results.space["method"]) > 1
+    return results.recipe(c).method if several and not c.is_reference else None
 
 
 def by_objective(results: Results, measures: Mapping[str, Measure]) -> dict[str, float]:

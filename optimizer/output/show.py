@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from optimizer.output import certain, fronts, hints
-from optimizer.output.plain import by_objective, listed
+from optimizer.output.plain import by_objective, listed, method_of
 from optimizer.output.terminal import Terminal
 from optimizer.record.results import Candidate, Results
 
@@ -34,6 +34,8 @@ def print_status(found: Mapping[str, Any], process: str | None = None, resume: s
     state = "finished" if found["finished"] else f"not finished: {where} goes on"
     if found["running"]:
         state = f"running: {found['running']}"
+    elif found["driver_done"] and 0 < found["steps"] <= found["gradients"]:
+        state += f"; its {found['steps']} steps are done"
     elif found["driver_done"]:
         state += "; its driver has nothing left to ask" + (" that is new" if found["repeated"] else "")
     elif found["reached"]:
@@ -113,6 +115,7 @@ def print_front(results: Results, everything: bool = False, by_confidence: bool 
         name = escape(c.label if not c.is_anchor else f"{c.label} ({c.number})")
         name += f" (+{len(more)} alike)" if (more := alike.get(c.number)) else ""
         name += " (nearest)" if c is results.nearest else ""
+        name += "" if c.is_anchor else _method(results, c)
         style = None if c.number in on_front else "dim"
         odds = [certain.probability(p.get(c.number), "") if sure.seen else None for p in (sure.seen, sure.unseen)]
         splits = (("calibration", c.measures, odds[0]), ("held-out", c.heldout, odds[1]))
@@ -144,6 +147,12 @@ def print_front(results: Results, everything: bool = False, by_confidence: bool 
     console.print(" ".join(notes), style="dim", highlight=False)
 
 
+def _method(results: Results, c: Candidate) -> str:
+    """Of several methods a candidate's, behind its name; anchors have theirs in the label, but for shared ones."""
+    method = method_of(results, c)
+    return "" if method is None else f" ({escape(method)})"
+
+
 def _unseen(results: Results) -> str:
     """That nothing has been scored on held-out items, and how that is had."""
     missing = "Nothing has been scored on held-out items yet"
@@ -172,7 +181,8 @@ def _alike(results: Results, found: list[Candidate]) -> dict[int, list[int]]:
 def print_candidate(results: Results, chosen: Candidate) -> None:
     """Scores, then method, options and coefficients, of one candidate."""
     console = Terminal()
-    about = f"candidate {chosen.number}   asked as {escape(chosen.stage)}   recipe {chosen.recipe}"
+    who = f"candidate {chosen.number}{_method(results, chosen)}"
+    about = f"{who}   asked as {escape(chosen.stage)}   recipe {chosen.recipe}"
     if chosen.is_reference:
         about = f"{escape(chosen.label)}, as it is: no candidate   weights {chosen.recipe}"
     console.print(about, highlight=False)

@@ -63,12 +63,11 @@ LASTING = ("nonfinite", "error")  # failures that would come again
 
 
 class Options(BaseModel):
-    """What every walk has."""
+    """What every walk has; `lr`, which of them follow Adam."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     asks: ClassVar[Wants] = "gradient"
     """What most of its steps ask for."""
-    lr: Lr = 1e-3
     steps: Steps = 500
     batch: Batch = 16
     every: Every = 10

@@ -16,7 +16,7 @@ from evaluators import EVALUATORS
 from optimizer import Job
 from optimizer.drivers import DRIVERS
 from optimizer.errors import JobError
-from optimizer.jobs import reference
+from optimizer.jobs import docs
 from optimizer.jobs.job import EvaluatorEntry
 from optimizer.jobs.job_search import DriverEntry
 from optimizer.jobs.plain_yaml import read_yaml
@@ -60,28 +60,28 @@ def plain(text: str, folder: Path) -> Any:
     return read_yaml(folder / "job.yaml")
 
 
-@pytest.mark.parametrize("path", [DOCS / name for name in (*reference.PAGES, reference.SCHEMA)], ids=lambda p: p.name)
+@pytest.mark.parametrize("path", [DOCS / name for name in (*docs.PAGES, docs.SCHEMA)], ids=lambda p: p.name)
 def test_what_is_generated_is_not_stale(path: Path) -> None:
-    assert reference.pages(DOCS)[path] == path.read_text(), "the docs are stale: run 'make docs'"
+    assert docs.pages(DOCS)[path] == path.read_text(), "the docs are stale: run 'make docs'"
 
 
 def test_a_table_that_was_changed_by_hand_is_stale_and_is_made_anew(tmp_path: Path) -> None:
     row = "| `space.granularity` | `layer` |"
-    for name in reference.PAGES:
+    for name in docs.PAGES:
         (tmp_path / name).write_text((DOCS / name).read_text().replace(row, "| `space.granularity` | `tensor` |"))
     assert (tmp_path / "job.md").read_text() != (DOCS / "job.md").read_text()
-    reference.main(tmp_path)
-    assert all((tmp_path / name).read_text() == (DOCS / name).read_text() for name in reference.PAGES)
-    assert json.loads((tmp_path / reference.SCHEMA).read_text())["properties"].keys() == Job.model_fields.keys()
-    (tmp_path / "job.md").write_text(f"{reference.BEGIN.format('nothing')}\n{reference.END}\n")
+    docs.main(tmp_path)
+    assert all((tmp_path / name).read_text() == (DOCS / name).read_text() for name in docs.PAGES)
+    assert json.loads((tmp_path / docs.SCHEMA).read_text())["properties"].keys() == Job.model_fields.keys()
+    (tmp_path / "job.md").write_text(f"{docs.BEGIN.format('nothing')}\n{docs.END}\n")
     with pytest.raises(ValueError, match="no table is called 'nothing'; there are: job, "):
-        reference.main(tmp_path)
+        docs.main(tmp_path)
 
 
 def test_every_key_and_every_option_says_what_it_is() -> None:
-    for name in reference.PAGES:
-        begin = reference.BEGIN.partition("{}")[0]
-        made = [part.partition(reference.END)[0] for part in (DOCS / name).read_text().split(begin)[1:]]
+    for name in docs.PAGES:
+        begin = docs.BEGIN.partition("{}")[0]
+        made = [part.partition(docs.END)[0] for part in (DOCS / name).read_text().split(begin)[1:]]
         rows = [line for part in made for line in part.splitlines() if line.startswith("| `")]
         assert rows and not [row for row in rows if row.replace("|", " | ").split(" | ")[-2].strip() in ("", "none |")]
     sections: dict[str, Any] = job_schema(installed=False)["$defs"]
