@@ -40,7 +40,7 @@ format: setup
 
 # tables of keys and options in docs/, and the JSON Schema of jobs, from the classes that check them
 docs: setup
-	$(BIN)/python -m optimizer.jobs.reference
+	$(BIN)/python -m optimizer.jobs.docs
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -19,8 +19,8 @@ SUFFIXES = (".yaml", ".yml")
 
 def cache() -> Path:
     """Where indices and requests are kept; safe to remove when no run is under way."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "mergeopt" / "harness"
+    home = Path(os.environ.get("XDG_CACHE_HOME", ""))  # which is none where it is not absolute
+    return (home if home.is_absolute() else Path.home() / ".cache") / "mergeopt" / "harness"
 
 
 def bundled(name: str) -> tuple[Any, dict[str, Any]]:
