@@ -48,7 +48,8 @@ def test_volume_by_directions_is_the_hypervolume(objectives: int) -> None:
 
 def test_halves_are_orthogonal_and_go_from_the_model_to_single_groups() -> None:
     layers = ("embeddings", *(f"layer {i // 3}" for i in range(12)), "head")
-    rows, depth = halves(layers)
+    tree, depth = halves(layers)
+    rows = tree.toarray()
     assert rows @ rows.T == pytest.approx(14 * np.eye(14))
     assert depth[0] == 0 and (np.diff(depth) >= 0).all()
     assert (rows[0] == 1).all() and set(np.sign(rows[1])) == {1, -1}
@@ -167,6 +168,45 @@ def test_slopes_are_interpolated_and_both_ways_to_solve_agree(monkeypatch: pytes
     assert nearly(fresh)[0] == pytest.approx(expected, abs=1e-3)
 
 
+def test_slopes_of_few_items_are_believed_no_more_than_they_foretell_each_other() -> None:
+    rng = RNG(2)
+    points, fresh, targets = rng.random((40, 30)), rng.random((10, 30)), rng.random((2, 30))
+    true = 2 * (points[:, None] - targets)
+    losses = ((points[:, None] - targets) ** 2).sum(axis=-1)
+    lucky = true + true.std() * rng.standard_normal(true.shape)
+    wanted = 2 * (fresh[:, None] - targets)
+    off = {}
+    for noisy in (False, True):
+        model = Slopes(30, noisy)
+        model.fit(points, losses, lucky)
+        model.condition(points, losses, lucky)
+        off[noisy] = float(((model.slopes(fresh) - wanted) ** 2).sum() / (wanted**2).sum())
+    assert off[True] < 0.7 * off[False]
+    exact = Slopes(30)
+    exact.fit(points, losses, true)
+    assert exact.noise == 0.0, "what is told is exact, and smooth"
+
+
+def test_gradients_of_few_items_are_foretold_from_without_their_luck() -> None:
+    where, rng = domain(16, 3), RNG(5)
+    toy = conflicting(where)
+    found = {}
+    for batch in (0, 16):  # told to be exact, or of few items
+        driver = trained(where, 3, batch=batch, steps=24)
+        scored = []
+        while len(scored) < 24:
+            (question,) = driver.ask(1)
+            outcome = toy.answer(question)
+            if question.wants == "scores":
+                scored.append(outcome)
+            else:
+                luck = rng.standard_normal(outcome.gradient.shape) * outcome.gradient.std()  # type: ignore[union-attr]
+                outcome = replace(outcome, gradient=outcome.gradient + luck)
+            driver.tell([outcome])
+        found[batch] = volume(scored, toy, where)
+    assert found[16] > 1.05 * found[0]
+
+
 def test_climbs_keep_to_their_reach_their_moves_and_the_cube() -> None:
     class Plane:
         def __call__(self, units: Any) -> Any:
@@ -254,7 +294,7 @@ def test_a_level_is_left_once_finer_moves_gain_more(by_scouts: float, by_others:
     for number in range(14):
         asked.append(depth.at(number, number))
         side += by_scouts if asked[-1] > depth.at(number) else by_others
-        depth.add(side, number)
+        depth.add(side, asked[-1])
     assert asked[:9] == [0, 0, 0, 1, 0, 0, 1, 0, 0] and depth.at(14) == level
     assert depth.at(9, None) == 0  # where gradients are asked, there are no scouts
 
@@ -265,10 +305,47 @@ def test_no_level_is_left_for_finer_moves_that_nobody_made() -> None:
         asked.append(depth.at(number, number) > depth.at(number))
         before = depth.at(number)
         side += 0.002 * (number % 3 == 0) + 0.001
-        depth.add(side, number)
+        depth.add(side, depth.at(number, number))
         if depth.at(number + 1) > before:
             assert sum(asked[-9:]) >= 3
     assert depth.at(150) == 3
+
+
+@pytest.mark.parametrize("workers", [2, 8])
+def test_a_scout_is_what_was_asked_as_one_however_late_its_answer_comes(
+    workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[int | None, int]] = []
+    add = Depth.add
+
+    def noted(depth: Depth, side: float, asked: int | None) -> None:
+        told.append((asked, depth.at(len(told))))
+        add(depth, side, asked)
+
+    monkeypatch.setattr(Depth, "add", noted)
+    where = domain(16, 3)
+    driver = made("auto", where, 3)
+    outcomes = search(driver, conflicting(where), 90, workers)
+    names = {"auto: level 0": 0, "auto: level 2": 1, "auto: level 3": 2, "auto: level 4": 3}
+    stages = [o.question.stage for o in outcomes]
+    first = next(i for i, stage in enumerate(stages) if stage in names)
+    asked = [place for place, _ in told]
+    assert asked[first:] == [names.get(stage, 0) for stage in stages[first:]]
+    assert any(place > level for place, level in told[first:] if place is not None), "there are scouts"
+
+
+@pytest.mark.parametrize("units", [(64.0, 64.0), (0.5, 512.0)])
+def test_without_anchors_it_asks_the_same_in_whatever_units_losses_are(units: tuple[float, float]) -> None:
+    where = domain(4, 2)
+    toy = Toy(RNG(3).random((2, 8)))
+    plain, scaled = made("auto", where, 2), made("auto", where, 2)
+    for _ in range(40):
+        (question,), (other,) = plain.ask(1), scaled.ask(1)
+        assert np.array_equal(other.point, question.point)
+        plain.tell([toy.answer(question)])
+        scaled.tell(
+            [replace(toy.answer(question), losses=toy.losses(question.point) * np.array(units), question=other)]
+        )
 
 
 @pytest.mark.parametrize("workers", [1, 4])
@@ -386,6 +463,7 @@ def driver_needs(where: Box) -> int:
         ([[1, 1], [0, 1e6], [0.5, 0], [0.4, 0.3]], [1, 1], [1, 1]),  # an expert broken elsewhere
         ([[50, 50], [0, 0.5], [0.5, 0]], [50, 50], [2, 2]),  # a base that violates a constraint
         ([[1, 3], [0, 3]], None, [1, 3]),  # one that never changes counts in its own units
+        ([[1, 0.3], [0, 0.1 + 0.2], [0.5, 0.9]], None, [1, 0.6]),  # the median is the best but for rounding
     ],
 )
 def test_the_box_is_one_in_which_differences_show(anchors: Any, base: Any, expected: Any) -> None:

@@ -64,8 +64,8 @@ class Auto:
     (`drivers.gaussian.levels`). Where gradients are asked (`gradients` in the job's driver entry): first a model of
     all tasks' training losses and slopes traces the front of those (`drivers.gaussian.trace`), for `steps` gradients,
     and every `every`-th question scores what it foretells; then two questions in three do, and the third follows the
-    scores. The box in which volume counts is that of the anchors, from their best losses to the base's
-    (`Scale.boxed`). Where three gradients in a row fail, scores are all there is.
+    scores. The box in which volume counts is that of the anchors, from their best losses to the base's, or without
+    anchors that of the first answers (`Scale.boxed`). Where three gradients in a row fail, scores are all there is.
 
     Coordinates that are no coefficient (the method, where several are listed) have no slopes. Gradients are asked at
     what these are at the most promising anchor, and foretell candidates there; the others stay what every third
@@ -100,12 +100,13 @@ class Auto:
         self._tasks = 0  # of which a gradient has a loss each
         self._failures = 0  # of gradients, in a row
         self._block = domain.shape[0] * domain.shape[1]  # coefficients, which gradients are by
-        self._levels, self._trace = Levels(domain, objectives), Trace(self._block)
+        self._levels, self._trace = Levels(domain, objectives), Trace(self._block, options.batch > 0)
         self._held = domain.start  # whose other coordinates gradients are asked at
         self._state = _State()
         self._scores: dict[int, Array] = {}  # points on their way
         self._slopes: dict[int, Array] = {}
-        self._foreign: list[Outcome] = []  # kept until the box is fixed
+        self._places: dict[int, int | None] = {}  # of those on their way: how fine they were asked (`Levels.place`)
+        self._unboxed: list[Outcome] = []  # kept until the box is fixed
         self._box: Scale | None = None
         self._then: tuple[_State, int] | None = None  # as the last questions had been asked, and how many those were
         self._ahead: _Ahead | None = None
@@ -123,10 +124,10 @@ class Auto:
         ahead = None if self._ahead is None else self._ahead.questions()  # waited for: it works on the same models
         if self._then is not None and (self._scores or self._slopes):
             questions = (self._planned(*self._then) if ahead is None else ahead)[:n]
-        for question in questions:
-            self._take(question)
+            for question in questions:
+                self._take(question, self._then[0].answers)
         for question in self._planned(self._state, n - len(questions)):
-            self._take(question)
+            self._take(question, self._state.answers)
             questions.append(question)
         if questions:
             self._then, self._ahead = (self._state, len(questions)), None
@@ -137,13 +138,15 @@ class Auto:
     def replay(self, n: int, questions: Sequence[Question]) -> None:
         """Counts what was asked. Raises DriverError where numbers do not follow."""
         self._fix_box()
-        for question in questions:
+        before = self._then if self._scores or self._slopes else None
+        for i, question in enumerate(questions):
             if question.number != self._state.number:
                 raise DriverError(
                     f"auto: the recorded question {question.number} follows {self._state.number - 1}; resume with the "
                     "job file and the version that the run began with, or start a new run"
                 )
-            self._take(question)
+            thought_out = self._state if before is None or i >= before[1] else before[0]
+            self._take(question, thought_out.answers)
         if self._ahead is not None:
             self._ahead.questions()  # it works on the same models
         if questions:
@@ -153,11 +156,7 @@ class Auto:
         """Learn from answers in this order, foreign ones too. Raises DriverError on a NaN, or what was not asked."""
         for outcome in outcomes:
             number = outcome.question.number
-            if number == FOREIGN and self._box is None:
-                if outcome.failure is None:
-                    checked_losses(outcome, self._m)
-                self._foreign.append(outcome)
-            elif number in self._scores or number == FOREIGN:
+            if number in self._scores or number == FOREIGN:
                 self._learn(outcome)
                 self._scores.pop(number, None)
             elif number in self._slopes:
@@ -227,35 +226,48 @@ class Auto:
         items = Items("train", self._options.batch, state.asked)
         return Question(state.number, point, "gradients", items, f"auto: gradient {state.asked}")
 
-    def _take(self, question: Question) -> None:
+    def _take(self, question: Question, answers: int) -> None:
+        """Note a question, which was thought out when there were so many answers."""
         unit = unit_of(self._domain, question.point)
         (self._scores if question.wants == "scores" else self._slopes)[question.number] = unit
+        number = self._scouting(question.number)
+        if number is not None and question.wants == "scores":
+            self._places[number] = self._levels.place(answers, number)
         self._state = self._state.after(question, unit)
 
     def _fix_box(self) -> None:
-        """By the anchors, which have been told by now; without any, losses are taken as they are."""
+        """By the anchors, which have been told by now; without any, by the first answers, once there are enough."""
         if self._box is not None:
             return
-        anchors = [o for o in self._foreign if is_anchor(o)]
+        anchors = [o for o in self._unboxed if is_anchor(o)]
+        if not anchors and len(self._unboxed) < self._levels.needed:
+            return
+        told = anchors or [o for o in self._unboxed if o.failure is None]
         base = self._domain.base
         useless = [o.losses for o in anchors if base is not None and np.array_equal(o.question.point, base)]
-        self._box = Scale.boxed([o.losses for o in anchors], useless[0] if useless else None, self._m)
+        self._box = Scale.boxed([o.losses for o in told], useless[0] if useless else None, self._m)
         there = [o for o in anchors if exact(self._domain, o.question.point, NEAR)]
         if there and self._block < len(self._domain.low):
             self._held = promising(there, self._box)
-        for outcome in self._foreign:
+        unboxed, self._unboxed = self._unboxed, []
+        for outcome in unboxed:
             self._learn(outcome)
-        self._foreign = []
         self._state = replace(self._state, answers=self._levels.count)
 
     def _learn(self, outcome: Outcome) -> None:
-        assert self._box is not None
-        losses = None if outcome.failure is not None else self._box.units(checked_losses(outcome, self._m))
+        losses = None if outcome.failure is not None else checked_losses(outcome, self._m)
+        if self._box is None:
+            self._unboxed.append(outcome)
+            if outcome.question.number != FOREIGN:  # else anchors may follow
+                self._fix_box()
+            return
+        losses = None if losses is None else self._box.units(losses)
+        place = self._places.pop(outcome.question.number, None)
         if exact(self._domain, outcome.question.point, NEAR):
             unit = unit_of(self._domain, outcome.question.point)
             told = outcome.share < 1 and losses is not None  # NaN: of a violation, whose penalty has no error
             errors = np.nan_to_num(outcome.stderr / self._box.span) if told else None
-            self._levels.learn(unit, losses, self._scouting(outcome.question.number), errors)
+            self._levels.learn(unit, losses, place, errors)
 
     def _scouting(self, number: int) -> int | None:
         """The number of a question that may be a scout; with gradients, which are fine from the start, none is."""

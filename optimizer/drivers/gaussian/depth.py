@@ -20,7 +20,8 @@ class Depth:
     lengthen the side of the volume quickly and its scouts do so more, or when nothing does any more. So how soon a
     search grows finer is told by what finer moves gain, on this very problem.
 
-    What a scout is follows from a question's number, so that a replay, which asks nothing, knows it too.
+    What is a scout follows from a question's number and how many answers there were when it was thought out, so that
+    a replay, which asks nothing, knows it too. An answer that comes when its level has been left counts for neither.
     """
 
     def __init__(self, sizes: Sequence[int], design: int = 0) -> None:
@@ -28,7 +29,7 @@ class Depth:
         self._levels = [0]  # by how many answers there are
         self._since = [design]  # with how many answers that level was come to; to the first, once the design is there
         self._sides: list[float] = []
-        self._scouts: list[bool | None] = []
+        self._finer: list[int | None] = []  # of each answer how many levels finer than the search it was asked
 
     def at(self, count: int, number: int | None = None) -> int:
         """The level after `count` answers; of question `number`, which may be a scout, where one is asked then."""
@@ -38,10 +39,10 @@ class Depth:
     def add(
         self,
         side: float,  # of a cube of the volume, with this answer: the same for any number of objectives
-        number: int | None,  # of its question; None: it was neither a scout nor one to compare scouts with
+        asked: int | None,  # the level of its question, by `at`; None: neither a scout nor one to compare scouts with
     ) -> None:
         """Take an answer in."""
-        self._scouts.append(None if number is None else self._scout(len(self._sides), number))
+        self._finer.append(None if asked is None else asked - self._levels[-1])
         self._sides.append(side)
         count, level, since = len(self._sides), self._levels[-1], self._since[-1]
         if level + 1 < len(self._sizes) and (self._still(count - since, level) or self._outdone(count - since)):
@@ -60,9 +61,9 @@ class Depth:
         if answers < COMPARED or len(self._sides) <= COMPARED:
             return False
         gains = [b - a for a, b in zip(self._sides[-COMPARED - 1 :], self._sides[-COMPARED:], strict=False)]
-        told = list(zip(gains, self._scouts[-COMPARED:], strict=True))
-        finer = [gain for gain, scout in told if scout]
-        others = [gain for gain, scout in told if scout is False]
+        told = list(zip(gains, self._finer[-COMPARED:], strict=True))
+        finer = [gain for gain, levels in told if levels is not None and levels > 0]
+        others = [gain for gain, levels in told if levels == 0]
         if min(len(finer), len(others)) < ENOUGH:
             return False
         gained = sum(others) / len(others)

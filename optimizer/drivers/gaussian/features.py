@@ -58,7 +58,7 @@ class Features:
                 experts + numbers + np.array(values, dtype=np.int64),
             ]
         )
-        return cls(domain, csr_array(tree), csr_array(tree.T), level, kind.astype(np.int64), reals, choices)
+        return cls(domain, tree, csr_array(tree.T), level, kind.astype(np.int64), reals, choices)
 
     @property
     def depth(self) -> int:
@@ -91,8 +91,10 @@ class Features:
         """Moves of a unit point that keep to levels up to `finest`."""
         experts = self.domain.shape[1]
         chosen = np.flatnonzero(self.level[: self._block : max(experts, 1)] <= finest)
-        rows = self.tree[chosen].toarray() if experts else np.zeros((0, self.tree.shape[0]))
-        rows = csr_array(rows / np.abs(rows).max(axis=1, keepdims=True, initial=0.0))
+        rows = csr_array(self.tree[chosen])
+        if len(chosen):  # and no row is empty
+            largest = np.maximum.reduceat(np.abs(rows.data), rows.indptr[:-1])
+            rows.data /= np.repeat(largest, np.diff(rows.indptr))
         return Moves(rows, csr_array(rows.T), experts, self.reals, len(self.domain.low))
 
     @property
@@ -150,17 +152,19 @@ def _across(rows: csr_array, columns: Array) -> Array:
     return np.asarray((rows @ flat).reshape(parts, count, -1).swapaxes(0, 1).reshape(count, -1))
 
 
-def halves(layers: tuple[str, ...]) -> tuple[Array, NDArray[np.int64]]:
+def halves(layers: tuple[str, ...]) -> tuple[csr_array, NDArray[np.int64]]:
     """Haar's basis over groups, `(groups, groups)`, and each row's depth `(groups,)`; `layers` names each one's layer.
 
     Neighbouring layers are halved until one is left, then its groups are. Rows are orthogonal, of length sqrt(groups);
-    coarse ones come first.
+    coarse ones come first. Each depth has at most one entry a group: time and memory are `O(groups log groups)`.
     """
     count = len(layers)
+    if not count:
+        return csr_array((0, 0)), np.zeros(0, dtype=np.int64)
     order: dict[str, list[int]] = {}
     for g, layer in enumerate(layers):
         order.setdefault(layer, []).append(g)
-    rows: list[tuple[int, Array]] = [(0, np.ones(count))] if count else []
+    rows: list[tuple[int, list[int], list[int]]] = []  # depth, and the groups of both halves
 
     def halve(parts: list[list[int]], depth: int) -> None:
         if len(parts) == 1:
@@ -169,13 +173,18 @@ def halves(layers: tuple[str, ...]) -> tuple[Array, NDArray[np.int64]]:
             return
         cut = (len(parts) + 1) // 2
         left, right = (list(chain.from_iterable(half)) for half in (parts[:cut], parts[cut:]))
-        row = np.zeros(count)
-        row[left], row[right] = 1 / len(left), -1 / len(right)
-        rows.append((depth, row * np.sqrt(count / (row @ row))))
+        rows.append((depth, left, right))
         halve(parts[:cut], depth + 1)
         halve(parts[cut:], depth + 1)
 
-    if count:
-        halve(list(order.values()), 1)
+    halve(list(order.values()), 1)
     rows.sort(key=lambda row: row[0])
-    return np.array([row for _, row in rows]).reshape(count, count), np.array([d for d, _ in rows], dtype=np.int64)
+    columns, values = [np.arange(count)], [np.ones(count)]
+    for _, left, right in rows:
+        scale = np.sqrt(count / (1 / len(left) + 1 / len(right)))
+        columns.append(np.array([*left, *right]))
+        values.append(np.repeat([scale / len(left), -scale / len(right)], [len(left), len(right)]))
+    ends = np.cumsum([0, *map(len, columns)])
+    tree = csr_array((np.concatenate(values), np.concatenate(columns), ends), shape=(count, count))
+    tree.sort_indices()
+    return tree, np.array([0, *(depth for depth, _, _ in rows)], dtype=np.int64)

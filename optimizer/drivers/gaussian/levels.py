@@ -80,13 +80,17 @@ class Levels:
 
     def level(self, count: int, number: int | None) -> int:
         """How fine the moves of question `number` are after so many answers."""
-        return self._levels[self._depth.at(count, number)]
+        return self._levels[self.place(count, number)]
+
+    def place(self, count: int, number: int | None) -> int:
+        """The place of that level among those there are, the coarsest first."""
+        return self._depth.at(count, number)
 
     def learn(
         self,
         unit: Array,  # (dim,)
         losses: Array | None,  # (m,); None: it failed
-        number: int | None = None,  # of the question, if it was asked here
+        place: int | None = None,  # of the level at which it was asked, if it may be or be compared with a scout
         errors: Array | None = None,  # (m,), standard errors of estimates; None: the losses are exact
     ) -> None:
         """Take an answer in. What is known already is no news, but scores after an estimate or a failure are.
@@ -111,7 +115,7 @@ class Levels:
         self._losses.append(losses)
         self._errors.append(np.zeros(self._m) if errors is None else errors)
         self._rows.append(self._features(unit[None])[0])
-        self._depth.add(self._volume.value ** (1 / self._m), number)
+        self._depth.add(self._volume.value ** (1 / self._m), place)
 
     def propose(
         self,
@@ -127,7 +131,7 @@ class Levels:
         model = _Seen(self._features, self._process)
         if len(pending):
             volume.add(model(np.array(pending))[0])
-        ends = self._climbed(model, known, smooth, self._depth.at(count, number), stream)
+        ends = self._climbed(model, known, smooth, self.place(count, number), stream)
         ends = self._unknown(ends, count, pending, stream)
         features = self._features(ends)
         means, deviations = self._process(features)[0], self._process.deviation(features)

@@ -17,6 +17,7 @@ PRECISION = 1e-9  # of the residual's squared norm
 NOISE = 1e-5  # added to the variances of losses, which is 1, and of slopes, which is that over the length squared
 PER_LENGTH, SHORTEST = 10, 2.0  # the length scale is sqrt(dim / 10), at least 2, before it is known better
 FACTORS = (0.35, 0.5, 0.7, 1.0, 1.4)  # of it, that are tried
+NOISES = (0.01, 0.1, 0.3, 1.0, 3.0)  # beyond that, in those variances, that are tried
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,13 @@ class Slopes:
     With known points x_j, `f(x) = sum_j a_j k(x, x_j) + b_j . d k(x, x_j) / d x_j`, and (a, b) solve the system of all
     losses and slopes, of size known (1 + dim). Where that is large it is by conjugate gradients: a product with the
     matrix costs O(known^2 dim), and the matrix is never formed (de Roos, Gessner & Hennig 2021, arXiv:2102.07542).
+
+    How much of an answer is told by no other is learned beside the length scale: the errors of few items (`noisy`), and
+    what is too rough for the covariance.
     """
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, noisy: bool = False) -> None:
+        self._noisy, self.noise = noisy, 0.0
         self._first = max(SHORTEST, math.sqrt(dim / PER_LENGTH))
         self.length = self._first
 
@@ -55,16 +60,28 @@ class Slopes:
         losses: Array,  # (known, m)
         slopes: Array,  # (known, m, dim)
     ) -> None:
-        """Take the length scale by which the first answers foretell the slopes of the last quarter best."""
+        """Take the length scale by which the first answers foretell the slopes of the last quarter best.
+
+        And a noise, where answers are noisy, or where without it no length scale foretells better than none at all.
+        """
         kept = len(units) - max(1, len(units) // 4)
-        errors = []
-        for factor in FACTORS:
-            self.length = factor * self._first
-            self.condition(units[:kept], losses[:kept], slopes[:kept])
-            expected = self.slopes(units[kept:])
-            true = slopes[kept:]
-            errors.append((((expected - true) ** 2).sum(axis=2) / ((true**2).sum(axis=2) + 1e-30)).mean())
-        self.length = FACTORS[int(np.argmin(errors))] * self._first
+        true, first = slopes[kept:], (units[:kept], losses[:kept], slopes[:kept])
+        size = (true**2).sum(axis=2) + 1e-30  # (n, m)
+
+        def off(length: float, noise: float) -> Array:
+            self.length, self.noise = length, noise
+            self.condition(*first)
+            return np.asarray(((self.slopes(units[kept:]) - true) ** 2).sum(axis=2))
+
+        lengths = [factor * self._first for factor in FACTORS]
+        found = [off(length, 0.0) for length in lengths]
+        best = int(np.argmin([(f / size).mean() for f in found]))
+        chosen = lengths[best], 0.0
+        useless = len(true) > 1 and (found[best].sum(axis=1) / size.sum(axis=1)).mean() >= 1
+        if self._noisy or useless:
+            tried = [(length, noise) for length in lengths for noise in NOISES]
+            chosen = min(tried, key=lambda t: (off(*t).sum(axis=1) / size.sum(axis=1)).mean())
+        self.length, self.noise = chosen
 
     def slopes(
         self,
@@ -113,6 +130,11 @@ class Slopes:
         away = units * turned.sum(axis=1, keepdims=True) - turned @ self._known
         return np.asarray(self._weight * (away - 2 * straight))
 
+    @property
+    def _variances(self) -> tuple[float, float]:
+        """What errors add to the variance of losses, and of slopes."""
+        return NOISE + self.noise, NOISE + self.noise * self._weight
+
     def _covariances(self, units: Array) -> tuple[Array, Array, Array]:
         """k, and its first and second derivative with respect to squared lengths, each `(n, known)`."""
         squares = (units**2).sum(axis=1)[:, None] + (self._known**2).sum(axis=1) - 2 * units @ self._known.T
@@ -128,7 +150,8 @@ class Slopes:
         slopes_too = -4 * np.einsum("ij,ijp,ijq->ipjq", second, apart, apart, optimize=True)
         slopes_too += -2 * weight * np.einsum("ij,pq->ipjq", first, np.eye(dim))
         matrix = np.block([[k, cross], [cross.T, slopes_too.reshape(count * dim, count * dim)]])
-        matrix[np.diag_indices(len(matrix))] += NOISE
+        of_losses, of_slopes = self._variances
+        matrix[np.diag_indices(len(matrix))] += np.repeat([of_losses, of_slopes], [count, count * dim])
         rows = np.vstack([losses, np.moveaxis(slopes, 1, 2).reshape(count * dim, -1)])
         found = cho_solve(cho_factor(matrix, lower=True, overwrite_a=True, check_finite=False), rows)
         return found[:count], np.moveaxis(found[count:].reshape(count, dim, -1), 1, 2)
@@ -137,6 +160,7 @@ class Slopes:
         """The coefficients a `(known, m)` and b `(known, m, dim)`, by conjugate gradients for all m at once."""
         points, weight = self._known, self._weight
         k, first, second = self._covariances(points)
+        of_losses, of_slopes = self._variances
 
         def product(a: Array, b: Array) -> tuple[Array, Array]:
             across = np.einsum("in,jmn->mij", points, b, optimize=True) - np.einsum("jn,jmn->mj", points, b)[:, None]
@@ -145,12 +169,12 @@ class Slopes:
             away = turned.sum(axis=2).T[:, :, None] * points[:, None, :] - np.moveaxis(turned @ points, 0, 1)
             straight = np.einsum("ij,jmn->imn", first, b, optimize=True)
             values = k @ a - 2 * np.einsum("ij,mij->im", first, across)
-            return values + NOISE * a, weight * (away - 2 * straight) + NOISE * b
+            return values + of_losses * a, weight * (away - 2 * straight) + of_slopes * b
 
         def inner(a: Array, b: Array, c: Array, d: Array) -> Array:
             return np.asarray((a * c).sum(axis=0) + (b * d).sum(axis=(0, 2)))
 
-        scale = 1 + NOISE, weight + NOISE  # the matrix's diagonal
+        scale = 1 + of_losses, weight + of_slopes  # the matrix's diagonal
         value, slope = np.zeros_like(losses), np.zeros_like(slopes)
         left, left_slope = losses.copy(), slopes.copy()
         to, to_slope = left / scale[0], left_slope / scale[1]

@@ -24,10 +24,14 @@ class Trace:
     """Volume that one model of all tasks' training losses foretells, from their values and gradients (`Slopes`).
 
     Losses are in units of those at the first point, which is the reference. Steps reach farther while they gain.
+
+    Where each gradient is of few items of its own (`noisy`), losses are luck as well: what counts as found is what the
+    model, which learns how much is luck, expects where gradients are; and since no gain can be told from luck either,
+    how far steps reach is drawn anew for each.
     """
 
-    def __init__(self, dim: int) -> None:
-        self._model, self._held, self._fitted = Slopes(dim), 0, 0
+    def __init__(self, dim: int, noisy: bool = False) -> None:
+        self._model, self._noisy, self._held, self._fitted = Slopes(dim, noisy), noisy, 0, 0
         self._units: list[Array] = []
         self._losses: list[Array] = []
         self._slopes: list[Array] = []
@@ -68,7 +72,7 @@ class Trace:
         stream: np.random.Generator,
     ) -> Array:
         """Where a gradient would add most to the first `count`, a unit point `(dim,)`; `count` never falls."""
-        return self._chosen(count, self._losses[:count], pending, stream)
+        return self._chosen(count, True, pending, stream)
 
     def cover(
         self,
@@ -77,21 +81,26 @@ class Trace:
         stream: np.random.Generator,
     ) -> Array:
         """The point whose foretold losses add most to those of points that are scored."""
-        return self._chosen(count, [], scored, stream)
+        return self._chosen(count, False, scored, stream)
 
-    def _chosen(self, count: int, front: Sequence[Array], there: Sequence[Array], stream: np.random.Generator) -> Array:
+    def _chosen(self, count: int, known: bool, there: Sequence[Array], stream: np.random.Generator) -> Array:
+        """What adds most to points that are `there`, and to those of which gradients are `known`."""
         units, losses = np.array(self._units[:count]), np.array(self._losses[:count])
         if self._held != count:
             self._fit(count)
             self._model.condition(units, losses, np.array(self._slopes[:count]))
             self._held = count
+        if self._noisy:
+            losses = self._model(units)[0]
         volume = Volume(losses.shape[1])
-        volume.add(np.array(front))
+        if known:
+            volume.add(losses)
         if len(there):
             volume.add(self._model(np.array(there))[0])
         directions = drawn_directions(stream, CLIMBS, volume.m)
         starts = units[((1 - losses) / directions[:, None]).min(axis=-1).argmax(axis=1)]
-        reach = self._reaches[count] * (0.2 + 0.8 * stream.random((CLIMBS, 1)))
+        drawn = stream.random((CLIMBS, 1))
+        reach = REACH * 10**-drawn if self._noisy else self._reaches[count] * (0.2 + 0.8 * drawn)
         ends = climb(self._model, starts, directions, None, reach, np.zeros_like(starts), STEPS)
         return np.asarray(ends[int(np.argmax(volume.gain(self._model(ends)[0])))])
 
