@@ -168,13 +168,19 @@ def test_errors_are_less_than_the_sample_mean_s(name: str, kind: str, most: floa
     assert rms(off) < most * rms(sampled)
 
 
+@pytest.mark.parametrize("constant", [0.7, 2.5, -3.0, 1e6])
+def test_a_metric_that_is_always_the_same_is_that(name: str, constant: float) -> None:
+    said = ESTIMATORS[name](np.full((8, 200), constant), (0, 1)).estimate(np.arange(10), np.full(10, constant))
+    assert said.value == pytest.approx(constant, rel=1e-6) and said.stderr < 0.05 * abs(constant)
+
+
 def test_items_and_abilities_are_found_again_that_answers_were_drawn_from() -> None:
     stream = np.random.default_rng(0)
     slopes, hardness = stream.normal(1.2, 0.4, size=1500), stream.normal(size=1500)
     abilities = stream.normal(size=120)
     chances = 1 / (1 + np.exp(hardness - np.outer(abilities, slopes)))
     known = (stream.random(chances.shape) < chances).astype(np.float64)
-    latent = fitted(known[:100], 2)
+    latent = fitted(known[:100], 2, True)
     found = latent.abilities[:, np.argmax(np.abs(latent.items.mean[:, :2]).mean(axis=0))]
     assert abs(np.corrcoef(found, abilities[:100])[0, 1]) > 0.98
     assert np.corrcoef(latent.items.mean[:, 2], -hardness)[0, 1] > 0.9
@@ -186,11 +192,13 @@ def test_items_and_abilities_are_found_again_that_answers_were_drawn_from() -> N
 
 def test_items_learned_without_a_candidate_are_those_of_a_fit_without_it() -> None:
     known = answers("irt", 0).known[:12]
-    latent = fitted(known, 1)
+    latent = fitted(known, 1, True)
     copies = latent.without(np.arange(12))
     shared, apart = [], []
     for r in range(12):
-        refit = fitted(np.delete(known, r, axis=0), 1).items.mean[:, 1]  # intercepts, which have no sign to choose
+        refit = fitted(np.delete(known, r, axis=0), 1, True).items.mean[
+            :, 1
+        ]  # intercepts, which have no sign to choose
         shared.append(rms(latent.items.mean[:, 1] - refit))
         apart.append(rms(copies.mean[r, :, 1] - refit))
     assert np.mean(apart) < 0.6 * np.mean(shared)

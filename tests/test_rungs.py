@@ -31,7 +31,7 @@ from optimizer.objectives import Objective
 from optimizer.output import logs, plain
 from optimizer.record.ledger import Ledger
 from optimizer.rungs.ladder import Ladder
-from optimizer.rungs.rules import among_the_best, dominated, promise
+from optimizer.rungs.rules import among_the_best, dominated, part, promise
 from optimizer.rungs.whole import Known
 from optimizer.searching.search import Search
 from optimizer.views import summary
@@ -157,12 +157,35 @@ def test_stopped_anywhere_and_resumed_it_ends_the_same(finished: Run, tmp_path: 
     }
 
 
+def test_finalists_are_chosen_once_whatever_their_scores_say_of_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With all items known of some, others may promise most: a resume would score ever more."""
+    monkeypatch.setattr(Ladder, "finalists", lambda ladder, answered: list(ladder._partly)[:2])
+    job = worlds.classification(tmp_path, evaluations=24, extra="fidelity: {rungs: [8], keep: 0.2}")
+    run = worlds.searched(job)
+    whole = [c.number for c in run.results().candidates.values() if c.share == 1]
+
+    def stop_at_once(search: Search, answer: Answer) -> None:
+        if search.phase == "finalists":
+            search.stop()
+
+    assert not run.search().stopped and whole == [c.number for c in run.results().candidates.values() if c.share == 1]
+    stopped = Run.create(run.job.model_copy(update={"name": "stopped"}), tmp_path)
+    assert stopped.search(stop_at_once).stopped
+    stopped.search()
+    assert whole == [c.number for c in stopped.results().candidates.values() if c.share == 1]
+    longer = run.search(evaluations=30)
+    assert longer.answered == 30 and sum(c.row is not None for c in run.results().candidates.values()) == 4
+
+
 @pytest.mark.parametrize(
     ("said", "words"),
     [
         ("fidelity: {rungs: [8, 30]}", "at most 29"),
         ("fidelity: {rungs: [300]}", "has 30 calibration items; name at most 29"),
-        ("fidelity: {rungs: [16, 8]}", "numbers of items that grow"),
+        ("fidelity: {rungs: [16, 8]}", r"numbers of items that grow, got \[16, 8\]; sort them, each once$"),
+        ("fidelity: {rungs: [8], keeps: 0.2}", r"fidelity\.keeps: unknown key; did you mean 'keep'\?"),
         ("fidelity: {rungs: []}", "rungs"),
         ("fidelity: {rungs: [0, 8]}", "rungs"),
         ("fidelity: {rungs: [8], keep: 1.0}", "keep"),
@@ -279,6 +302,28 @@ def test_in_a_drain_no_candidate_goes_on() -> None:
     rungs.submit(Question(0, np.zeros(2)))
     rungs.drain()
     assert rungs.collect(0.1) == [] and inner.asked == [0], "it promised most, and would have gone on"
+
+
+def test_finalists_are_a_share_of_the_candidates_that_there_were_not_of_those_that_were_allowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Sobol, "done", property(lambda driver: driver._number >= 30))  # and ten anchors
+    found = worlds.searched(worlds.classification(tmp_path, evaluations=1000, extra=HALVING)).results()
+    candidates = found.candidates.values()
+    assert sum(c.share < 1 for c in candidates) > 10, "there were more to take"
+    assert len(candidates) == 40 and sum(c.row is not None for c in candidates) == FINALISTS
+
+
+@given(st.integers(1, 100), st.integers(1, 2000))
+def test_a_share_in_percent_is_rounded_up_exactly(percent: int, count: int) -> None:
+    assert part(percent / 100, count) == -(-percent * count // 100)
+
+
+def test_of_a_hundred_candidates_seven_in_a_hundred_are_seven() -> None:
+    assert 0.07 * 100 > 7, "as floats have it"
+    promises = np.arange(101.0, 1.0, -1.0)
+    for better, goes_on in ((6, True), (7, False)):
+        assert among_the_best(np.append(np.delete(promises, better), promises[better]), 0.07) is goes_on
 
 
 @given(

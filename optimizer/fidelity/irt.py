@@ -16,7 +16,7 @@ from optimizer.fidelity.calibration import PRIOR, PerItems, factor, left_out, ra
 from optimizer.fidelity.estimator import Array, Estimate, Indices, Seen, checked_known, checked_seen, comparable
 from optimizer.fidelity.items import Items
 from optimizer.fidelity.latent import Latent, fitted
-from optimizer.fidelity.mean import is_binary, mean_variance, plain, stated, too_few, usual_variance
+from optimizer.fidelity.mean import is_binary, mean_variance, plain, spread, stated, too_few, usual_variance
 from optimizer.fidelity.prediction import Predicted, predicted
 
 DIMS, LINEAR_DIMS = 3, 5  # at most; what is not needed shrinks to nothing
@@ -58,7 +58,7 @@ class Irt:
         self._note = "" if self._mixes or not self.mixed else "a mix needs 2 experts: any ability, as in `irt`"
         # linear results are in units of their spread, which makes no difference but for rounding
         self._centre = 0.0 if self._binary or not len(self._known) else float(self._known.mean())
-        self._unit = 1.0 if self._binary else float(self._known.std()) or 1.0
+        self._unit = 1.0 if self._binary else spread(self._known)
         self._latent = self._learned()
         self._usual = 0.0 if self._latent is None else usual_variance(self._latent.known, self._latent.known)
         self._at = PerItems(self._trust)
@@ -81,7 +81,7 @@ class Irt:
         if len(self._known) < 2:
             return None
         most = DIMS if self._binary else LINEAR_DIMS
-        return fitted((self._known - self._centre) / self._unit, min(most, len(self._known) - 1))
+        return fitted((self._known - self._centre) / self._unit, min(most, len(self._known) - 1), self._binary)
 
     @cached_property
     def _without(self) -> tuple[Indices, Items]:

@@ -8,7 +8,6 @@ import numpy as np
 
 from optimizer.fidelity.estimator import Array, Indices
 from optimizer.fidelity.items import Items, outer, with_one
-from optimizer.fidelity.mean import is_binary
 
 ROUNDS = 8
 SHARED = 3.0  # candidates that the mean noise of all items counts for in an item's own
@@ -41,14 +40,14 @@ class Latent:
         )
 
 
-def fitted(known: Array, dims: int) -> Latent:
+def fitted(known: Array, dims: int, binary: bool) -> Latent:
     """The model of results `(R, N)`, 2 <= R, dims < R, by variational EM: items are integrated over, abilities are not.
 
-    Logistic where all results are 0 or 1; linear elsewhere, where results are to be in units of their spread. The
-    items' prior is normal, its means and variances learned from all of them (a hierarchical 2PL): what R = 10
+    Logistic where results are right or wrong (`binary`: all are 0 or 1); linear elsewhere, in units of their spread.
+    The items' prior is normal, its means and variances learned from all of them (a hierarchical 2PL): what R = 10
     candidates do not tell of an item is taken from the others, and dimensions that explain nothing shrink to 0.
     """
-    binary, middle = is_binary(known), known.mean(axis=0)
+    middle = known.mean(axis=0)
     _, directions = np.linalg.eigh((known - middle) @ (known - middle).T)
     abilities, _ = _standard(directions[:, : -dims - 1 : -1])
     centre, spread = np.append(np.zeros(dims), 0.0 if binary else middle.mean()), np.ones(dims + 1)

@@ -13,6 +13,7 @@ from scipy.special import stdtrit
 from optimizer.fidelity.estimator import Array, Estimate, Seen, checked_known, checked_seen
 
 NORMAL = 1.959963984540054  # of a normal distribution 95 % lie within so many standard deviations
+ROUNDING = 1e-12  # of results: what differs by less does not differ
 PRIOR = 1.0  # so many items of the sample the variance of known candidates counts for
 
 
@@ -82,6 +83,12 @@ def stated(value: float, stderr: float, seen: Seen, binary: bool, note: str = ""
 def is_binary(values: Array) -> bool:
     """Whether all are 0 or 1."""
     return bool(((values == 0) | (values == 1)).all())
+
+
+def spread(known: Array) -> float:
+    """The standard deviation of all results; 1 where they are alike but for rounding."""
+    found = float(known.std()) if known.size else 0.0
+    return found if found > ROUNDING * float(np.abs(known).max(initial=0.0)) else 1.0
 
 
 def widening(freedom: float) -> float:

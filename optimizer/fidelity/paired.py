@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from optimizer.fidelity.calibration import PerItems, factor, left_out, ratio
 from optimizer.fidelity.estimator import Array, Estimate, Seen, checked_known, checked_seen, comparable
-from optimizer.fidelity.mean import is_binary, stated, too_few
+from optimizer.fidelity.mean import ROUNDING, is_binary, stated, too_few
 
 RIDGES = 10.0 ** np.arange(-2, 3.01, 0.5)  # in units of the candidates' mean variance over items
 SHARED = 5.0  # items that the mean residual variance of all candidates counts for in a candidate's own
@@ -50,7 +50,9 @@ class Paired:
         self._binary = is_binary(self._known)
         apart = self._known - self._known.mean(axis=1, keepdims=True)
         self._spread = apart @ apart.T / self._known.shape[1]  # (R, R), covariances over all items
-        self._unit = (float(np.trace(self._spread)) / max(len(apart), 1)) or 1.0
+        self._least = ROUNDING * float(np.abs(self._known).max(initial=0.0))  # rounding: what is less is none
+        mean = float(np.trace(self._spread)) / max(len(apart), 1)
+        self._unit = mean if mean > self._least**2 else 1.0
         self._at = PerItems(self._regression)
 
     def estimate(self, items: ArrayLike, values: ArrayLike, weights: ArrayLike | None = None) -> Estimate:
@@ -73,6 +75,7 @@ class Paired:
         sample = self._known[:, seen.items]
         centred = sample - sample.mean(axis=1, keepdims=True)
         gaps = self._known.mean(axis=1) - sample.mean(axis=1)
+        gaps[np.abs(gaps) <= self._least] = 0.0
         gram, n = centred @ centred.T, len(seen.items)
         found = [self._inverse(gram, gaps, self._unit * ridge) for ridge in RIDGES]
         luck = float((gaps**2).mean()) or 1.0

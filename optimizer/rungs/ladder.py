@@ -23,7 +23,7 @@ from optimizer.record.front import Front
 from optimizer.record.paired import Sample
 from optimizer.rungs.order import Order
 from optimizer.rungs.plan import Plan
-from optimizer.rungs.rules import WINDOW, among_the_best, chosen, dominated, promise
+from optimizer.rungs.rules import WINDOW, among_the_best, chosen, dominated, part, promise
 from optimizer.rungs.whole import LEAST, Known, Whole, rivals
 
 log = logging.getLogger(__name__)
@@ -163,12 +163,13 @@ class Ladder:
         met = np.array([t.met for t in tried])
         return among_the_best(met * promise(*self._in_units(tried)), self.plan.keep)
 
-    def finalists(self, evaluations: int) -> list[int]:
-        """The candidates that are to be scored on all items now that so many have been asked, by number.
+    def finalists(self, answered: int) -> list[int]:
+        """The candidates that are to be scored on all items now that so many have been answered, by number.
 
-        Each promises most beside those before it; none where all that are wanted have been scored.
+        Those that were scored on all from the start count among the answered. Each promises most beside those before
+        it; none where all that are wanted have been scored.
         """
-        wanted = math.ceil(self.plan.final * evaluations) - self._finals
+        wanted = part(self.plan.final, answered) - self._finals
         if wanted <= 0 or not self._partly or self.refusal is not None:
             return []
         numbers = list(self._partly)

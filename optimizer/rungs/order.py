@@ -12,7 +12,11 @@ from optimizer.driver import random_stream
 from optimizer.fidelity import CHOICES, Choice
 
 TURNS = "turns"
-"""Candidates take turns: each begins its rungs where the one before it had its first. So no search fits a few items."""
+"""Candidates take turns: each has its first rung on another block of items, until all blocks were had, and then anew.
+
+The blocks of each such round come in an order drawn for it: else a driver that asks every third question of one kind,
+or for one preference, would have the same few items for it for ever. So no search fits a few items.
+"""
 
 ORDERS = (TURNS, *CHOICES)
 
@@ -37,7 +41,7 @@ class Order:
     def __init__(
         self, choose: str, size: int, rungs: tuple[int, ...], seed: int, evaluator: str, known: Callable[[], np.ndarray]
     ) -> None:
-        self._rungs, self._size = rungs, size
+        self._rungs, self._size, self._seed, self._evaluator = rungs, size, seed, evaluator
         self._choice: Choice | None = None
         if choose == TURNS:
             self._places = shuffled(size, seed, evaluator)
@@ -50,9 +54,14 @@ class Order:
     def block(self, number: int, rung: int) -> tuple[int, ...]:
         """The places of a candidate's rung that those below do not have; after the last rung, the rest."""
         ends = (0, *self._rungs, self._size)
-        first = self._rungs[0]
-        turn = 0 if self._choice is not None else first * (number % (self._size // first))
-        return tuple(np.roll(self._places, -turn)[ends[rung] : ends[rung + 1]].tolist())
+        first = 0 if self._choice is not None else self._rungs[0] * self._turn(number)
+        return tuple(np.roll(self._places, -first)[ends[rung] : ends[rung + 1]].tolist())
+
+    def _turn(self, number: int) -> int:
+        """Which of the first blocks is a candidate's: a function of its number alone, as a resume needs it."""
+        blocks = self._size // self._rungs[0]
+        around, place = divmod(number, blocks)
+        return int(random_stream(self._seed, TURNS, self._evaluator, around).permutation(blocks)[place])
 
     def weights(
         self,

@@ -14,8 +14,8 @@ class Plan:
 
     At a rung `halving` lets the best `keep` of all candidates so far go on, `racing` all but those that are worse than
     one of the front with probability `sure`. When the search is over, those that were told from some items and promise
-    most are scored on all, a share `final` of all candidates. `estimate` names one of `fidelity.ESTIMATORS`, `choose`
-    one of `rungs.ORDERS`: which items are scored first.
+    most are scored on all, as many as a share `final` of all candidates. `estimate` names one of `fidelity.ESTIMATORS`,
+    `choose` one of `rungs.ORDERS`: which items are scored first.
     """
 
     rungs: tuple[int, ...]

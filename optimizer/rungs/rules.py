@@ -64,7 +64,12 @@ def among_the_best(promises: Array, keep: float) -> bool:
     Successive halving without a barrier (Li et al. 2020, arXiv:1810.05934), decided once: when it arrives.
     """
     better = int((promises > promises[-1]).sum())
-    return bool(promises[-1] > 0 and better < math.ceil(keep * len(promises)))
+    return bool(promises[-1] > 0 and better < part(keep, len(promises)))
+
+
+def part(share: float, count: int) -> int:
+    """How many of `count` a share is, rounded up; 7 in 100 are 7, though `.07 * 100` is a little more."""
+    return math.ceil(share * count - 1e-9)
 
 
 def dominated(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from optimizer.driver import AGAIN, ANCHOR, WHOLE, Items, Question, Split, reference
@@ -49,8 +49,22 @@ def unscored_references(
     return [*waiting, *new]
 
 
-def ask_whole(ledger: Ledger, known: Known, numbers: Sequence[int]) -> list[Question]:
-    """Have candidates scored on all items that were told from some."""
+def ask_finalists(
+    ledger: Ledger,
+    known: Known,
+    choose: Callable[[int], Sequence[int]],
+    answered: int,  # candidates
+) -> list[Question]:
+    """Have candidates scored on all items that were told from some: those that `choose` names, once for so many.
+
+    The choice is kept before it is asked: with what all items said, others would be chosen, and a resume would go on
+    for ever where the run had ended.
+    """
+    chosen: dict[str, list[int]] = ledger.meta("finalists", {})
+    if str(answered) not in chosen:
+        chosen[str(answered)] = [int(number) for number in choose(answered)]
+        ledger.set_meta("finalists", chosen)
+    numbers = [n for n in chosen[str(answered)] if n + WHOLE not in known.questions]
     new = [replace(known.questions[n], number=n + WHOLE) for n in numbers]
     if new:
         recipes = [known.recipe(n) for n in numbers]

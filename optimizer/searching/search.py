@@ -28,11 +28,11 @@ from optimizer.searching.tally import Tally
 class Learns(Protocol):
     """What is told of every answer on calibration items, in their order, in a replay too.
 
-    `finalists` are the candidates told from some items, that are to be scored on all when so many have been asked.
+    `finalists` are the candidates told from some items, that are to be scored on all when so many have been answered.
     """
 
     def learn(self, question: Question, answer: Answer) -> None: ...
-    def finalists(self, evaluations: int) -> Sequence[int]: ...
+    def finalists(self, answered: int) -> Sequence[int]: ...
 
 
 DRAIN_SECONDS = 30.0
@@ -204,7 +204,7 @@ class Search:
         """Score on all items what promises most of the candidates that were told from some."""
         if self._ladder is None or self.stopped or self.reached is not None:
             return
-        self._waiting.extend(beside.ask_whole(self._ledger, self._known, self._ladder.finalists(self.evaluations)))
+        self._waiting.extend(beside.ask_finalists(self._ledger, self._known, self._ladder.finalists, self.answered))
         self._begin("finalists")
         self._loop(self._next_waiting)
 

@@ -32,7 +32,7 @@ class Tally:
 
     Of a candidate that violates a constraint the driver is told, objective by objective, `worst + violation x unit`:
     the worst loss of an anchor, or of a candidate that violates none, so far; and the unit of the front's box. So it
-    is worse than all that violate none, in proportion to the violation, whatever its own losses are.
+    is worse than all until then that violate none, in proportion to the violation, whatever its own losses are.
     """
 
     def __init__(
