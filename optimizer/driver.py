@@ -29,6 +29,9 @@ often as anyone asks."""
 REFERENCE = "reference: "
 """What the stage of a question begins with that is about a model as it is; `base`, or the expert's name, follows."""
 
+ROUNDING = 1e-12
+"""Of the larger of two losses: they do not differ, where it is by no more than this."""
+
 
 class DriverError(ValueError):
     """An option, a domain or an answer that a driver refuses: what was expected, what arrived, what to do."""
@@ -243,6 +246,19 @@ def checked_losses(
     return losses
 
 
+def unit_between(
+    low: NDArray[np.float64],  # (m,)
+    high: NDArray[np.float64],  # (m,)
+    alike: NDArray[np.float64] | float | None = None,
+) -> NDArray[np.float64]:
+    """What losses are divided by to be compared, `(m,)`: the range between these, or `alike` where they do not differ.
+
+    Without `alike` that is the magnitude they have, and 1 where it is 0: losses of other units make no difference.
+    """
+    span, size = high - low, np.maximum(np.abs(low), np.abs(high))
+    return np.where(span > ROUNDING * size, span, np.where(size > 0, size, 1.0) if alike is None else alike)
+
+
 def preference(
     key: str,
     given: Sequence[float],
@@ -251,11 +267,12 @@ def preference(
 ) -> NDArray[np.float64]:
     """Weights `(m,)` that a job gives as `key`, one for each `each`, scaled to sum 1; raises DriverError on others."""
     row = np.array(given, dtype=np.float64)
-    if row.shape != (count,) or not np.isfinite(row).all() or (row < 0).any() or not row.sum() > 0:
+    if row.shape != (count,) or not np.isfinite(row).all() or (row < 0).any() or not row.any():
         raise DriverError(
             f"{key}: expected {count} non-negative numbers, one for each {each}, with a positive sum,"
             f" got {row.tolist()}"
         )
+    row = np.ldexp(row, -int(np.frexp(row.max())[1]))  # a power of two changes no bit, and the sum stays finite
     return np.asarray(row / row.sum())
 
 

@@ -104,6 +104,38 @@ def test_the_probability_to_be_on_the_front_is_how_often_it_is_so() -> None:
         assert np.mean([h for _, h in within]) == pytest.approx(np.mean([p for p, _ in within]), abs=0.08)
 
 
+@pytest.mark.parametrize("alike", [0.0, 0.9, 1.0])
+def test_many_unlikely_rivals_count_however_alike_the_objectives_of_an_evaluator_are(alike: float) -> None:
+    n, rivals, draw = 200, 40, np.random.default_rng(8)
+    items = np.repeat(draw.standard_normal((2, 1, n)), rivals + 1, axis=1)  # objectives, candidates, items
+    apart = draw.standard_normal((2, rivals, n))
+    apart[1] = alike * apart[0] + np.sqrt(1 - alike**2) * apart[1]
+    apart = (apart - apart.mean(axis=2, keepdims=True)) / apart.std(axis=2, ddof=1, keepdims=True)
+    items[:, 1:] += apart + 2.4 / np.sqrt(n)  # each is worse by 2.4 errors of the difference, in both
+    joint = Joint([[sample(items[0, k]), sample(items[1, k])] for k in range(rivals + 1)], ("a", "a"))
+
+    luck = draw.standard_normal((4000, n)) / n  # of means over n items
+    truths = luck @ apart.transpose(0, 2, 1) + 2.4 / np.sqrt(n)  # objectives, draws, rivals: how much worse
+    in_truth = 1 - np.mean((truths <= 0).all(axis=0).any(axis=1))
+    assert in_truth < 0.9 if alike else in_truth > 0.98
+    assert joint.nondominated([0])[0] == pytest.approx(in_truth, abs=0.03)
+
+
+@pytest.mark.parametrize("alike", [-1.0, -0.5, 0.0, 0.5, 0.9, 1.0])
+def test_what_a_rival_is_filtered_by_is_no_less_than_how_often_it_dominates(alike: float) -> None:
+    draw = np.random.default_rng(9)
+    first, other = (simulated(draw, np.linspace(0, 0.3, 6), 80) for _ in range(2))
+    second = alike * first + np.sqrt(1 - alike**2) * other
+    of_one = Joint([[sample(x), sample(y)] for x, y in zip(first, second, strict=True)], ("a", "a"))
+    of_two = Joint([[sample(x), sample(y)] for x, y in zip(first, other, strict=True)], ("a", "b"))
+    apart = [Joint([[sample(x)] for x in rows], ("a",)).bound for rows in (first, other)]
+    assert of_two.bound == pytest.approx(apart[0] * apart[1])
+    for a in range(6):
+        for b in range(6):
+            if a != b:
+                assert of_one.bound[a, b] >= of_one.dominates(a, b) - 0.03  # that is sampled
+
+
 def beaten(losses: Array, k: int) -> bool:
     return bool(((losses <= losses[k]).all(axis=1) & (losses < losses[k]).any(axis=1)).any())
 
@@ -111,8 +143,8 @@ def beaten(losses: Array, k: int) -> bool:
 def test_of_two_candidates_the_sampled_probability_is_the_exact_one() -> None:
     a, b = simulated(np.random.default_rng(4), np.array([0.0, 0.1]), 100)
     joint = Joint([[sample(a)], [sample(b)]], ("a",))
-    assert joint.nondominated([0, 1]) == pytest.approx(1 - joint.pairs[[1, 0], [0, 1]], abs=0.03)
-    assert joint.pairs[0, 1] + joint.pairs[1, 0] == pytest.approx(1.0)
+    assert joint.nondominated([0, 1]) == pytest.approx(1 - joint.bound[[1, 0], [0, 1]], abs=0.03)
+    assert joint.bound[0, 1] + joint.bound[1, 0] == pytest.approx(1.0)
     assert (joint.nondominated([0, 1]) == joint.nondominated([0, 1])).all()
 
 
@@ -132,7 +164,7 @@ def test_one_and_the_same_result_dominates_nobody(items: Array | None) -> None:
     same = sample(items) if items is not None else bare(0.5, 0.1)
     worse = sample(items + 5 + np.arange(12.0) / 50) if items is not None else bare(9.0, 0.1)
     joint = Joint([[same], [same], [worse]], ("a",))
-    assert joint.pairs[0, 1] == joint.pairs[1, 0] == 0.0 and joint.pairs[0, 2] == pytest.approx(1.0, abs=1e-3)
+    assert joint.bound[0, 1] == joint.bound[1, 0] == 0.0 and joint.bound[0, 2] == pytest.approx(1.0, abs=1e-3)
     assert joint.nondominated([0, 1]).tolist() == [1.0, 1.0]
 
 
@@ -266,10 +298,30 @@ def test_what_is_preferred_is_found_and_shown_with_how_sure_it_holds(folder: Pat
     ]
     assert found["where"][0]["calibration"]["holds"] > found["where"][0]["heldout"]["holds"] > 0.5
     said = mergeopt("front", folder, *asked, "--best", "chat.loss").out
-    assert "candidate 2: best in chat.loss where" in said and "0.700±.073" in said
+    assert "candidate 2: best in chat.loss of those that have on calibration items what was asked for\n" in said
+    assert "0.700±.073" in said and "On held-out items" not in said
     assert json.loads(mergeopt("front", folder, "--best", "math.accuracy", "--json").out)["candidate"] == 1
     only = mergeopt("front", folder, "--where", "math.accuracy <= 0.6", "--where", "math.accuracy >= 0.55").out
-    assert "candidate 3: of the best mean where" in only and "neither, or not yet" in only
+    assert (
+        "candidate 3: of the best mean of those that" in only
+        and "On held-out" not in only
+        and "neither, or not yet" in only
+    )
+
+
+def test_a_choice_that_fails_on_held_out_items_is_told_with_the_surest(folder: Path, mergeopt: Program) -> None:
+    said = mergeopt("front", folder, "--where", "math.accuracy >= 0.75", "--best", "chat.loss").out
+    assert "candidate 2: best" in said  # 0.8, on held-out items 0.7
+    assert "it probably does not hold (probability 0.25); it is surest to for candidate 1 (expert: [red]math)" in said
+    none = " ".join(mergeopt("front", folder, "--where", "math.accuracy >= 0.88").out.split())
+    assert "(probability 0.30); nor does any other of those that were scored there: ask for less." in none
+
+
+def test_the_anchors_own_hypervolume_is_told_beside_the_fronts(folder: Path, mergeopt: Program) -> None:
+    found = json.loads(mergeopt("status", folder, "--json").out)
+    assert found["hypervolume_anchors"] == 0.0 < found["hypervolume"]  # each is best in one objective, and worst
+    said = f"{found['hypervolume']:.3f} (the anchors alone 0.000; 1: the anchors' best of each at once)"
+    assert said in mergeopt("status", folder).out
 
 
 @pytest.mark.parametrize(
@@ -279,8 +331,20 @@ def test_what_is_preferred_is_found_and_shown_with_how_sure_it_holds(folder: Pat
             ["front", "RUN", "--where", "math.accuracy >= 0.95"],
             "the nearest, candidate 1, has math.accuracy 0.9 ± 0.048",
         ),
+        (
+            ["front", "RUN", "--where", "math.accuracy >= 80"],
+            "math.accuracy is a share from 0 to 1 in all of them; give a bound in there, such as 0.8 for 80 %",
+        ),
+        (["front", "RUN", "--where", "chat.loss <= 0.1"], "ask for less"),
         (["front", "RUN", "--where", "maths.accuracy >= 0.5"], "no metric 'maths.accuracy'"),
-        (["front", "RUN", "--best", "chat"], "no metric 'chat'"),
+        (["front", "RUN", "--best", "math.acuracy"], "did you mean 'math.accuracy'? there are: chat.loss, math."),
+        (["front", "RUN", "--best", "chat"], "did you mean 'chat.loss'? there are: chat.loss\n"),
+        (["show", "RUN", "bst"], "did you mean 'best'? give a candidate's number"),
+        (["show", "RUN", "bse"], "did you mean 'base'? give a candidate's number"),
+        (
+            ["front", "RUN", "--where", "math.accuracy >= 0.9", "--where", "math.accuracy <= 0.5"],
+            "--where: 'math.accuracy >= 0.9' and 'math.accuracy <= 0.5' cannot both hold; raise the one to",
+        ),
         (["front", "RUN", "--where", "math.accuracy > 0.5"], "write >= or <="),
         (["front", "RUN", "--where", "math.accuracy"], "expected a metric, >= or <=, and a number"),
         (["front", "RUN", "--where", "math.accuracy >= nan"], "expected a metric, >= or <=, and a number"),

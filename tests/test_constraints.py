@@ -193,6 +193,10 @@ def test_a_violation_is_in_units_of_the_anchors() -> None:
     for number in range(2):
         alike.learn(number, scored(0.5 + number * 1e-9, 0), True)
     assert alike.violation(scored(0.4, 0)) == pytest.approx(0.4 / 0.008), "a hundredth of the bound at least"
+    rounded = Feasible([Condition("a", True, 0.0), Condition("b", True, 2.0)])
+    for value in (0.3, 0.1 + 0.2):
+        rounded.learn(0, scored(value, value), True)
+    assert rounded.violation(scored(-0.4, 1.0)) == pytest.approx(0.4 + 0.5), "alike but for rounding"
 
 
 OFFERED = {"a.accuracy": Metric("accuracy", "max", "", 0, 1), "a.loss": Metric("loss", "min", "", 0)}

@@ -58,6 +58,8 @@ def test_equals_brute_force(rows: list[list[float]], some: set[int]) -> None:
     if (ideal == reference).all():
         assert (front.hypervolume, front.epsilon) == (0.0, 0.0)
         return
+    alone = built(losses[anchors], range(len(anchors))).hypervolume if anchors else None
+    assert front.anchors_hypervolume == (None if alone is None else pytest.approx(alone, abs=1e-9))
     span = np.where(reference > ideal, reference - ideal, np.where(ideal == 0, 1.0, np.abs(ideal)))
     unit = (losses - ideal) / span
     assert front.exact
@@ -106,6 +108,12 @@ def test_a_worked_example() -> None:
     assert not front.add(3, np.array([2.0, 3.0]))
     assert front.hypervolume == pytest.approx(0.5 * 0.8)
     assert front.epsilon == pytest.approx(0.5)
+    assert front.anchors_hypervolume == 0.0
+    before = front.still()
+    front.add(4, np.array([0.5, 5.0]), anchor=True)
+    front.add(5, np.array([0.0, 0.0]), anchor=True, feasible=False)
+    assert front.anchors_hypervolume == pytest.approx(0.75 * 0.5) and before.anchors_hypervolume == 0.0
+    front = before
     assert front.by_mean() == [2, 0, 1, 3]
     assert front.reference is not None and front.reference.tolist() == [2.0, 10.0]
 
@@ -146,6 +154,17 @@ def test_large_fronts_in_many_objectives_are_approximated_and_say_so() -> None:
 
     assert front.hypervolume == pytest.approx(float(moocore.hypervolume(losses, ref=1.0)), rel=0.01)
     assert front.hypervolume == front.hypervolume
+
+
+@pytest.mark.parametrize(("objectives", "most"), [(9, 15), (20, 12), (31, 12)])
+def test_few_points_in_many_objectives_are_measured_exactly_and_more_are_not(objectives: int, most: int) -> None:
+    front = Front(objectives)
+    front.add(-2, np.zeros(objectives), anchor=True, feasible=False)
+    front.add(-1, np.ones(objectives), anchor=True, feasible=False)
+    for number, row in enumerate(np.random.default_rng(0).random((40, objectives)) ** 4):
+        front.add(number, row)
+        assert front.exact == (len(front.nondominated) <= most) and np.isfinite(front.hypervolume)
+    assert len(front.nondominated) > most
 
 
 @pytest.mark.parametrize(

@@ -296,10 +296,13 @@ def test_a_path_traces_the_front_of_two_bowls_of_unlike_scale() -> None:
     assert front.hypervolume > 0.92 * bound.hypervolume  # the paths end at an emphasis of 0.9, short of the ends
 
 
-@pytest.mark.parametrize("ends", [[[1.0]], [[1.0, -1.0]], [[0.0, 0.0]]])
-def test_ends_of_a_path_that_do_not_fit_are_refused(ends: list[list[float]]) -> None:
+@pytest.mark.parametrize(
+    ("ends", "said"),
+    [([[1.0]], "expected 2"), ([[1.0, -1.0]], "expected 2"), ([[0.0, 0.0]], "expected 2"), ([], "empty")],
+)
+def test_ends_of_a_path_that_do_not_fit_are_refused(ends: list[list[float]], said: str) -> None:
     driver = make("pareto", unit_box(2, 2), 2, ends=ends)
-    with pytest.raises(DriverError, match=r"driver\.ends: expected 2"):
+    with pytest.raises(DriverError, match=rf"driver\.ends: .*{said}"):
         walked(driver, bowls(np.zeros((2, 4))))
 
 

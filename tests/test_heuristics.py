@@ -20,6 +20,8 @@ from optimizer.driver import ANCHOR, FOREIGN, Driver, DriverError, Outcome, Ques
 from optimizer.drivers import DRIVERS, find
 from optimizer.drivers.kinship import kinship
 from optimizer.drivers.natural_niches import slerp
+from optimizer.drivers.shared.scale import Scale
+from optimizer.record.front import Front
 from optimizer.record.ledger import Ledger
 
 SOUPS = ["greedy_soup", "metrics_weighted", "lm_cocktail", "kinship"]
@@ -121,6 +123,38 @@ def test_several_objectives_are_weighed_in_units_of_the_anchors_range() -> None:
                 driver.tell([Outcome(Question(FOREIGN, point, stage=ANCHOR), np.array(value), np.zeros(2))])
         told = searched(driver, score, 4)
         np.testing.assert_allclose(told[-1].question.point, second)
+
+
+def test_an_objective_that_is_alike_but_for_rounding_decides_nothing() -> None:
+    # the second objective says: 1 is the best, and 2 makes it better; by the first one they differ in the last digit
+    losses = {0: [0.3, 1.0], 1: [0.1 + 0.2, 0.1], 2: [0.3, 0.5]}
+
+    def score(point: np.ndarray) -> list[float]:
+        return losses[int(np.argmax(point))] if point.max() == 1 else [0.3 + 1e-9, 0.0 if point[2] else 1.0]
+
+    told = searched(made("greedy_soup", domain(1, 3), 2), score, 4)
+    np.testing.assert_allclose(told[3].question.point, [0, 0.5, 0.5])
+
+
+ALIKE = [
+    [[0.3, 1.0], [0.1 + 0.2, 0.0], [0.3, 0.5]],
+    [[-0.3, 1e6], [-0.1 - 0.2, 1e6 + 1e-9], [-0.3, 1e6]],
+    [[0.0, 5.0], [0.0, 7.0]],
+    [[1e-15, 2.0], [3e-15, 2.0]],
+    [[4.0, 0.0]],
+]
+
+
+@pytest.mark.parametrize("known", ALIKE)
+def test_drivers_count_in_the_units_that_the_record_counts_in(known: list[list[float]]) -> None:
+    front = Front(2)
+    for number, row in enumerate(known):
+        front.add(number, np.array(row), anchor=True)
+    rows = np.array(known)
+    assert front.span is not None and (Scale.ranging(list(rows), 2).span == front.span).all()
+    apart = np.ptp(rows, axis=0) > 1e-12 * np.abs(rows).max(axis=0)
+    size = np.abs(rows).max(axis=0)
+    np.testing.assert_allclose(front.span, np.where(apart, np.ptp(rows, axis=0), np.where(size > 0, size, 1.0)))
 
 
 def test_the_soup_goes_on_without_an_expert_that_failed() -> None:
@@ -436,6 +470,14 @@ def test_users_are_told_what_a_driver_needs(name: str, text: str, capsys: pytest
     assert mergeopt("drivers") == 0
     lines = capsys.readouterr().out.splitlines()
     assert text in lines[next(i for i, line in enumerate(lines) if line.startswith(f"{name} ")) + 1]
+
+
+def test_of_objectives_the_list_of_drivers_tells_only_the_exception(capsys: pytest.CaptureFixture[str]) -> None:
+    assert mergeopt("drivers") == 0
+    said = capsys.readouterr().out
+    assert said.count("objective; several by weights") == 1 and "several objectives by itself" not in said
+    assert said.endswith("which of them for what: docs/choosing.md\n") and "\n\n\n" not in said
+    assert not [line for line in said.splitlines() if line.isspace()]
 
 
 # whole runs

@@ -278,7 +278,8 @@ class MAP:
         if not exact(self._domain, point):
             return None
         share = unit_of(self._domain, point)[: self._block].reshape(self._free.shape)[self._first]
-        return share if np.abs(self._point(share) - point).max() < WITHIN else None
+        off, ranges = np.abs(self._point(share) - point), self._domain.high - self._domain.low
+        return share if (off <= WITHIN * ranges).all() else None
 
     def _count(self, point: Point) -> int:
         """Number a question. Its shares are read off its point, as a replay does."""

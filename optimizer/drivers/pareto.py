@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from scipy.optimize import nnls
 
-from optimizer.driver import Domain, Outcome, Point, Wants, preference
+from optimizer.driver import Domain, DriverError, Outcome, Point, Wants, preference
 from optimizer.drivers.walks import descent
 from optimizer.drivers.walks.adam import AdamRule, Bounds
 from optimizer.drivers.walks.descent import Descent
@@ -200,6 +200,8 @@ def targets(
         return np.full((tasks, tasks), (1 - emphasis) / (tasks - 1)) + np.eye(tasks) * (
             emphasis - (1 - emphasis) / (tasks - 1)
         )
+    if not len(ends):
+        raise DriverError("driver.ends: the list is empty; give one weight per task, or leave the key out")
     return np.array([preference("driver.ends", row, "task", tasks) for row in ends])
 
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from evaluators.evaluator import Measure
 from optimizer.conditions import Condition
+from optimizer.driver import unit_between
 
 LEAST = 0.01  # of a bound: a unit of its metric is no less, however alike the anchors are
 
@@ -18,7 +19,7 @@ class Feasible:
 
     A violation is the sum over constraints of what is missing, each in units of its metric's range over the anchors so
     far, and at least a hundredth of the bound; where no two anchors differ, in units of the bound (of 1 where that is
-    0). So it is a function of the record alone.
+    0); by rounding alone they do not. So it is a function of the record alone.
     """
 
     def __init__(self, constraints: Sequence[Condition]) -> None:
@@ -51,5 +52,6 @@ class Feasible:
 
     def _units(self) -> NDArray[np.float64]:
         bounds = np.abs([c.bound for c in self.constraints])
-        span = np.ptp(np.array(self._anchors), axis=0) if self._anchors else np.zeros(len(bounds))
-        return np.where(span > 0, np.maximum(span, LEAST * bounds), np.where(bounds > 0, bounds, 1.0))
+        rows = np.array(self._anchors) if self._anchors else np.zeros((1, len(bounds)))
+        units = unit_between(rows.min(axis=0), rows.max(axis=0), alike=np.where(bounds > 0, bounds, 1.0))
+        return np.maximum(units, LEAST * bounds)

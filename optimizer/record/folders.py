@@ -21,6 +21,14 @@ def run_folder(name: str, runs: Path) -> Path:
     return (folder if found(folder / LEDGER) else runs / name).absolute()
 
 
+def runs_in(home: Path) -> list[str]:
+    """The names of the runs that a folder holds; none where it cannot be read."""
+    try:
+        return sorted(path.name for path in home.glob("*") if found(path / LEDGER))
+    except OSError:
+        return []
+
+
 def there(folder: Path) -> None:
     """Raises RunError where the folder is none of a run."""
     if not found(folder / LEDGER):

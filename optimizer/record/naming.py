@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from evaluators.errors import meant
 from optimizer.conditions import Condition
 from optimizer.errors import JobError
 from optimizer.wording import shown
@@ -41,8 +42,9 @@ def pick(results: Results, text: str) -> Candidate:
         found = found or [c for c in results.references.values() if named in _names(c)]
     if not found:
         there = [c.label for c in (*results.candidates.values(), *results.references.values()) if _names(c)]
+        hint = meant(text, ["best", "knee", "surest", *there])
         raise JobError(
-            f"no candidate {text!r} in {results.folder}; give a candidate's number, a recipe hash, 'best', "
+            f"no candidate {text!r} in {results.folder}; {hint}give a candidate's number, a recipe hash, 'best', "
             f"'best:METRIC', 'knee', 'surest', or one of: {', '.join(there[:NAMES_SHOWN])}"
             f"{', ...' * (len(there) > NAMES_SHOWN)}"
         )
@@ -54,6 +56,15 @@ def best_of(results: Results, metric: str) -> Candidate:
     sign = results.objective(metric).sign
     scored = [results.candidates[n] for n in results.front.feasible]
     return min(scored, key=lambda c: (sign * c.measures[metric].value, c.number))
+
+
+def unknown_metric(results: Results, metric: str) -> JobError:
+    """What is said of a metric that there is not: which was meant, and those there are; of an evaluator its own."""
+    own = [name for name in results.goals if name.startswith(f"{metric}.")]
+    first = [o.name for o in results.objectives if o.name in own] or own
+    hint = f"did you mean {first[0]!r}? " if first else meant(metric, results.goals)
+    there = ", ".join(sorted(own or results.goals))
+    return JobError(f"no metric {metric!r} in {results.folder}; {hint}there are: {there}")
 
 
 def preferred(results: Results, where: Sequence[Condition], metric: str | None = None) -> Candidate:
@@ -77,12 +88,22 @@ def preferred(results: Results, where: Sequence[Condition], metric: str | None =
         has = ", ".join(f"{w.name} {told(nearest, w.name)}" for w in where)
         raise JobError(
             f"{results.folder}: no candidate has {shown(' and '.join(map(str, where)))}; the nearest, candidate "
-            f"{nearest.number}, has {shown(has)}; ask for less"
+            f"{nearest.number}, has {shown(has)}; {_share_hint(results, order, where) or 'ask for less'}"
         )
     if metric is None:
         return met[0]
     sign = results.objective(metric).sign
     return min(met, key=lambda c: sign * c.measures[metric].value)
+
+
+def _share_hint(results: Results, scored: Sequence[Candidate], where: Sequence[Condition]) -> str | None:
+    """Where a percentage was asked for of what is a share: how that is written."""
+    for w in where:
+        shares = all(0 <= c.measures[w.name].value <= 1 for c in scored) and results.goals[w.name] == "max"
+        if shares and w.at_least and 1 < w.bound <= 100:
+            such = f"such as {w.bound / 100:g} for {w.bound:g} %"
+            return f"{shown(w.name, 80)} is a share from 0 to 1 in all of them; give a bound in there, {such}"
+    return None
 
 
 def _some_are_feasible(results: Results) -> None:

@@ -15,8 +15,8 @@ Array = NDArray[np.float64]
 
 DRAWS = 2000  # a sampled probability is off by 0.011 at most (one standard error)
 CHUNK = 250  # draws at a time, to bound memory
-RIVALS = 100  # of one candidate: those likeliest to dominate it
-NEGLIGIBLE = 1e-4  # a rival that dominates with less probability is left out
+RIVALS = 100  # of one candidate: those that may be likeliest to dominate it
+NEGLIGIBLE = 1e-4  # a rival that can dominate with no more probability is left out
 ROUNDING = 1e-6  # items are kept as float32: their mean is the metric's to so much of the largest
 
 
@@ -122,39 +122,43 @@ class Joint:
         return all(np.isfinite(c.values).all() and np.isfinite(c.own).all() for c in self._columns)
 
     @cached_property
-    def pairs(self) -> Array:
-        """By `[a, b]` the probability that a dominates b, `(k, k)`: the product over objectives of P(a_j <= b_j).
+    def bound(self) -> Array:
+        """By `[a, b]` the most that the probability can be that a dominates b, `(k, k)`.
 
-        An approximation where an evaluator has several objectives. Equal candidates dominate each other with 0.
+        Of one evaluator's objectives the least P(a_j <= b_j), however they go together; of several evaluators, which
+        are independent, the product. It is the probability itself where each objective has an evaluator of its own.
+        Equal candidates dominate each other with 0.
         """
         from scipy.special import ndtr
 
-        product, equal = np.ones((len(self.values),) * 2), np.ones((len(self.values),) * 2, dtype=bool)
-        for column in self._columns:
+        least: dict[str, Array] = {}
+        equal = np.ones((len(self.values),) * 2, dtype=bool)
+        for owner, column in zip(self._owners, self._columns, strict=True):
             d, error = column.differences()
             with np.errstate(divide="ignore", invalid="ignore"):
-                product *= np.where(error > 0, ndtr(-d / error), d <= 0)
+                below = np.where(error > 0, ndtr(-d / error), d <= 0)
+            least[owner] = np.minimum(least.get(owner, np.ones(())), below)
             equal &= (error == 0) & (d == 0)
-        return np.where(equal, 0.0, product)
+        return np.where(equal, 0.0, np.prod(list(least.values()), axis=0))
 
     def dominates(self, a: int, b: int) -> float:
         """The probability that a dominates b; sampled, with a fixed seed, where an evaluator has several objectives."""
         if len(set(self._owners)) == len(self._owners):
-            return float(self.pairs[a, b])
-        if not self.pairs[a, b]:
+            return float(self.bound[a, b])
+        if not self.bound[a, b]:
             return 0.0
         return float(np.mean(np.concatenate([(t[:, a] <= t[:, b]).all(axis=0) for t in self._draws()])))
 
     def nondominated(self, of: Sequence[int]) -> Array:
         """For each of these candidates the probability that no other dominates it, sampled with a fixed seed.
 
-        Rivals are the `RIVALS` others that are likeliest to dominate it, and those with less than `NEGLIGIBLE` are
-        none: what is left out makes the result too large by at most the sum of their `pairs`.
+        Rivals are the `RIVALS` others of the largest `bound`, and those with `NEGLIGIBLE` or less are none: what is
+        left out makes the result too large by at most the sum of their bounds.
         """
         rivals = []
         for f in of:
-            order = np.argsort(-self.pairs[:, f], kind="stable")[:RIVALS]
-            rivals.append(order[(self.pairs[order, f] > NEGLIGIBLE) & (order != f)])
+            order = np.argsort(-self.bound[:, f], kind="stable")[:RIVALS]
+            rivals.append(order[(self.bound[order, f] > NEGLIGIBLE) & (order != f)])
         count = np.zeros(len(of))
         for truth in self._draws():
             for i, f in enumerate(of):

@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optimizer.conditions import Condition
-from optimizer.errors import JobError
 from optimizer.objectives import Objective, losses
 from optimizer.record import files, naming
 from optimizer.record.candidate import Candidate as Candidate
@@ -259,7 +258,7 @@ class Results:
     def objective(self, metric: str) -> Objective:
         """Any metric of the run, and which way is better. Raises JobError for one that there is not."""
         if metric not in self.goals:
-            raise JobError(f"no metric {metric!r} in {self.folder}; there are: {', '.join(sorted(self.goals))}")
+            raise naming.unknown_metric(self, metric)
         return Objective(metric, "max" if self.goals[metric] == "max" else "min")
 
     @cached_property

@@ -34,7 +34,7 @@ from driver_rows import (
 from pydantic import ValidationError
 
 from optimizer import drivers
-from optimizer.driver import Driver, Outcome, Question, at, exact, snapped, unit_of
+from optimizer.driver import Driver, Outcome, Question, at, exact, preference, snapped, unit_of
 from optimizer.drivers import DRIVERS, DriverError, Entry, find
 from optimizer.drivers.anchors import FILL, Anchored
 from optimizer.drivers.scalarised import Scalarised, default_weights
@@ -377,6 +377,13 @@ def test_tchebycheff_weighs_the_objective_that_is_worst_and_a_little_of_the_sum(
 def test_preferences_that_do_not_fit_are_refused(weights: list[list[float]]) -> None:
     with pytest.raises(DriverError, match=r"driver\.preferences"):
         Scalarised(box(), 2, 0, lambda seed: Recorder(), weights)
+
+
+@pytest.mark.parametrize(
+    ("given", "weights"), [([1e308, 1e308], [0.5, 0.5]), ([5e-324, 0], [1, 0]), ([3, 1], [0.75, 0.25])]
+)
+def test_preferences_mean_their_ratio_however_large_they_are(given: list[float], weights: list[float]) -> None:
+    assert preference("driver.preferences", given, "objective", 2).tolist() == weights
 
 
 @pytest.mark.parametrize("objectives", range(2, 12))

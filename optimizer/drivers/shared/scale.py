@@ -14,10 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from optimizer.driver import unit_between
+
 Array = NDArray[np.float64]
 
 USELESS, FAR = 0.1, 4.0  # of the way from the anchors' best to their median: how far from it the reference may be
-ROUNDING = 1e-12  # of a loss: anchors that differ by less do not differ
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,11 +34,14 @@ class Scale:
         known: Sequence[Array],  # each (m,)
         objectives: int,  # m
     ) -> Scale:
-        """In units of the range among what is known, 1 where there is none; of nothing known, in the losses' own."""
+        """In units of the range among what is known; of nothing known, in the losses' own.
+
+        An objective that is alike but for rounding counts in units of its own magnitude, as it does in the record.
+        """
         if not known:
             return cls(np.zeros(objectives), np.ones(objectives))
         low, high = np.min(known, axis=0), np.max(known, axis=0)
-        return cls(low, np.where(high > low, high - low, 1.0))
+        return cls(low, unit_between(low, high))
 
     @classmethod
     def boxed(
@@ -55,12 +59,11 @@ class Scale:
         if not len(anchors):
             return cls(np.zeros(objectives), np.ones(objectives))
         ideal, middle, worst = np.min(anchors, axis=0), np.median(anchors, axis=0), np.max(anchors, axis=0)
-        half = middle - ideal
+        half = unit_between(ideal, middle, alike=0.0)
         reference = worst if base is None else base
         reference = np.where(reference - ideal < USELESS * half, middle, reference)
         reference = np.where(half > 0, np.minimum(reference, ideal + FAR * half), worst)
-        span, size = reference - ideal, np.maximum(np.abs(ideal), np.abs(reference))
-        return cls(ideal, np.where(span > ROUNDING * size, span, np.where(size > 0, size, 1.0)))
+        return cls(ideal, unit_between(ideal, reference))
 
     def units(self, losses: Array) -> Array:
         """Losses `(..., m)` in those units: 0 is the least that was known."""
