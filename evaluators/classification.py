@@ -76,7 +76,7 @@ class ClassificationOptions(ItemOptions):
 
 LABELLED = (
     Metric("accuracy", "max", "share of items whose most likely class is the true one", 0, 1),
-    Metric("macro_f1", "max", "unweighted mean of the classes' F1", 0, 1),
+    Metric("macro_f1", "max", "unweighted mean of the classes' F1", 0, 1, whole=True),
     Metric("cross_entropy", "min", "mean negative log likelihood of the true class, in nats", 0),
 )
 ENTROPY = Metric("entropy", "min", "mean softmax entropy, in nats: needs no labels", 0)
@@ -102,7 +102,7 @@ class Classification:
         self._labels = labels.check_labels(self._items, asked.label) if asked.label is not None else {}
         self.teacher: str | None = asked.teacher or asked.head or name
         self.learns = asked.teacher is not None
-        self.metrics = (*(LABELLED if labelled else ()), ENTROPY, *((KL,) if self.learns else ()))
+        self.metrics = self.reports(asked)
         self.losses = {kind: what for kind, what in losses.KINDS.items() if labelled or kind != "cross_entropy"}
         self._outputs: teacher.Outputs | None = None
         self._images: images.Images | None = None
@@ -116,6 +116,11 @@ class Classification:
                 )
         else:
             texts.check_texts(self._items, self._columns)
+
+    @staticmethod
+    def reports(asked: ClassificationOptions) -> tuple[Metric, ...]:
+        """The metrics of one with these options."""
+        return (*(LABELLED if asked.label is not None else ()), ENTROPY, *((KL,) if asked.teacher is not None else ()))
 
     def prepare(self, setting: Setting) -> None:
         """Tokenise or process the items, collate and move them, and join head and trunk.

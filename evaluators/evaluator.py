@@ -20,13 +20,17 @@ Indices = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Metric:
-    """One number that an evaluator reports, which way is better, and between which bounds it lies, where known."""
+    """One number that an evaluator reports, which way is better, and between which bounds it lies, where known.
+
+    `whole`: it is of all items together, and no mean over them, so that some items could not tell it.
+    """
 
     name: str
     goal: Literal["max", "min"]
     summary: str
     low: float = -math.inf
     high: float = math.inf
+    whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,9 @@ class Evaluator(Protocol):
 
     Where items were chosen for the user, `provenance` says in sentences which are calibration and which are held out.
     What was read that is no file of the user's (a data set of the hub) is known by `contents`: sha256 in hex by name.
-    A class that reads no head of the model's, but one of the task's own, has `brings_head`, true.
+    A class that reads no head of the model's, but one of the task's own, has `brings_head`, true. One whose metrics
+    follow from its options alone has the static method `reports(options)`, which tells them and reads no items:
+    objectives and constraints are then checked on paper, too.
     """
 
     runs_code: ClassVar[bool]

@@ -56,7 +56,12 @@ class Function:
         self.splits, self.files = self._items.splits, self._items.files
         self._function, source = _load(name, asked.function, root)
         self.files += source
-        self.metrics = tuple(Metric(key, goal, f"{key} by {asked.function}") for key, goal in asked.metrics.items())
+        self.metrics = self.reports(asked)
+
+    @staticmethod
+    def reports(asked: FunctionOptions) -> tuple[Metric, ...]:
+        """The metrics of one with these options."""
+        return tuple(Metric(key, goal, f"{key} by {asked.function}") for key, goal in asked.metrics.items())
 
     def prepare(self, setting: Setting) -> None:
         """Load the tokenizer, where the base has one."""

@@ -43,7 +43,7 @@ class LanguageOptions(ItemOptions):
 
 
 LOSS = Metric("loss", "min", "negative log likelihood per token, in nats", 0)
-PERPLEXITY = Metric("perplexity", "min", "exponential of the loss per token", 1)
+PERPLEXITY = Metric("perplexity", "min", "exponential of the loss per token", 1, whole=True)
 KL = Metric("kl", "min", "KL divergence from the teacher's predictions per token, in nats", 0)
 
 
@@ -67,8 +67,13 @@ class Language:
         texts.check_texts(self._items, [self._options.text])
         self.teacher = self._options.teacher
         self.learns = self.teacher is not None
-        self.metrics = (LOSS, PERPLEXITY, *((KL,) if self.learns else ()))
+        self.metrics = self.reports(self._options)
         self._outputs: teacher.Outputs | None = None
+
+    @staticmethod
+    def reports(asked: LanguageOptions) -> tuple[Metric, ...]:
+        """The metrics of one with these options."""
+        return (LOSS, PERPLEXITY, *((KL,) if asked.teacher is not None else ()))
 
     def prepare(self, setting: Setting) -> None:
         """Tokenise, collate and move the texts.

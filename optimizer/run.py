@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from optimizer.errors import RunError
 from optimizer.jobs import room
 from optimizer.jobs.assemble import build_driver, build_executor
-from optimizer.jobs.changes import changed_content, differences, identity
+from optimizer.jobs.changes import changed_content, edits, identity
 from optimizer.jobs.job import Hashes, Job
 from optimizer.jobs.run_search import assembled
 from optimizer.output import logs
@@ -167,7 +167,7 @@ class Run:
     def edited(self) -> list[str]:
         """What job.yaml says otherwise than the job that the run was made with, one line a key."""
         with closing(Ledger.open(self.folder / LEDGER, readonly=True)) as ledger, readable(self.folder):
-            return list(differences(ledger.meta("job"), identity(self.job)))
+            return list(edits(ledger.meta("job"), identity(self.job)))
 
     def fork(self, name: str, allow_code: bool = False, progress: Callable[[str], None] = lambda what: None) -> Run:
         """A run of its own beside this one, of job.yaml, models and data as they are now.

@@ -34,6 +34,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else "�" for c in text)
 
 
+def in_line(text: str, most: int = 200) -> str:
+    """Shown on one line, as a key is: line ends and control characters are the escapes that they are written as."""
+    return shown("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text), most)
+
+
 def shown(text: str, most: int = LONGEST) -> str:
     """Printable, redacted, and at most `most` characters and an ellipsis."""
     text = redacted(printable(text[: 2 * most]))

@@ -126,6 +126,7 @@ def test_a_first_job_finds_the_way_by_gradients(world: Path, capsys: pytest.Capt
     assert mergeopt("init", "--base", "base", *given, "--gradients", "--out", "slopes.yaml") == 0
     plain, slopes = (Path(name).read_text() for name in ("plain.yaml", "slopes.yaml"))
     assert "4 layer groups = 8 coefficients" in plain and " tensor groups = " in slopes
+    assert "  - mood.accuracy\n  # or NAME.cross_entropy: it moves with every item" in plain
     # the commented line of the one is the entry of the other
     taken = plain.replace("\ndriver: ", "\n# driver: ").replace(
         "\n# driver: {name: auto, g", "\ndriver: {name: auto, g"
@@ -164,6 +165,22 @@ def test_a_users_mistake_is_one_message_and_code_2(
     assert mergeopt(*arguments) == 2
     said = capsys.readouterr().err
     assert message in said and "Traceback" not in said
+
+
+def test_a_run_that_is_not_there_is_told_with_those_that_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert mergeopt("front", "digits") == 2
+    assert "there is none in runs; make one with 'mergeopt run job.yaml'" in capsys.readouterr().err
+    for name in ("second", "first", "a\x1b]0;b"):
+        (tmp_path / "kept" / name).mkdir(parents=True)
+        (tmp_path / "kept" / name / "ledger.db").touch()
+    (tmp_path / "kept" / "no-run").mkdir()
+    assert mergeopt("mirror", "digits", "--storage", "sqlite:///x.db", "--runs", "kept") == 2
+    said = capsys.readouterr().err
+    assert "in kept there are: a�]0;b, first, second; name one of these, a run's folder, or" in said
+    assert "--runs" in said and "no-run" not in said and "\x1b" not in said
 
 
 @pytest.mark.parametrize("option", ["--fork=other", "--metrics-port=0", "--log-json"])

@@ -38,6 +38,8 @@ NOT_RUN = {
     "make demo": "makes a venv; the command in it, `mergeopt demo`, is run",
     "make test": "makes a venv, and is what runs this",
     "make debian": "installs packages of the system",
+    "python3 -m venv .venv": "makes a venv",
+    ". .venv/bin/activate": "is of the shell that says it",
     "pip install torch==2.13.0 -c constraints.txt": "installs",
     "pip install -e . -c constraints.txt": "installs",
     "pip install -e '.[demo]' -c constraints.txt": "installs",

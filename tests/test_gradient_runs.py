@@ -254,7 +254,11 @@ def test_a_driver_of_plain_coefficients_refuses_a_simplex(tmp_path: Path, driver
 
 
 def test_too_few_items_to_part_are_refused(tmp_path: Path) -> None:
-    refused(tmp_path, "leaves 30 for gradients and 0 to score on", driver=DRIVER + ', gradients: {"train": 0.99}')
+    refused(
+        tmp_path,
+        "leaves 30 for gradients and 0 .*: give more items, or another share as driver.gradients.train",
+        driver=DRIVER + ', gradients: {"train": 0.99}',
+    )
 
 
 def test_a_loss_that_is_not_finite_at_the_start_is_told_as_such(tmp_path: Path) -> None:

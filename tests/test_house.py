@@ -37,7 +37,7 @@ RULES = [
     (r"optimizer/drivers/searches/.*", r"optimizer\.(driver|drivers\.(searches|shared)(\..*)?)", r"torch|ray|cma"),
     (
         r"optimizer/record/(?!results).*",
-        r"optimizer\.(record(\..*)?|answer|conditions|driver|errors|wording)|evaluators\.evaluator",
+        r"optimizer\.(record(\..*)?|answer|conditions|driver|errors|wording)|evaluators\.(errors|evaluator)",
         r"torch|ray",
     ),
     (

@@ -83,7 +83,7 @@ def test_a_comparison_says_of_estimates_that_they_are_and_how_they_are_measured(
 
 
 def test_rungs_are_worked_out_on_paper(tmp_path: Path, mergeopt: Program) -> None:
-    job = worlds.classification(tmp_path, extra=RUNGS)
+    job = worlds.classification(tmp_path, evaluations=40, extra=RUNGS)
     found = json.loads(mergeopt("check", job, "--paper", "--json").out)["fidelity"]
     assert found["items"] == {"spam": 30, "mood": 30} and found["uncounted"] == {}
     assert [(r["items"], r["in_all"], r["share"]) for r in found["rungs"]] == [
@@ -94,6 +94,12 @@ def test_rungs_are_worked_out_on_paper(tmp_path: Path, mergeopt: Program) -> Non
     assert found["usual_share"] == pytest.approx((6 + 0.5 * 6 + 0.25 * 18) / 30)
     said = phrase(mergeopt("check", job, "--paper").out)
     assert "6 items of each task, 12 in all: every candidate" in said and "all items, 60 in all: the best 25" in said
+    assert "a candidate takes" not in said and "so one of these takes about 0.45 of the items" in said
+    share = (10 + 30 * 0.45) / 40  # of a budget of 40: base, experts, averages and sweep are whole
+    assert (
+        f"of 40 candidates 10 are scored on all (10 of them anchors), so the whole search takes about {share:.2f}"
+        in said
+    )
     assert "20% of the candidates, those that promise most, are scored on all" in said
 
 
@@ -114,6 +120,49 @@ def test_rungs_that_cannot_be_are_refused_on_paper(
     job.write_text(job.read_text().replace(old, new))
     said = mergeopt("check", job, "--paper")
     assert said.code == 2 and message in said.err
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("{name: sobol}", "{name: cma, popsise: 4}", "driver 'cma': popsise: no such option; its options are: sigma0"),
+        ("{name: sobol}", "{name: cma, preferences: []}", "driver.preferences: the list is empty"),
+        ("{name: sobol}", "{name: sobol, preferences: [[1, 1]]}", "remove driver.preferences"),
+        ("{name: sobol}", "{name: pareto, ends: []}", "driver.ends: the list is empty"),
+        ("objectives:", "constraints: [spam.accuracy >= 50]\nobjectives:", "spam.accuracy is between 0 and 1"),
+        ("objectives:", "constraints: [spam.acuracy >= 0.5]\nobjectives:", "no evaluator reports 'spam.acuracy'"),
+        ("[spam.accuracy", "[spam.macro_f1", "fidelity: spam.macro_f1 is no mean over items"),
+        ("objectives:", "constraints: [mood.macro_f1 >= 0.5]\nobjectives:", "fidelity: mood.macro_f1 is no mean"),
+        ("[spam.accuracy", "[spam.kl", "no evaluator reports 'spam.kl'"),
+        ("name: mood,", "name: mood, teacher: nobody,", "its teacher 'nobody' is no expert; there are: spam, mood"),
+    ],
+)
+def test_what_a_job_alone_shows_to_be_wrong_is_refused_on_paper(
+    tmp_path: Path, mergeopt: Program, old: str, new: str, message: str
+) -> None:
+    job = worlds.classification(tmp_path, extra=RUNGS)
+    assert old in job.read_text()
+    job.write_text(job.read_text().replace(old, new))
+    said = mergeopt("check", job, "--paper")
+    assert said.code == 2 and message in phrase(said.err)
+
+
+def test_what_paper_cannot_know_is_said_in_its_last_line(tmp_path: Path, mergeopt: Program) -> None:
+    job = worlds.classification(tmp_path)
+    said = mergeopt("check", job, "--paper")
+    assert said.code == 0 and phrase(said.out).endswith(
+        "not checked on paper items and labels; whether the starting point can be scored"
+    )
+    job.write_text(
+        job.read_text()
+        .replace("objectives: [", "  - {kind: harness, name: sums, task: arithmetic_2da}\nobjectives: [sums.any, ")
+        .replace("budget:", "constraints: [sums.any >= 50]\nbudget:")
+    )
+    said = mergeopt("check", job, "--paper")
+    assert said.code == 0 and "not checked on paper what evaluator 'sums' reports; items and" in phrase(said.out)
+    job.write_text(job.read_text().replace("spam.accuracy", "spam.acuracy"))
+    said = mergeopt("check", job, "--paper")
+    assert said.code == 2 and "no evaluator reports 'spam.acuracy'" in phrase(said.err)
 
 
 def test_items_that_cannot_be_counted_on_paper_are_said_to_be_so(tmp_path: Path, mergeopt: Program) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -229,15 +230,44 @@ def test_a_problem_of_the_users_own_is_searched_by_drivers_that_ask_for_scores(
     assert code == 0 and "### own_problem:bowl: 3 groups x 2 experts" in table and "\n| cma | " in table
     assert "Not compared: supervised on own_problem:bowl (it asks for gradient" in table
     Path("bad_problem.py").write_text(
-        "def shape():\n    return 3\ndef nan():\n    return (1, 1), lambda c: c / 0 * 0\n"
+        "def shape():\n    return 3\ndef none():\n    return (0, 0), lambda c: [1.0]\n"
+        "def raises():\n    raise KeyError('key')\ndef stuck():\n    return (1, 1), lambda c: {}['key']\n"
+        "def nan():\n    return (1, 1), lambda c: [float('nan')]\n"
+        "def low():\n    return (1, 1), lambda c: [-1e307]\n"
     )
     for entry, told in (
         ("own_problem:bowel", "AttributeError"),
         ("bad_problem:shape", "got 3"),
+        ("bad_problem:none", "groups and experts are from 1"),
+        ("bad_problem:raises", "KeyError: 'key'"),
+        ("bad_problem:stuck", "got KeyError at [0.3]: 'key'; mend the function"),
+        ("bad_problem:nan", "expected m finite losses of -1e+06 or more at [0.3], got [nan]"),
+        ("bad_problem:low", "got [-1e+307]"),
         ("nobody", "No module"),
     ):
-        code, _, err = run(capsys, "--problems", "--problem-from", entry)
-        assert code == 2 and told in err and err.count("\n") == 1
+        code, out, err = run(capsys, "--problems", "--problem-from", entry)
+        assert code == 2 and told in err and err.count("\n") == 1 and not out
+
+
+@pytest.mark.parametrize(
+    ("then", "told"),
+    [
+        ("raise OSError('gone')", "got OSError at [0. 0.]: gone; mend the function"),
+        ("return [float('nan')]", "expected 1 finite losses of -1e+06 or more at [0. 0.], got [nan]"),
+        ("return [0.5, 0.5]", "got [0.5, 0.5]"),
+        ("return [-1e307]", "got [-1e+307]"),
+    ],
+)
+def test_a_problem_that_fails_once_it_is_searched_is_refused_with_the_point(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, then: str, told: str
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "late_problem", raising=False)
+    source = f"def losses(c):\n    if c.sum():\n        return [0.5]\n    {then}\n"
+    (tmp_path / "late_problem.py").write_text(f"{source}\ndef late():\n    return (1, 2), losses\n")
+    benchmark.problem.cache_clear()
+    code, out, err = run(capsys, "--problems", "--problem-from", "late_problem:late", "--budgets", "9", "--seeds", "0")
+    assert code == 2 and told in err and err.count("\n") == 1 and not out
 
 
 @pytest.mark.parametrize(
@@ -258,9 +288,24 @@ def test_arguments_that_do_not_fit_are_refused_before_anything_is_searched(
     assert code == 2 and told in err and not out
 
 
+@pytest.mark.parametrize("flag", ["--out", "--plot"])
+def test_what_cannot_be_written_is_refused_before_anything_is_searched(
+    tmp_path: Path, flag: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(benchmark, "search", lambda *given: pytest.fail("searched"))
+    for path, told in ((tmp_path, "it is a folder"), (tmp_path / "nowhere" / "x", "or name another")):
+        code, out, err = run(capsys, "--problems", "ana24", flag, str(path))
+        assert code == 2 and f"{flag} {path}: expected a file" in err and told in err and not out
+    code, out, err = run(capsys, "--problems", flag, str(tmp_path / "x"))
+    assert code == 2 and err == "error: --problems: expected one or more, or --problem-from; name one\n" and not out
+
+
 def test_a_file_of_something_else_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for text in ("[]", "{}", "not JSON", '{"format": "mergeopt searches 0", "cells": {}}'):
+    cells = '{"format": "mergeopt searches 1", "cells": '
+    others = ("[]", "{}", "not JSON", '{"format": "mergeopt searches 0", "cells": {}}')
+    for text in (*others, cells + "[]}", cells + '{"a": 1}}', cells + '{"a": {"curve": [["x", 1]]}}}'):
         (tmp_path / "other.json").write_text(text)
         code, _, err = run(capsys, "--problems", "ana24", "--out", str(tmp_path / "other.json"))
-        assert code == 2 and "expected a file of this benchmark" in err
+        assert code == 2 and f"--out {tmp_path / 'other.json'}: expected a file of this benchmark" in err
+        assert err.count("\n") == 1
         assert (tmp_path / "other.json").read_text() == text

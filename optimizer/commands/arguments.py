@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from optimizer.errors import JobError
-from optimizer.record.folders import run_folder
+from optimizer.errors import JobError, RunError
+from optimizer.record.folders import LEDGER, found, run_folder, runs_in
+from optimizer.wording import shown
 
 if TYPE_CHECKING:
     from optimizer.run import Run
@@ -37,6 +38,7 @@ NeededAddress = Annotated[str, AddressText]
 AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 AllowCode = Annotated[bool, typer.Option("--allow-code", help="Let evaluators run Python files that the job names.")]
 DEFAULT_RUNS = Path("runs")
+RUNS_SHOWN = 8
 
 
 def here(name: str, runs: Path | None) -> Path:
@@ -48,7 +50,20 @@ def opened(name: str, runs: Path | None) -> Run:
     """The run of this host that a name means."""
     from optimizer.run import Run
 
-    return Run(here(name, runs))
+    return Run(existing(name, runs))
+
+
+def existing(name: str, runs: Path | None) -> Path:
+    """The folder of a run that is there. Raises RunError, naming those that are, where it is not."""
+    folder, runs = here(name, runs), runs or DEFAULT_RUNS
+    if found(folder / LEDGER):
+        return folder
+    if not (others := runs_in(runs)):
+        said = f"there is none in {runs}; make one with 'mergeopt run job.yaml', or name"
+    else:
+        more = ", ..." if len(others) > RUNS_SHOWN else ""
+        said = f"in {runs} there are: {shown(', '.join(others[:RUNS_SHOWN]), 500)}{more}; name one of these,"
+    raise RunError(f"no run at {folder}; {said} a run's folder, or with --runs where it is kept")
 
 
 def only_here(given: Mapping[str, object]) -> None:

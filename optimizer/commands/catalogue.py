@@ -116,7 +116,7 @@ def driver(name: str) -> dict[str, Any]:
     entry = drivers.find(name)
     kind = entry.load()
     losses, where = ", ".join(entry.loss), ", where the job has driver.gradients" if entry.optional else ""
-    traits = ["several objectives by itself" if entry.objectives == "any" else "one objective; several by weights"]
+    traits = [] if entry.objectives == "any" else ["one objective; several by weights"]
     traits += [NEEDS[entry.needs]] if entry.needs else []
     traits += ["ends by itself"] if entry.ends else []
     return {
@@ -261,16 +261,18 @@ def _tell(
         typer.echo(json.dumps(found if name is None else found[0]))
     elif name is None:
         _listed(found)
+        typer.echo("\nwhich of them for what: docs/choosing.md")
     else:
         _told(found[0], snippet(found[0]))
 
 
 def _listed(found: list[dict[str, Any]]) -> None:
-    """All, a line each, and below it what is true of it."""
+    """All, a line each, and below it what is true of it, where that is no matter of course."""
     wide = max(len(one["name"]) for one in found)
     for one in found:
         typer.echo(f"{one['name']:<{wide}}  {one['summary']}")
-        typer.echo(f"{'':<{wide}}    {'; '.join(one['traits'])}")
+        if one["traits"]:
+            typer.echo(f"{'':<{wide}}    {'; '.join(one['traits'])}")
 
 
 def _told(found: dict[str, Any], snippet: str) -> None:
@@ -280,7 +282,8 @@ def _told(found: dict[str, Any], snippet: str) -> None:
         typer.echo(f"  {trait}")
     if found.get("statistics"):
         typer.echo(f"  for each expert: {OWN}")
-    typer.echo("\noptions:" if found["options"] else "\nno options")
+    before = "\n" if found["traits"] else ""  # a blank line was written already
+    typer.echo(f"{before}{'options:' if found['options'] else 'no options'}")
     for name, option in found["options"].items():
         said = "required" if option.get("required") else f"default {_plain(option['default'])}"
         accepted = f": {option['accepted']}" if "accepted" in option else ""

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from optimizer.commands.arguments import DEFAULT_RUNS, RunName, Runs, here
+from optimizer.commands.arguments import DEFAULT_RUNS, RunName, Runs, existing
 from optimizer.commands.interrupts import interruptible
 
 FOLLOW_SECONDS = 2.0  # between two looks at a run
@@ -57,7 +57,7 @@ def mirror(
     from optimizer.output.mirror import Mirror
     from optimizer.record.results import Results
 
-    results = Results(here(name, runs))
+    results = Results(existing(name, runs))
     copy = Mirror(results, storage, study)
     added = copy.copy()
     while follow and not results.finished:

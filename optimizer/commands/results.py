@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -76,7 +77,7 @@ def front(
         }
     )
     if one:
-        conditions = [_condition(text) for text in where or ()]
+        conditions = _conditions(where or ())
         chosen = preferred(results, conditions, best)
         found = plain.preferred(results, chosen, conditions)
         typer.echo(json.dumps(found)) if json_out else certain.print_preferred(results, chosen, conditions, best)
@@ -167,11 +168,14 @@ def _one_of(given: dict[str, bool]) -> None:
         raise JobError(f"{' and '.join(asked)} show different things; ask for one at a time")
 
 
-def _condition(text: str) -> Condition:
-    from optimizer.conditions import Condition
+def _conditions(texts: Sequence[str]) -> list[Condition]:
+    """What --where asks for. Raises JobError for what is no condition, and for conditions that cannot all hold."""
+    from optimizer.conditions import Condition, consistent
 
     try:
-        return Condition.parse(text)
+        found = [Condition.parse(text) for text in texts]
+        consistent(found)
+        return found
     except ValueError as error:
         raise JobError(f"--where: {error}") from None
 

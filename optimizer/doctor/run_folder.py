@@ -17,7 +17,7 @@ from optimizer.errors import LedgerBusy, RunError
 from optimizer.jobs.room import FACTOR, RESERVE
 from optimizer.record import files
 from optimizer.record.copied import copied
-from optimizer.record.folders import LEDGER, SPOOL, found
+from optimizer.record.folders import LEDGER, SPOOL, found, runs_in
 from optimizer.record.foreign import RESTORE
 from optimizer.record.ledger import Ledger
 from optimizer.record.owner import RECORD
@@ -59,7 +59,7 @@ def examine(folder: Path, allow_code: bool = False) -> Iterator[Finding]:
 def _ledger(folder: Path) -> Finding:
     path = folder / LEDGER
     if not found(path) and not (folder / "job.yaml").exists():
-        runs = ", ".join(sorted(p.name for p in folder.parent.glob("*") if found(p / LEDGER)))
+        runs = ", ".join(runs_in(folder.parent))
         return Finding("ledger", "wrong", f"no run at {folder}", f"name one of {folder.parent}: {shown(runs, 500)}")
     on_server = not path.is_file()
     try:

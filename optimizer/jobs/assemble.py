@@ -13,6 +13,7 @@ from optimizer.jobs.job import Job
 from optimizer.jobs.job_search import Fidelity
 from optimizer.rungs.plan import Plan
 from optimizer.searching.budget import Limits
+from optimizer.wording import in_line
 
 if TYPE_CHECKING:
     from optimizer.driver import Driver
@@ -81,7 +82,7 @@ def driver_options(job: Job) -> Any:
     except ValidationError as error:
         known = ", ".join(kind.Options.model_fields) or "none"
         found = "; ".join(
-            f"{'.'.join(str(p) for p in e['loc'])}: "
+            f"{in_line('.'.join(str(p) for p in e['loc']))}: "
             + ("no such option" if e["type"] == "extra_forbidden" else str(e["msg"]))
             for e in error.errors(include_url=False)
         )

@@ -9,6 +9,7 @@ from typing import Any
 from optimizer import drivers
 from optimizer.jobs.job import Hashes, Job
 from optimizer.jobs.job_search import Gradients
+from optimizer.wording import in_line
 
 
 def identity(job: Job) -> dict[str, Any]:
@@ -25,11 +26,27 @@ def identity(job: Job) -> dict[str, Any]:
     return dict(json.loads(json.dumps(found)))
 
 
+def edits(made: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    """The differences of two jobs' identities, without what follows from another driver's name alone."""
+    if made["driver"]["name"] != now["driver"]["name"]:
+        made, now = _without_defaults(made), _without_defaults(now)
+    return differences(made, now)
+
+
+def _without_defaults(job: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A job's identity without the gradients that its driver has unless the user says otherwise: see `identity`."""
+    driver = job["driver"]
+    entry = drivers.table().get(driver["name"])
+    if entry is None or entry.optional or driver.get("gradients") != Gradients().model_dump(mode="json"):
+        return job
+    return {**job, "driver": {**driver, "gradients": None}}
+
+
 def differences(made: Any, now: Any, where: str = "") -> Iterator[str]:
     """One line for each value of a job that is not what it was: `space.method: was 'ties', is 'linear'`."""
     if isinstance(made, Mapping) and isinstance(now, Mapping):
         for key in [*made, *(k for k in now if k not in made)]:
-            inner = f"{where}.{key}" if where else str(key)
+            inner = f"{where}.{in_line(str(key))}" if where else in_line(str(key))
             if key not in made:
                 yield f"{inner}: was not set, is {now[key]!r}"
             elif key not in now:

@@ -13,9 +13,9 @@ from evaluators.evaluator import Evaluator, Indices
 from optimizer.driver import Items, Question, Split
 from optimizer.drivers.walks.descent import Options
 from optimizer.errors import JobError
+from optimizer.jobs.counted import share_in_all
 from optimizer.jobs.job import Job
 from optimizer.jobs.paper import on_paper
-from optimizer.rungs.whole import LEAST
 from optimizer.training.training import PARTS
 
 if TYPE_CHECKING:
@@ -102,16 +102,16 @@ def _spending(job: Job, worker: Worker, ready: float, anchors: int) -> dict[str,
         evaluations = min(evaluations, anchors + 1 + math.ceil(steps / options.every))
     scored = evaluations + len(compared)
     share = 1.0 if job.fidelity is None else job.fidelity.usual_share(min(worker.problem.sizes.values()))
-    whole = min(evaluations, max(anchors, LEAST)) + len(compared)
-    search_seconds = (
-        ready + (whole + share * (scored - whole)) * seconds / workers + steps * (gradient or 0.0) / side_by_side
-    )
+    in_all = share_in_all(evaluations, anchors, share)[1]
+    asked = in_all * evaluations + len(compared)  # of whole candidates' time
+    search_seconds = ready + asked * seconds / workers + steps * (gradient or 0.0) / side_by_side
     most = limits(job)
     spends = most.spent(search_seconds / 3600, workers)
     return {
         "evaluations": evaluations,
         "rungs": [] if job.fidelity is None else job.fidelity.rungs,
         "usual_share": share,
+        "search_share": in_all,
         "anchors": min(anchors, evaluations),
         "references": compared,
         "workers": workers,

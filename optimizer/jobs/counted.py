@@ -12,17 +12,21 @@ from evaluators.harness import task_files
 from evaluators.harness.options import HarnessOptions
 from evaluators.options import Files, ItemOptions, parse
 from evaluators.splits import load_items
+from optimizer.jobs.assemble import most_anchors
 from optimizer.jobs.job import EvaluatorEntry, Job
 from optimizer.jobs.job_search import Gradients
 from optimizer.jobs.problem import check_rungs
+from optimizer.rungs.whole import LEAST
 
 
-def rungs_on_paper(job: Job, gradients: bool) -> dict[str, Any] | None:
+def rungs_on_paper(job: Job, gradients: bool, anchors: int) -> dict[str, Any] | None:
     """What a job's `fidelity` asks for, as JSON values; None where it has none.
 
     `items` are the calibration items that candidates are scored on, by evaluator, `uncounted` why they are not known of
     others. `rungs`: items of each task, in all tasks (None where that is not known), and the share of candidates that
-    is scored on them at most; the last is all items. `usual_share`: of all items, for a candidate on average.
+    is scored on them at most; the last is all items. `usual_share`: of all items, for a candidate on average that is
+    not among the `whole` that are scored on all, of which `anchors` are anchors; `search_share`: for one of all
+    `evaluations`. `anchors` are as many as there are, whatever the budget.
 
     Raises JobError where a rung has more items than a task, and OptionError for options that an evaluator refuses.
     """
@@ -37,19 +41,35 @@ def rungs_on_paper(job: Job, gradients: bool) -> dict[str, Any] | None:
             uncounted[entry.name] = str(error)
     check_rungs(job, counted)
     keep = job.fidelity.keep if job.fidelity.rule == "halving" else 1.0
-    whole = None if uncounted else sum(counted.values())
+    in_all = None if uncounted else sum(counted.values())
     rungs = [
         {"items": many, "in_all": many * len(job.evaluators), "share": keep**place}
         for place, many in enumerate(job.fidelity.rungs)
     ]
+    usual = job.fidelity.usual_share(min(counted.values())) if counted else None
+    asked, evaluations = min(anchors, most_anchors(job)), job.budget.evaluations
+    whole, share = share_in_all(evaluations, asked, usual or 0.0)
     return {
         "rule": job.fidelity.rule,
         "final": job.fidelity.final,
         "items": counted,
         "uncounted": uncounted,
-        "rungs": [*rungs, {"items": None, "in_all": whole, "share": keep ** len(rungs)}],
-        "usual_share": job.fidelity.usual_share(min(counted.values())) if counted else None,
+        "rungs": [*rungs, {"items": None, "in_all": in_all, "share": keep ** len(rungs)}],
+        "usual_share": usual,
+        "evaluations": evaluations,
+        "anchors": asked,
+        "whole": whole,
+        "search_share": share if usual is not None else None,
     }
+
+
+def share_in_all(evaluations: int, anchors: int, usual: float) -> tuple[int, float]:
+    """How many candidates of a budget are scored on all items whatever they promise, and the share that all take.
+
+    These are the anchors, and the first ones until estimates can be made; the others take `usual` on average.
+    """
+    whole = min(evaluations, max(anchors, LEAST))
+    return whole, (whole + usual * (evaluations - whole)) / evaluations
 
 
 def missing(job: Job) -> list[str]:
@@ -92,7 +112,11 @@ def said_of_rungs(found: dict[str, Any]) -> str:
         lines.append(f"{each}{in_all}: {_who(found['rule'], place, rung['share'])}")
     if found["usual_share"] is not None:
         most = "at most" if found["rule"] == "racing" else "about"
-        lines.append(f"so a candidate takes {most} {found['usual_share']:.2f} of the items that all on all would take")
+        lines.append(f"so one of these takes {most} {found['usual_share']:.2f} of the items that all on all would take")
+        lines.append(
+            f"of {found['evaluations']} candidates {found['whole']} are scored on all ({found['anchors']} of them "
+            f"anchors), so the whole search takes {most} {found['search_share']:.2f} of the items"
+        )
     lines.append(f"in the end {found['final']:.0%} of the candidates, those that promise most, are scored on all")
     lines += [f"items of {name} are not counted: {why}" for name, why in found["uncounted"].items()]
     return "\n".join(lines)

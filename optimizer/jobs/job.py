@@ -20,7 +20,7 @@ from optimizer.jobs.job_search import DriverEntry, Fidelity
 from optimizer.jobs.job_space import Name, Space, Strict
 from optimizer.jobs.plain_yaml import read_yaml
 from optimizer.jobs.telling import explained, kind
-from optimizer.wording import server_url
+from optimizer.wording import in_line, server_url
 
 if TYPE_CHECKING:
     import torch
@@ -89,8 +89,8 @@ class Job(Strict):
     """What is searched: the merge method or methods, their options, and the coefficients that share a group."""
     evaluators: list[EvaluatorEntry] = Field(min_length=1)
     """A list; `kind` and `name`, then the kind's own options: docs/job.md#items-of-every-evaluator"""
-    objectives: list[str] = Field(min_length=1)
-    """`NAME.metric`, one or several; the metric knows whether more or less is better."""
+    objectives: list[str] = Field(min_length=1, max_length=31)
+    """`NAME.metric`, one or several, at most 31; the metric knows whether more or less is better."""
     constraints: list[Annotated[str, AfterValidator(normal)]] = Field(default_factory=list)
     """Conditions that a candidate has to meet: `["safety.accuracy >= 0.95"]`; any metric of any evaluator:
     docs/job.md#constraints"""
@@ -163,7 +163,9 @@ class Job(Strict):
         except ValidationError as error:
             raise JobError(explained(cls, source, error)) from error
         for key, value in _not_finite(data):  # among the options of evaluators and drivers, which are any values
-            raise JobError(f"{source}: {key}: expected a finite number, got {value}; leave it out for no limit")
+            raise JobError(
+                f"{source}: {in_line(key)}: expected a finite number, got {value}; leave it out for no limit"
+            )
         return made
 
     def path(self, text: str) -> Path:

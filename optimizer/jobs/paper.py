@@ -28,14 +28,14 @@ def on_paper(job: Job) -> dict[str, Any]:
     Bytes, seconds, and bytes a second. `refusal` says why the job cannot run here, where it cannot; `place` is one of
     `cache`, `disk` (more than free memory holds), `device` and `stream`. Raises PoolError for models that do not fit
     together, RecipeError and JobError for methods, options and bounds, for options of the driver, for evaluators that
-    experts or gradients lack, and for rungs of more items than there are, where these can be counted in the job's
-    files. `missing` says which data files and tasks are not here: who plans for another host is told, and a run is
-    refused.
+    experts or gradients lack, for metrics that none of them reports, and for rungs of more items than there are, where
+    these can be counted in the job's files. `missing` says which data files and tasks are not here: who plans for
+    another host is told, and a run is refused. `unchecked`: what nobody can know on paper.
     """
     pool = open_pool(job)
     space = space_of(job, pool, {})  # methods, options and bounds are worth checking here too
-    check_entries(job, space)
-    rungs = rungs_on_paper(job, check_gradients(job, space))
+    unchecked = check_entries(job, space)
+    rungs = rungs_on_paper(job, check_gradients(job, space), len(space.anchors()) if job.driver.anchors else 0)
     caches = CacheNeeds.of(job, pool, space)
     needs, host = Needs.of(job, pool), Host.here(job)
     rates = _rates(job, pool, host)
@@ -80,6 +80,7 @@ def on_paper(job: Job) -> dict[str, Any]:
         "warnings": [*([caches.warning] if caches.warning else []), *remarks(job, space)],
         "refusal": refusal(job, needs, host) or caches.refusal,
         "missing": missing(job),
+        "unchecked": [*unchecked, "items and labels", "whether the starting point can be scored"],
     }
 
 

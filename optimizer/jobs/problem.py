@@ -53,12 +53,7 @@ class Problem:
                 evaluator.splits = evaluator.splits.parted(problem.training.rows(evaluator))
         for method in job.space.methods:
             owners(method, pool.names, made)  # or an expert's statistics could not be gathered
-        for evaluator in problem.pupils:
-            if evaluator.teacher not in pool.names:
-                raise JobError(
-                    f"evaluator {evaluator.name!r}: its teacher {evaluator.teacher!r} is no expert; there are: "
-                    f"{', '.join(pool.names)}"
-                )
+        check_teachers(problem.pupils, pool.names)
         check_rungs(job, problem.sizes)
         if job.fidelity is not None and job.fidelity.choose == TURNS:  # others are known when candidates are
             for e in made:
@@ -70,8 +65,7 @@ class Problem:
     @property
     def pupils(self) -> list[Differentiable]:
         """The evaluators that follow an expert's outputs, in a loss or in a metric."""
-        followed = self.training.tasks if self.training is not None and self.training.follows else ()
-        return [cast(Differentiable, e) for e in self.evaluators if e in followed or getattr(e, "learns", False)]
+        return pupils(self.evaluators, self.training)
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -130,6 +124,22 @@ class Problem:
         return {
             f"{e.name}: {what}": digest for e in self.evaluators for what, digest in getattr(e, "contents", {}).items()
         }
+
+
+def pupils(made: Sequence[Evaluator], training: Training | None) -> list[Differentiable]:
+    """Those of some evaluators that follow an expert's outputs, in a loss or in a metric."""
+    followed = training.tasks if training is not None and training.follows else ()
+    return [cast(Differentiable, e) for e in made if e in followed or getattr(e, "learns", False)]
+
+
+def check_teachers(made: Sequence[Differentiable], experts: Sequence[str]) -> None:
+    """Raises JobError where one of these evaluators follows a model that is no expert."""
+    for evaluator in made:
+        if evaluator.teacher not in experts:
+            raise JobError(
+                f"evaluator {evaluator.name!r}: its teacher {evaluator.teacher!r} is no expert; there are: "
+                f"{', '.join(experts)}"
+            )
 
 
 def check_rungs(job: Job, sizes: Mapping[str, int]) -> None:

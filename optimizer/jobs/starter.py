@@ -45,7 +45,7 @@ evaluators:
 $evaluators
 
 objectives:                      # NAME.metric; several make a Pareto front
-$objectives
+$objectives$finer
 # constraints: ["NAME.metric >= 0.9"]    # what no merge may fall short of, objective or not
 
 $driver
@@ -53,6 +53,9 @@ budget: {evaluations: $budget}       # candidates, anchors included
 executor: {kind: ray, workers: 2, threads: 1}   # or kind: inline, in this process
 seed: 0
 """)
+
+FINER = """
+  # or NAME.cross_entropy: it moves with every item, so that few items tell merges apart sooner (docs/choosing.md)"""
 
 DRIVER = """\
 # auto | cma | tpe | gp | nsga2 | ... (docs/search.md); the anchors (base, experts, averages) always come first
@@ -99,6 +102,7 @@ def write_job(base: str, experts: Sequence[str], data: Sequence[str], out: Path,
             driver=BY_GRADIENT if gradients else DRIVER,
             evaluators="\n".join(entries.values()),
             objectives="\n".join(f"  - {name}.{metric}" for name in entries),
+            finer=FINER if metric == "accuracy" else "",
             budget=max(200, 20 * len(named)),
         )
     )

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from optimizer.wording import shown
+from optimizer.wording import in_line, shown
 
 PLAIN = {
     "dict_type": "a mapping of names to values",
@@ -30,7 +30,7 @@ def explained(model: type[BaseModel], source: str, error: ValidationError) -> st
     lines = []
     for e in error.errors(include_url=False):
         # the names of an option's forms are pydantic's way, and no keys of the job
-        where = ".".join(str(p) for p in e["loc"] if str(p)[:1] != "(") or "job"
+        where = in_line(".".join(str(p) for p in e["loc"] if str(p)[:1] != "(")) or "job"
         if e["type"] == "extra_forbidden":
             lines.append(
                 f"{where}: unknown key; {_near(model, e['loc'])}remove it, or see docs/job.md for the keys there are"
@@ -61,7 +61,8 @@ def _section(model: type[BaseModel], place: tuple[int | str, ...]) -> type[BaseM
     for part in place:
         found = known.model_fields.get(part) if isinstance(part, str) else None
         kind = found.annotation if found is not None else None
-        if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
+        sections = [k for k in (kind, *get_args(kind)) if isinstance(k, type) and issubclass(k, BaseModel)]
+        if len(sections) != 1:  # `X | None` is X
             return None
-        known = kind
+        known = sections[0]
     return known

@@ -39,12 +39,15 @@ def print_preferred(results: Results, chosen: Candidate, where: Sequence[Conditi
     """The candidate that was asked for: its scores, and whether what was asked holds on items the search never saw."""
     console, found = Terminal(), plain.preferred(results, chosen, where)
     best = "of the best mean" if metric is None else f"best in {escape(metric)}"
-    console.print(f"{called(chosen)}: {best}" + (" where" if where else ""), highlight=False)
+    of = " of those that have on calibration items what was asked for" if where else ""
+    console.print(f"{called(chosen)}: {best}{of}", highlight=False)
     if where:
         table = Table("asked for", "calibration", "holds", "held-out", "holds")
         for row in found["where"]:
             table.add_row(escape(row["condition"]), *(cell for s, _ in SPLITS for cell in _condition(row[s])))
         console.print(table)
+        if (p := plain.promise(chosen, where)) is not None and p < 0.5:
+            console.print(_unlikely(results, where, p), highlight=False)
     scores = Table("metric", "calibration", "held-out")
     shown = dict.fromkeys([*([metric] if metric else []), *(o.name for o in results.objectives)])
     for name in shown:
@@ -56,6 +59,14 @@ def print_preferred(results: Results, chosen: Candidate, where: Sequence[Conditi
         notes.append("Held-out items score the front and the anchors alone: this candidate is neither, or not yet.")
     if notes:
         console.print(" ".join(notes), style="dim", highlight=False)
+
+
+def _unlikely(results: Results, where: Sequence[Condition], p: float) -> str:
+    """That what was asked for is not to be expected of a candidate, and of which it is."""
+    said = f"On held-out items it probably does not hold (probability {probability(p)})"
+    if (surest := plain.surest_to_hold(results, where)) is None:
+        return f"{said}; nor does any other of those that were scored there: ask for less."
+    return f"{said}; it is surest to for {called(surest[0])} ({probability(surest[1])})."
 
 
 def constraints(results: Results, c: Candidate) -> list[str]:

@@ -58,7 +58,8 @@ class Metrics:
         self._failed = family(prometheus.Gauge, "candidates_failed", "Candidates of this run without scores")
         self._budget = family(prometheus.Gauge, "candidates_budget", "Candidates that this run may score")
         self._waiting = family(prometheus.Gauge, "waiting", "Questions in flight, or waiting for a worker")
-        self._hypervolume = family(prometheus.Gauge, "hypervolume", "Of the front, on calibration items; 0 to 1")
+        hypervolume = "Of the front, on calibration items; above 1 beyond the best of each anchor at once"
+        self._hypervolume = family(prometheus.Gauge, "hypervolume", hypervolume)
         self._best = family(prometheus.Gauge, "best", "Of the candidate of the best mean, natural units", "objective")
         try:
             self._server, self._thread = prometheus.start_http_server(port, HOST, registry)

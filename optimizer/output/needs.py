@@ -70,7 +70,7 @@ def print_paper(found: dict[str, Any]) -> None:
 def rows_on_paper(found: dict[str, Any]) -> dict[str, str]:
     """What `on_paper` found, in sentences by what they are of."""
     models = f"base and {len(found['experts'])} experts of {_millions(found['parameters'])} parameters"
-    return {"models": models, **rows_of(found)}
+    return {"models": models, **rows_of(found), "not checked on paper": "; ".join(found["unchecked"])}
 
 
 def _print(rows: dict[str, str], warnings: list[str]) -> None:
@@ -86,10 +86,11 @@ def _print(rows: dict[str, str], warnings: list[str]) -> None:
 def _fidelity(found: dict[str, Any]) -> str:
     """What rungs save, for people."""
     share = found["usual_share"]
+    in_all = f", so the search takes about {found['search_share']:.2f} of it" if share < 1 else ""
     takes = f"about {share:.2f} of" if share < 1 else "at most"
     return (
         f"{', '.join(map(str, found['rungs']))} items of each task before all: a candidate takes {takes} the time that "
-        f"all items take; anchors are scored on all, and the first candidates until {LEAST} have been"
+        f"all items take; anchors are scored on all, and the first candidates until {LEAST} have been{in_all}"
     )
 
 

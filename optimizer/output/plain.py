@@ -43,6 +43,7 @@ def status(results: Results) -> dict[str, Any]:
         "heldout": held,
         "hypervolume": results.front.hypervolume,
         "hypervolume_exact": results.front.exact,
+        "hypervolume_anchors": results.front.anchors_hypervolume,
         "epsilon": results.front.epsilon,
         "knee": results.front.knee(),
         "curse": curse(results),
@@ -149,6 +150,25 @@ def preferred(results: Results, chosen: Candidate, where: Sequence[Condition]) -
             for condition in where
         ],
     }
+
+
+def promise(c: Candidate, where: Sequence[Condition]) -> float | None:
+    """How probable a candidate's held-out scores make the least probable condition; None without such scores.
+
+    Where an error is not known, 1 or 0: as measured.
+    """
+    met = [(w, m) for w in where if (m := c.heldout.get(w.name)) is not None]
+    return min((w.chance(m.value, m.stderr or 0.0) for w, m in met), default=None)
+
+
+def surest_to_hold(results: Results, where: Sequence[Condition]) -> tuple[Candidate, float] | None:
+    """Of the candidates that meet all conditions on calibration items the one of the best `promise`, from 0.5."""
+    found = []
+    for c in (results.candidates[n] for n in results.front.feasible):
+        met = all(w.missed(c.measures[w.name].value) == 0 for w in where)
+        if met and (p := promise(c, where)) is not None and p >= 0.5:
+            found.append((c, p))
+    return max(found, key=lambda one: one[1], default=None)
 
 
 def holds(condition: Condition, m: Measure) -> float | None:

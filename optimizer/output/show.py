@@ -62,11 +62,7 @@ def print_status(found: Mapping[str, Any], process: str | None = None, resume: s
     if found["steps"]:
         table.add_row("steps", f"{found['gradients']} of {found['steps']} at most")
     table.add_row("front", f"{found['front']} candidates, {found['heldout']} candidates scored on held-out items")
-    about = "" if found["hypervolume_exact"] else "about "
-    table.add_row(
-        "hypervolume",
-        f"{about}{found['hypervolume']:.4f} (0: no better than the anchors; 1: the best of each at once)",
-    )
+    table.add_row("hypervolume", _hypervolume(found))
     if found["per_minute"]:
         table.add_row("rate", f"{found['per_minute']:.1f} candidates a minute")
     if found["best"]:
@@ -80,6 +76,15 @@ def print_status(found: Mapping[str, Any], process: str | None = None, resume: s
     if found["verdict"]:
         table.add_row("", escape(found["verdict"]))
     Terminal().print(table)
+
+
+def _hypervolume(found: Mapping[str, Any]) -> str:
+    """How much the front dominates, beside what needs no search and what no anchor reaches."""
+    about = "" if found["hypervolume_exact"] else "about "
+    said = f"{about}{found['hypervolume']:.3f}"
+    if (anchors := found["hypervolume_anchors"]) is None:
+        return f"{said} (in units of the range of the candidates: there are no anchors)"
+    return f"{said} (the anchors alone {anchors:.3f}; 1: the anchors' best of each at once)"
 
 
 def _fidelity(found: Mapping[str, Any]) -> str:

@@ -63,7 +63,7 @@ class Training:
             raise JobError(
                 f"evaluator {evaluator.name!r}: of {len(rows)} calibration items, driver.gradients.train: {self.share} "
                 f"leaves {cut} for gradients and {len(rows) - cut} to score on (equal rows stay together); "
-                "both need one at least: give more items"
+                "both need one at least: give more items, or another share as driver.gradients.train"
             )
         return np.sort(rows[order[:cut]])
 

@@ -13,7 +13,8 @@ from program import mergeopt
 from optimizer import Job, Run
 from optimizer.errors import RunError, WorkerError
 from optimizer.executors.executor import Inline
-from optimizer.jobs.changes import differences, identity
+from optimizer.jobs.changes import differences, edits, identity
+from optimizer.jobs.job_search import DriverEntry
 from optimizer.record.inherited import PARENT
 
 
@@ -56,6 +57,24 @@ def test_how_objectives_are_weighed_is_named_and_runs_from_before_it_could_be_sa
     assert "scalarisation" not in made["driver"]
     (line,) = differences(made, identity(job.model_copy(update={"driver": said})))
     assert line == "driver.scalarisation: was not set, is 'tchebycheff'"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "lines"),
+    [
+        ({"name": "cma"}, {"name": "supervised"}, ["driver.name"]),
+        ({"name": "supervised"}, {"name": "cma"}, ["driver.name"]),
+        ({"name": "supervised"}, {"name": "adamerging"}, ["driver.name"]),
+        ({"name": "cma"}, {"name": "supervised", "gradients": {"train": 0.5}}, ["driver.name", "driver.gradients"]),
+        ({"name": "supervised"}, {"name": "supervised", "gradients": {"train": 0.5}}, ["driver.gradients.train"]),
+        ({"name": "auto"}, {"name": "auto", "gradients": {}}, ["driver.gradients"]),
+    ],
+)
+def test_another_driver_is_named_without_what_follows_from_its_name(
+    job: Job, before: dict[str, Any], after: dict[str, Any], lines: list[str]
+) -> None:
+    made, now = (identity(job.model_copy(update={"driver": DriverEntry(**said)})) for said in (before, after))
+    assert [line.partition(":")[0] for line in edits(made, now)] == lines
 
 
 def test_an_edited_run_is_refused_and_forked_into_a_child_that_knows_what_changed(

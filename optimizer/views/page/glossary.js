@@ -27,7 +27,8 @@ export const WORDS = {
   "held-out": "Items that the search never saw. These are the scores to trust.",
   hypervolume:
     "How good the front is as a whole, in one number: how much it dominates, in units of the box between the " +
-    "anchors' worst and best scores. 0 is no better than what needs no search.",
+    "anchors' worst and best scores. The anchors alone, so what needs no search, are mostly well above 0; 1 is the " +
+    "best of each of them at once, and more is possible.",
   "IGD+":
     "How far one front stays behind another: the mean, over the other front, of the distance to what is not reached " +
     "here, in units of the anchors' range. 0: all of it is reached.",
