@@ -45,6 +45,7 @@ def search(
     ledger: Ledger,
     count: int,
     on_answer: Callable[[Search, Any], None] = lambda search, answer: None,
+    wrap: Callable[[Driver], Driver] = lambda driver: driver,
 ) -> Search:
     """A search of two objectives as a run makes it: anchors first, preferences for a driver of one objective."""
     entry = find(name)
@@ -54,7 +55,7 @@ def search(
         inner = Scalarised(space.domain, 2, 0, lambda seed: kind(space.domain, 1, seed, kind.Options()))
     else:
         inner = kind(space.domain, 2, 0, kind.Options())
-    driver = Anchored(space.domain, space.anchors(), inner, 0)
+    driver = wrap(Anchored(space.domain, space.anchors(), inner, 0))
     return Search(driver, executor, ledger, OBJECTIVES, count, lambda point: space.decode(point).hash, on_answer)
 
 

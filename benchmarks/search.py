@@ -12,13 +12,15 @@ losses are the same, of all items: nothing here overfits.
 `--out` keeps what is done; a later call computes what is missing there. Begin a new file after a driver has changed.
 `--drivers cma cma/wide --options '{"cma/wide": {"sigma0": 0.4}}'` compares options; what follows the stroke is a name
 of your own, but for `auto/gradients`: `auto` in a job that says of what gradients are. `--problem-from module:function`
-adds a problem of yours (`benchmarks/simulated/problems.py: loaded`).
+adds a problem of yours (`benchmarks/simulated/problems.py: loaded`). With `--luck 1` gradients have errors as large as
+they are (`simulated/searches.py: Luck`): those of few items, `{"auto/gradients": {"batch": 20}}`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -28,6 +30,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -39,19 +42,24 @@ from optimizer.drivers import find, table
 
 FORMAT = "mergeopt searches 1"
 Cells = dict[str, Found]  # by `key`
+KEPT = TypeAdapter(Cells)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compute what is missing, and print a table for each problem. The exit code is 2 where arguments do not fit."""
     chosen = parsed(arguments)
     try:
-        options = checked_options(chosen.options, chosen.drivers)
         problems = [*chosen.problems, *chosen.problem_from]
+        if not problems:
+            raise ValueError("--problems: expected one or more, or --problem-from; name one")
+        writable("--out", chosen.out)
+        writable("--plot", chosen.plot)
+        options = checked_options(chosen.options, chosen.drivers)
         for entry in chosen.problem_from:
             problem(entry)  # refused now rather than after the others
         cells = read(chosen.out) if chosen.out else {}
         refused = compute(cells, problems, options, chosen)
-    except (DriverError, ValueError) as error:
+    except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     for name in problems:
@@ -74,6 +82,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--budgets", type=positive, nargs="+", default=[50, 100, 200, 500, 1000])
     parser.add_argument("--workers", type=positive, default=1, help="questions in flight before the next tell")
+    parser.add_argument("--luck", type=float, default=0.0, help="errors of slopes, over their size")
     parser.add_argument("--out", type=Path, metavar="FILE.json")
     parser.add_argument("--plot", type=Path, metavar="FILE.html")
     return parser.parse_args(arguments)
@@ -84,6 +93,18 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {text!r}")
     return int(text)
+
+
+def writable(flag: str, path: Path | None) -> None:
+    """Raises ValueError where no file of this name can be written: before anything is searched."""
+    if path is None:
+        return
+    if path.is_dir():
+        raise ValueError(f"{flag} {path}: expected a file, and it is a folder; name a file in it")
+    if not path.parent.is_dir():
+        raise ValueError(f"{flag} {path}: expected a file in a folder that is there; make the folder, or name another")
+    if not os.access(path.parent, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
+        raise ValueError(f"{flag} {path}: expected a file that may be written, and it may not; name another")
 
 
 def checked_options(text: str, drivers: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -113,9 +134,11 @@ def problem(name: str) -> Problem:
     return PROBLEMS[name].make() if name in PROBLEMS else loaded(name)
 
 
-def key(problem: str, driver: str, options: Mapping[str, Any], seed: int, workers: int) -> str:
+def key(problem: str, driver: str, options: Mapping[str, Any], seed: int, workers: int, luck: float = 0.0) -> str:
     """What a search is known by; `driver` may have a variant's name, which changes nothing."""
-    return json.dumps([problem, driver.partition("/")[0], dict(options), seed, workers], sort_keys=True)
+    return json.dumps(
+        [problem, driver.partition("/")[0], dict(options), seed, workers, *([luck] if luck else [])], sort_keys=True
+    )
 
 
 def compute(
@@ -126,11 +149,12 @@ def compute(
     for name in problems:
         for label, given in options.items():
             for seed in chosen.seeds:
-                which = key(name, label, given, seed, chosen.workers)
+                which = key(name, label, given, seed, chosen.workers, chosen.luck)
                 if which in cells and (cells[which].cost >= budget or cells[which].ended):
                     continue
                 try:
-                    cell = search(problem(name), label.partition("/")[0], seed, budget, given, chosen.workers)
+                    searched = label.partition("/")[0]
+                    cell = search(problem(name), searched, seed, budget, given, chosen.workers, chosen.luck)
                 except DriverError as error:
                     refused[f"{label} on {name}"] = str(error)
                     break
@@ -149,14 +173,15 @@ def read(path: Path) -> Cells:
         data = json.loads(path.read_text())
         if data["format"] != FORMAT:
             raise ValueError(f"its format is {data['format']!r}")
-        cells = {which: Found(**cell) for which, cell in data["cells"].items()}
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        return KEPT.validate_python(data["cells"])
+    except (KeyError, OSError, TypeError, ValueError) as error:
+        why = repr(error)
+        if isinstance(error, ValidationError):
+            first = error.errors(include_url=False)[0]
+            why = f"{'.'.join(map(str, first['loc']))}: {first['msg']}, got {first['input']!r:.80}"
         raise ValueError(
-            f"--out {path}: expected a file of this benchmark ({FORMAT}), and {error!r}; name another"
+            f"--out {path}: expected a file of this benchmark ({FORMAT}), and {why}; name another"
         ) from error
-    for cell in cells.values():
-        cell.curve = [(int(cost), float(value)) for cost, value in cell.curve]
-    return cells
 
 
 def write(path: Path, cells: Cells) -> None:
@@ -178,7 +203,7 @@ def compared(
 ) -> Iterator[tuple[str, list[Found]]]:
     """Of each driver that was not refused its searches of a problem, one a seed."""
     for label, given in options.items():
-        found = [cells.get(key(name, label, given, seed, chosen.workers)) for seed in chosen.seeds]
+        found = [cells.get(key(name, label, given, seed, chosen.workers, chosen.luck)) for seed in chosen.seeds]
         if searches := [cell for cell in found if cell is not None]:
             yield label, searches
 
@@ -207,6 +232,7 @@ def markdown(
         rows.append((float(mean[-1]), f"| {label} | {' | '.join(columns)} |"))
     rows.sort(key=lambda row: -row[0])
     workers = f", {chosen.workers} in flight" if chosen.workers > 1 else ""
+    workers += f", luck {chosen.luck:g}" if chosen.luck else ""
     head = " | ".join(f"{budget:,}" for budget in budgets)
     return [
         f"### {name}: {groups} groups x {experts} experts; % of hypervolume {reference(name):g}, "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol, runtime_checkable
@@ -116,14 +115,3 @@ class Merge:
         base, *alone = (self.tasks.losses(self._merged(row)[1], row) for row in rows)
         own = np.diagonal(np.array(alone)).copy()
         return own, base - own
-
-
-@dataclass(frozen=True)
-class Scored:
-    """A problem of which nothing but losses is known."""
-
-    shape: tuple[int, int]
-    losses: Callable[[Array], Array]
-
-    def objectives(self, point: Array) -> Array:
-        return np.asarray(self.losses(point), dtype=np.float64)

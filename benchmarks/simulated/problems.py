@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from benchmarks.simulated.analytic import analytic
-from benchmarks.simulated.merge import Problem, Scored
+from benchmarks.simulated.merge import Array, Problem
 from benchmarks.simulated.networks import networks
 from searchspaces.domain import Domain
 
@@ -39,12 +39,44 @@ PROBLEMS: dict[str, Entry] = {
 }
 
 
-def loaded(entry: str) -> Scored:
+LEAST = -1e6  # loss: what is far below that of any merge, and whose volumes would be infinite
+
+
+@dataclass(frozen=True, eq=False)
+class Own:
+    """A problem of the user's, of which nothing but losses is known; what its function returns is checked each time."""
+
+    entry: str
+    shape: tuple[int, int]
+    losses: Callable[[Array], Sequence[float] | Array]
+    count: int | None = None  # of losses, once it is known
+
+    def objectives(self, point: Array) -> Array:
+        """The losses `(m,)`. Raises ValueError where the function raises, or returns something else."""
+        said = np.array2string(point, threshold=8)
+        try:
+            losses = np.asarray(self.losses(point.copy()), dtype=np.float64)
+        except Exception as error:  # what a function of another raises is its own affair
+            raise ValueError(
+                f"--problem-from {self.entry}: expected losses (m,) of a point (groups * experts,), got"
+                f" {type(error).__name__} at {said}: {error}; mend the function"
+            ) from error
+        few = losses.ndim != 1 or not len(losses) or len(losses) != (self.count or len(losses))
+        if few or not (np.isfinite(losses) & (losses >= LEAST)).all():
+            raise ValueError(
+                f"--problem-from {self.entry}: expected {self.count or 'm'} finite losses of {LEAST:g} or more at"
+                f" {said}, got {losses.tolist()!r:.200}; return these"
+            )
+        return losses
+
+
+def loaded(entry: str) -> Own:
     """The problem that `module:function` returns as `((groups, experts), objectives)`, of whatever makes it.
 
     `objectives` takes a point `(groups * experts,)` of float64 in [0, 1], where coordinate `g * experts + k` is the
-    coefficient of expert k in group g, and returns the losses `(m,)`: finite, minimised, and 1 where a merge is worth
-    no more than none, since hypervolumes are up to (1, ..., 1). Only drivers that ask for scores can search it.
+    coefficient of expert k in group g, and returns the losses `(m,)`: as many each time, finite, minimised, and 1 where
+    a merge is worth no more than none, since hypervolumes are up to (1, ..., 1). Only drivers that ask for scores can
+    search it.
 
     So the surrogate of a benchmark of tables or regressors is a function of some lines:
 
@@ -60,26 +92,23 @@ def loaded(entry: str) -> Scored:
         sys.path.append(str(Path.cwd()))
     try:
         made = getattr(importlib.import_module(module), name)()
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
+    except Exception as error:  # the module is the user's, and may raise whatever it likes
         raise ValueError(
             f"--problem-from {entry}: expected module:function, a function of no arguments that can be imported, got"
             f" {type(error).__name__}: {error}; name one"
         ) from error
     try:
         (groups, experts), objectives = made
-        problem = Scored((int(groups), int(experts)), objectives)
-        losses = problem.objectives(np.full(problem.shape[0] * problem.shape[1], 0.3))
-    except (TypeError, ValueError) as error:
+        shape = (int(groups), int(experts))
+        if min(shape) < 1 or not callable(objectives):
+            raise ValueError("groups and experts are from 1, and objectives is a function")
+    except (OverflowError, TypeError, ValueError) as error:
         raise ValueError(
-            f"--problem-from {entry}: expected ((groups, experts), objectives), and losses (m,) of a point"
-            f" (groups * experts,), got {made!r:.200}, and {error}; return these"
-        ) from error
-    if losses.ndim != 1 or not len(losses) or not np.isfinite(losses).all():
-        raise ValueError(
-            f"--problem-from {entry}: expected finite losses (m,) at 0.3 everywhere, got {losses.tolist()!r:.200};"
+            f"--problem-from {entry}: expected ((groups, experts), objectives), got {made!r:.200}, and {error};"
             " return these"
-        )
-    return problem
+        ) from error
+    problem = Own(entry, shape, objectives)
+    return replace(problem, count=len(problem.objectives(np.full(shape[0] * shape[1], 0.3))))
 
 
 def domain(problem: Problem) -> Domain:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import moocore
@@ -56,18 +56,45 @@ class Front:
         return True
 
 
+class Luck:
+    """What few items add to losses and slopes: normal errors, each draw its own.
+
+    Those of a task's slopes `(dim,)` are together `share` times as long as the slopes are on average at the start and
+    at the average of all experts; those of a loss are a tenth of `share`.
+    """
+
+    def __init__(self, problem: Smooth, box: Domain, seed: int, share: float) -> None:
+        slopes = np.array([problem.slopes(point)[1] for point in (box.start, box.uniform)])  # (2, T, dim)
+        self._size = share * np.linalg.norm(slopes, axis=2).mean(axis=0) / np.sqrt(slopes.shape[2])
+        self._share, self._stream = share, np.random.default_rng([seed, 1])
+
+    def __call__(self, outcome: Outcome) -> Outcome:
+        """The same answer, of few items."""
+        assert outcome.gradient is not None
+        slopes = outcome.gradient + self._size[:, None] * self._stream.standard_normal(outcome.gradient.shape)
+        losses = outcome.losses + 0.1 * self._share * self._stream.standard_normal(len(outcome.losses))
+        return replace(outcome, losses=losses, gradient=slopes)
+
+
 def search(
-    problem: Problem, name: str, seed: int, budget: int, options: Mapping[str, Any] | None = None, workers: int = 1
+    problem: Problem,
+    name: str,
+    seed: int,
+    budget: int,
+    options: Mapping[str, Any] | None = None,
+    workers: int = 1,
+    luck: float = 0.0,
 ) -> Found:
     """A search with the driver of this name until its questions have cost `budget`, or it has none left.
 
     `workers` questions are in flight before the next tell, and are answered in the order asked. Every question costs,
-    a repeated one too. What a question with a gradient shows of the objectives counts for the hypervolume. Raises
-    DriverError on a driver or options that do not fit.
+    a repeated one too. What a question with a gradient shows of the objectives counts for the hypervolume, unless its
+    answer has `luck`. Raises DriverError on a driver or options that do not fit.
     """
     box = domain(problem)
     count = len(problem.objectives(box.start))
     driver = made(box, name, count, seed, options or {})
+    lucky = Luck(problem, box, seed, luck) if luck and isinstance(problem, Smooth) else None
     found, front, flight = Found(), Front(count), deque[Question]()
     asked = 0  # the cost of all that were asked
     began = time.perf_counter()
@@ -83,7 +110,9 @@ def search(
         outcome = answer(problem, box, flight.popleft())
         found.questions += 1
         found.cost += COST[outcome.question.wants]
-        if len(outcome.losses) and front.show(outcome.losses):
+        if lucky is not None and outcome.question.wants == "gradients":
+            outcome = lucky(outcome)
+        elif len(outcome.losses) and front.show(outcome.losses):
             found.curve.append((found.cost, front.hypervolume))
         began = time.perf_counter()
         driver.tell([outcome])
