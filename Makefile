@@ -12,6 +12,7 @@ setup: $(READY)
 
 # torch first: its CPU build, before anything else can ask for another
 $(READY): pyproject.toml constraints.txt
+	@echo "installing into $(VENV): about 1 to 2 GB, and some minutes; once"
 	@command -v $(PYTHON) >/dev/null && $(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet torch==2.13.0 -c constraints.txt
 	$(BIN)/python -m pip install --quiet -e '.[dev]' -c constraints.txt
@@ -24,6 +25,7 @@ debian:
 
 demo: setup
 	$(BIN)/mergeopt demo
+	@echo "mergeopt is $(BIN)/mergeopt, or plain mergeopt after: . $(BIN)/activate"
 
 test: setup
 	$(BIN)/python -m pytest $(PARALLEL)
