@@ -348,6 +348,14 @@ def test_without_anchors_it_asks_the_same_in_whatever_units_losses_are(units: tu
         )
 
 
+def test_without_anchors_what_gradients_foretell_is_not_scored_twice_before_there_is_a_box() -> None:
+    where = domain(16, 3)
+    toy = conflicting(where)
+    scored = [o.question.point for o in search(trained(where, 3), toy, 40) if o.question.wants == "scores"]
+    apart = [np.abs(a - b).max() for i, a in enumerate(scored) for b in scored[:i]]
+    assert len(scored) == 9 and min(apart) > 0.02
+
+
 @pytest.mark.parametrize("workers", [1, 4])
 def test_it_finds_more_volume_than_others(workers: int) -> None:
     where = domain(16, 3)

@@ -49,6 +49,7 @@ class _State:
     gradients: int = 0
     scores: tuple[Array, ...] = ()  # points on their way
     slopes: tuple[Array, ...] = ()
+    unboxed: tuple[Array, ...] = ()  # points that were scored before there was a box
 
     def after(self, question: Question, unit: Array) -> _State:
         """Once this has been asked too."""
@@ -119,9 +120,9 @@ class Auto:
         """n questions, or none while the first gradient is awaited."""
         if n < 1:
             return []
+        ahead = None if self._ahead is None else self._ahead.questions()  # waited for: it works on the same models
         self._fix_box()
         questions: list[Question] = []
-        ahead = None if self._ahead is None else self._ahead.questions()  # waited for: it works on the same models
         if self._then is not None and (self._scores or self._slopes):
             questions = (self._planned(*self._then) if ahead is None else ahead)[:n]
             for question in questions:
@@ -169,6 +170,7 @@ class Auto:
             gradients=self._trace.count,
             scores=tuple(self._scores.values()),
             slopes=tuple(self._slopes.values()),
+            unboxed=tuple(unit_of(self._domain, o.question.point) for o in self._unboxed),
         )
 
     def _planned(self, state: _State, n: int) -> list[Question]:
@@ -193,7 +195,7 @@ class Auto:
             unit = self._whole(self._trace.propose(state.gradients, pending, stream))
             return self._gradient(state, at(self._domain, unit))
         if state.gradients and (walking or state.number % TURN):
-            there = self._beside([*self._levels.units[: state.answers], *state.scores])
+            there = self._beside([*self._levels.units[: state.answers], *state.unboxed, *state.scores])
             unit = self._whole(self._trace.cover(state.gradients, there, stream))
             return self._score(state, unit, "foretold by gradients")
         if state.answers + len(state.scores) < self._levels.needed or not state.answers:
@@ -252,7 +254,7 @@ class Auto:
         unboxed, self._unboxed = self._unboxed, []
         for outcome in unboxed:
             self._learn(outcome)
-        self._state = replace(self._state, answers=self._levels.count)
+        self._state = replace(self._state, answers=self._levels.count, unboxed=())
 
     def _learn(self, outcome: Outcome) -> None:
         losses = None if outcome.failure is not None else checked_losses(outcome, self._m)

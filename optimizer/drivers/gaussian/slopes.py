@@ -62,7 +62,7 @@ class Slopes:
     ) -> None:
         """Take the length scale by which the first answers foretell the slopes of the last quarter best.
 
-        And a noise, where answers are noisy, or where without it no length scale foretells better than none at all.
+        And with it the best noise, where answers are noisy, or where without it none foretells better than no model.
         """
         kept = len(units) - max(1, len(units) // 4)
         true, first = slopes[kept:], (units[:kept], losses[:kept], slopes[:kept])
@@ -77,10 +77,10 @@ class Slopes:
         found = [off(length, 0.0) for length in lengths]
         best = int(np.argmin([(f / size).mean() for f in found]))
         chosen = lengths[best], 0.0
-        useless = len(true) > 1 and (found[best].sum(axis=1) / size.sum(axis=1)).mean() >= 1
-        if self._noisy or useless:
-            tried = [(length, noise) for length in lengths for noise in NOISES]
-            chosen = min(tried, key=lambda t: (off(*t).sum(axis=1) / size.sum(axis=1)).mean())
+        left = {(length, 0.0): _left(f, size) for length, f in zip(lengths, found, strict=True)}
+        if self._noisy or (len(true) > 1 and min(left.values()) >= 1):
+            left |= {(length, noise): _left(off(length, noise), size) for length in lengths for noise in NOISES}
+            chosen = min(left, key=lambda tried: left[tried])
         self.length, self.noise = chosen
 
     def slopes(
@@ -193,3 +193,8 @@ class Slopes:
             turn, size = new / np.maximum(size, 1e-300), new
             to, to_slope = scaled + turn * to, scaled_slope + turn[None, :, None] * to_slope
         return value, slope
+
+
+def _left(off: Array, size: Array) -> float:
+    """The share of answers' squared slopes `(n, m)` that is not foretold, all tasks together, of the average answer."""
+    return float((off.sum(axis=1) / size.sum(axis=1)).mean())

@@ -16,7 +16,7 @@ Array = NDArray[np.float64]
 
 CLIMBS, STEPS = 24, 40
 REACH, LEAST, MOST = 0.3, 0.05, 0.7  # of the unit cube, that a climb goes from what is known
-FIRST, REFIT = 4, 1.5  # gradients before a length scale is learned, and times as many before it is again
+FIRST, REFIT = 4, 1.5  # gradients before length scale and noise are learned, and times as many before they are again
 WIDER, NARROWER = 1.2, 0.85  # after a gradient that added volume, and one that did not
 
 
@@ -105,7 +105,7 @@ class Trace:
         return np.asarray(ends[int(np.argmax(volume.gain(self._model(ends)[0])))])
 
     def _fit(self, count: int) -> None:
-        """Learn the length scale from the gradients that there were when that was due, whoever asks when."""
+        """Learn length scale and noise from the gradients that there were when that was due, whoever asks when."""
         due = self._fitted
         while (following := max(math.ceil(due * REFIT), FIRST)) <= count:
             due = following
