@@ -82,7 +82,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--budgets", type=positive, nargs="+", default=[50, 100, 200, 500, 1000])
     parser.add_argument("--workers", type=positive, default=1, help="questions in flight before the next tell")
-    parser.add_argument("--luck", type=float, default=0.0, help="errors of slopes, over their size")
+    parser.add_argument("--luck", type=share, default=0.0, help="errors of slopes, over their size")
     parser.add_argument("--out", type=Path, metavar="FILE.json")
     parser.add_argument("--plot", type=Path, metavar="FILE.html")
     return parser.parse_args(arguments)
@@ -105,6 +105,17 @@ def writable(flag: str, path: Path | None) -> None:
         raise ValueError(f"{flag} {path}: expected a file in a folder that is there; make the folder, or name another")
     if not os.access(path.parent, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
         raise ValueError(f"{flag} {path}: expected a file that may be written, and it may not; name another")
+
+
+def share(text: str) -> float:
+    """A number from 0. Raises ArgumentTypeError on others."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = -1.0
+    if not 0 <= found < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number from 0, got {text!r}")
+    return found
 
 
 def checked_options(text: str, drivers: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -69,9 +69,12 @@ class Luck:
         self._share, self._stream = share, np.random.default_rng([seed, 1])
 
     def __call__(self, outcome: Outcome) -> Outcome:
-        """The same answer, of few items."""
-        assert outcome.gradient is not None
-        slopes = outcome.gradient + self._size[:, None] * self._stream.standard_normal(outcome.gradient.shape)
+        """The same answer, of few items. Raises DriverError where it is not of slopes."""
+        wants, rows = outcome.question.wants, outcome.gradient
+        if rows is None or wants not in ("gradient", "gradients"):
+            raise DriverError(f"--luck: what few items make of {wants} is not simulated; leave the driver out")
+        size = self._size if wants == "gradients" else np.array([np.linalg.norm(self._size) / len(self._size)])
+        slopes = rows + size[:, None] * self._stream.standard_normal(rows.shape)
         losses = outcome.losses + 0.1 * self._share * self._stream.standard_normal(len(outcome.losses))
         return replace(outcome, losses=losses, gradient=slopes)
 
@@ -89,11 +92,13 @@ def search(
 
     `workers` questions are in flight before the next tell, and are answered in the order asked. Every question costs,
     a repeated one too. What a question with a gradient shows of the objectives counts for the hypervolume, unless its
-    answer has `luck`. Raises DriverError on a driver or options that do not fit.
+    answer has `luck`. Raises DriverError on a driver, options or a problem that do not fit.
     """
     box = domain(problem)
     count = len(problem.objectives(box.start))
     driver = made(box, name, count, seed, options or {})
+    if luck and not isinstance(problem, Smooth):
+        raise DriverError("--luck is of slopes, and the problem has nothing but scores; leave one of them out")
     lucky = Luck(problem, box, seed, luck) if luck and isinstance(problem, Smooth) else None
     found, front, flight = Found(), Front(count), deque[Question]()
     asked = 0  # the cost of all that were asked
@@ -110,7 +115,7 @@ def search(
         outcome = answer(problem, box, flight.popleft())
         found.questions += 1
         found.cost += COST[outcome.question.wants]
-        if lucky is not None and outcome.question.wants == "gradients":
+        if lucky is not None and outcome.gradient is not None:
             outcome = lucky(outcome)
         elif len(outcome.losses) and front.show(outcome.losses):
             found.curve.append((found.cost, front.hypervolume))
