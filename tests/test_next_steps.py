@@ -100,7 +100,7 @@ def test_rungs_are_worked_out_on_paper(tmp_path: Path, mergeopt: Program) -> Non
         f"of 40 candidates 10 are scored on all (10 of them anchors), so the whole search takes about {share:.2f}"
         in said
     )
-    assert "20% of the candidates, those that promise most, are scored on all" in said
+    assert "20% of the candidates, of those that stopped the most promising, are scored on all" in said
 
 
 @pytest.mark.parametrize(

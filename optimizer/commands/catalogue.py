@@ -282,7 +282,7 @@ def _told(found: dict[str, Any], snippet: str) -> None:
         typer.echo(f"  {trait}")
     if found.get("statistics"):
         typer.echo(f"  for each expert: {OWN}")
-    before = "\n" if found["traits"] else ""  # a blank line was written already
+    before = "\n" if found["traits"] or found.get("statistics") else ""  # a blank line was written already
     typer.echo(f"{before}{'options:' if found['options'] else 'no options'}")
     for name, option in found["options"].items():
         said = "required" if option.get("required") else f"default {_plain(option['default'])}"

@@ -117,7 +117,8 @@ def said_of_rungs(found: dict[str, Any]) -> str:
             f"of {found['evaluations']} candidates {found['whole']} are scored on all ({found['anchors']} of them "
             f"anchors), so the whole search takes {most} {found['search_share']:.2f} of the items"
         )
-    lines.append(f"in the end {found['final']:.0%} of the candidates, those that promise most, are scored on all")
+    stopped = "of those that stopped the most promising"
+    lines.append(f"in the end {found['final']:.0%} of the candidates, {stopped}, are scored on all")
     lines += [f"items of {name} are not counted: {why}" for name, why in found["uncounted"].items()]
     return "\n".join(lines)
 

@@ -50,6 +50,10 @@ def _check_metrics(job: Job, reported: Mapping[str, tuple[Metric, ...]]) -> None
     others = tuple(f"{entry.name}." for entry in job.evaluators if entry.name not in reported)
     wanted = [name for name in job.objectives if not name.startswith(others)]
     bounded = [text for text in job.constraints if not Condition.parse(text).name.startswith(others)]
+    names, all_named = [entry.name for entry in job.evaluators], [*wanted, *(Condition.parse(t).name for t in bounded)]
+    for name in all_named if others else ():
+        if name.rpartition(".")[0] not in names:
+            raise JobError(f"{name!r} is of no evaluator of this job; there are: {', '.join(names)}; take one of these")
     found = objectives.resolve(wanted, offered), objectives.constrained(bounded, offered)
     for name in [one.name for part in found for one in part] if job.fidelity is not None else ():
         if offered[name].whole:

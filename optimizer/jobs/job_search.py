@@ -70,8 +70,8 @@ class Fidelity(Strict):
     keep: float = Field(0.1, gt=0, lt=1)
     """The share of candidates that goes on at a rung, by `halving`."""
     final: float = Field(0.1, ge=0, le=1)
-    """When the search is over, as many as this share of all candidates that were asked, of those that stopped the ones
-    that promise most beside each other, are scored on all items. Not counted by `budget.evaluations`; not done where
+    """When the search is over, this share of all candidates that were answered is scored on all items: of those that
+    had stopped the ones that promise most beside each other. Not counted by `budget.evaluations`; not done where
     `budget.hours`, `gpu_hours` or `money` ended the search, since that is spent."""
     sure: float = Field(0.95, ge=0.5, lt=1)
     """How sure it must be that a candidate is worse before it stops at a rung, by `racing`."""
@@ -79,10 +79,10 @@ class Fidelity(Strict):
     """How a score on all items is told from some: docs/fidelity.md#estimates"""
     choose: str = "turns"
     """Which items come first. `turns`: others for each candidate until all had their turn, then anew in another order,
-    so that the search as a whole sees all of them and cannot fit a few; `random`: the same drawn ones for all;
-    `clusters`, `herding`: those that stand for the others, by the first eight candidates. Items of a turn go through
-    the model in batches of their own; chosen ones take the whole batches that they are in, which suits evaluators of
-    small batches."""
+    so that the search as a whole sees all (but for less than a rung of them) and cannot fit a few; `random`: the same
+    drawn ones for all; `clusters`, `herding`: those that stand for the others, by the first eight candidates. Items of
+    a turn go through the model in batches of their own; chosen ones take the whole batches that they are in, which
+    suits evaluators of small batches."""
 
     @model_validator(mode="after")
     def _rungs_grow(self) -> Fidelity:

@@ -63,10 +63,10 @@ def print_preferred(results: Results, chosen: Candidate, where: Sequence[Conditi
 
 def _unlikely(results: Results, where: Sequence[Condition], p: float) -> str:
     """That what was asked for is not to be expected of a candidate, and of which it is."""
-    said = f"On held-out items it probably does not hold (probability {probability(p)})"
+    said = f"On held-out items it probably does not hold (the probability that it does: {probability(p)})"
     if (surest := plain.surest_to_hold(results, where)) is None:
-        return f"{said}; nor does any other of those that were scored there: ask for less."
-    return f"{said}; it is surest to for {called(surest[0])} ({probability(surest[1])})."
+        return f"{said}; nor does any other that holds on calibration items: ask for less."
+    return f"{said}; {called(surest[0])} is surest to ({probability(surest[1])})."
 
 
 def constraints(results: Results, c: Candidate) -> list[str]:

@@ -58,7 +58,7 @@ class Metrics:
         self._failed = family(prometheus.Gauge, "candidates_failed", "Candidates of this run without scores")
         self._budget = family(prometheus.Gauge, "candidates_budget", "Candidates that this run may score")
         self._waiting = family(prometheus.Gauge, "waiting", "Questions in flight, or waiting for a worker")
-        hypervolume = "Of the front, on calibration items; above 1 beyond the best of each anchor at once"
+        hypervolume = "Of the front, on calibration items; above 1 beyond the anchors' best of each objective at once"
         self._hypervolume = family(prometheus.Gauge, "hypervolume", hypervolume)
         self._best = family(prometheus.Gauge, "best", "Of the candidate of the best mean, natural units", "objective")
         try:

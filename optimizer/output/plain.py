@@ -162,7 +162,7 @@ def promise(c: Candidate, where: Sequence[Condition]) -> float | None:
 
 
 def surest_to_hold(results: Results, where: Sequence[Condition]) -> tuple[Candidate, float] | None:
-    """Of the candidates that meet all conditions on calibration items the one of the best `promise`, from 0.5."""
+    """Of those that meet all conditions on calibration items the one of the best `promise`, if that is 0.5 or more."""
     found = []
     for c in (results.candidates[n] for n in results.front.feasible):
         met = all(w.missed(c.measures[w.name].value) == 0 for w in where)

@@ -15,7 +15,8 @@ TURNS = "turns"
 """Candidates take turns: each has its first rung on another block of items, until all blocks were had, and then anew.
 
 The blocks of each such round come in an order drawn for it: else a driver that asks every third question of one kind,
-or for one preference, would have the same few items for it for ever. So no search fits a few items.
+or for one preference, would have the same few items for it for ever. So no search fits a few items. Where items are no
+multiple of a block, those left over are on no first rung.
 """
 
 ORDERS = (TURNS, *CHOICES)

@@ -69,7 +69,7 @@ def among_the_best(promises: Array, keep: float) -> bool:
 
 def part(share: float, count: int) -> int:
     """How many of `count` a share is, rounded up; 7 in 100 are 7, though `.07 * 100` is a little more."""
-    return math.ceil(share * count - 1e-9)
+    return max(math.ceil(share * count - 1e-9), int(share > 0 and count > 0))
 
 
 def dominated(
