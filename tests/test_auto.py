@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from optimizer.drivers.gaussian.features import Features, Moves, halves
 from optimizer.drivers.gaussian.levels import Levels
 from optimizer.drivers.gaussian.process import Process
 from optimizer.drivers.gaussian.slopes import Slopes
+from optimizer.drivers.gaussian.trace import Trace
 from optimizer.drivers.shared.scale import Scale
 from optimizer.volume import Volume
 
@@ -348,12 +349,17 @@ def test_without_anchors_it_asks_the_same_in_whatever_units_losses_are(units: tu
         )
 
 
-def test_without_anchors_what_gradients_foretell_is_not_scored_twice_before_there_is_a_box() -> None:
-    where = domain(16, 3)
-    toy = conflicting(where)
-    scored = [o.question.point for o in search(trained(where, 3), toy, 40) if o.question.wants == "scores"]
-    apart = [np.abs(a - b).max() for i, a in enumerate(scored) for b in scored[:i]]
-    assert len(scored) == 9 and min(apart) > 0.02
+def test_without_anchors_what_gradients_foretell_is_beside_all_that_is_scored(monkeypatch: pytest.MonkeyPatch) -> None:
+    where, beside = domain(16, 3), list[int]()
+    cover = Trace.cover
+
+    def noted(trace: Trace, count: int, scored: Sequence[Any], stream: np.random.Generator) -> Any:
+        beside.append(len(scored))
+        return cover(trace, count, scored, stream)
+
+    monkeypatch.setattr(Trace, "cover", noted)
+    search(trained(where, 3), conflicting(where), 40)
+    assert beside == list(range(9)), "before there is a box, too"
 
 
 @pytest.mark.parametrize("workers", [1, 4])

@@ -106,7 +106,7 @@ class Auto:
         self._state = _State()
         self._scores: dict[int, Array] = {}  # points on their way
         self._slopes: dict[int, Array] = {}
-        self._places: dict[int, int | None] = {}  # of those on their way: how fine they were asked (`Levels.place`)
+        self._places: dict[int, int] = {}  # of those on their way: how fine they were asked (`Levels.place`)
         self._unboxed: list[Outcome] = []  # kept until the box is fixed
         self._box: Scale | None = None
         self._then: tuple[_State, int] | None = None  # as the last questions had been asked, and how many those were
