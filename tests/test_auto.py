@@ -229,6 +229,47 @@ def test_climbs_keep_to_their_reach_their_moves_and_the_cube() -> None:
     assert ends[0] == pytest.approx([0.3, 0.3, 0.1], abs=0.01) and ends[1] == pytest.approx([0, 0, 0.1], abs=0.01)
 
 
+def test_climbs_without_moves_leave_alone_what_matters_little() -> None:
+    class Plane:
+        def __call__(self, units: Any) -> Any:
+            return units @ np.array([[1.0], [0.02]]), None
+
+        def pull(self, units: Any, kept: None, weights: Any) -> Any:
+            return weights @ np.array([[1.0, 0.02]])
+
+    (end,) = climb(Plane(), np.array([[0.5, 0.5]]), np.ones((1, 1)), None, np.array([[0.2]]), np.zeros((1, 2)), 40)
+    assert end[0] == pytest.approx(0.3) and 0.45 < end[1] < 0.5
+
+
+@pytest.mark.parametrize("rough", [False, True])
+def test_gradients_are_asked_as_far_as_the_model_foretells_their_slopes(rough: bool) -> None:
+    rng, targets = RNG(4), 0.8 + 0.2 * RNG(5).random((2, 20))
+    trace, known = Trace(20), [np.zeros(20)]
+    apart = []
+    for i in range(22):
+        unit = known[-1]
+        slopes = rng.standard_normal((2, 20)) if rough else (unit - targets) / 2
+        trace.learn(unit, 0.1 + ((unit - targets) ** 2).sum(axis=1) / 4, slopes)
+        known.append(trace.propose(i + 1, [], RNG(i)))
+        apart.append(min(np.abs(known[-1] - k).max() for k in known[:-1]))
+    assert max(apart[:3]) <= 0.15 + 1e-9, "nothing is known of the model yet"
+    assert max(apart[-3:]) <= 0.04 if rough else max(apart[3:]) > 0.2
+
+
+def test_the_luck_of_the_first_few_items_decides_no_task_s_worth() -> None:
+    targets, found = RNG(5).random((2, 20)), []
+    for luck in (1.0, 4.0):  # by which the first item of one task tells too little, and of the other too much
+        trace, unit, rng = Trace(20, noisy=True), np.full(20, 0.5), RNG(6)
+        for i in range(24):
+            losses = ((unit - targets) ** 2).sum(axis=1) * np.exp(0.1 * rng.standard_normal(2))
+            slopes = 2 * (unit - targets) + 0.3 * rng.standard_normal((2, 20))
+            trace.learn(unit, losses * ([1 / luck, luck] if i == 0 else 1.0), slopes)
+            unit = trace.propose(i + 1, [], RNG(i))
+        best = trace.cover(24, [], RNG(0))  # the most volume that one point has
+        found.append(((best - targets) ** 2).sum(axis=1))
+    assert found[1] == pytest.approx(found[0], rel=0.5)
+
+
 def search(driver: Driver, toy: Toy, evaluations: int, workers: int = 1) -> list[Outcome]:
     """Answers in the order told; a question is answered when `workers` are on their way."""
     outcomes: list[Outcome] = []
@@ -383,6 +424,8 @@ def test_gradients_find_more_than_scores_at_a_third_of_the_price() -> None:
     asked = search(by_gradients, toy, 40)
     assert [o.question.wants for o in asked[:4]] == ["gradients"] * 4
     assert (asked[0].question.point == where.base).all()
+    best = min(where.vertices, key=lambda v: toy.losses(v).sum())
+    assert (asked[1].question.point == best).all(), "the most promising anchor"
     assert sum(o.question.wants == "scores" for o in asked) == 9
     assert volume(asked, toy, where) > volume(search(by_scores, toy, 120), toy, where)
 

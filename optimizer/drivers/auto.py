@@ -63,10 +63,11 @@ class Auto:
 
     By scores: one Gaussian process an objective, over means of the coefficients of ever finer parts of the model
     (`drivers.gaussian.levels`). Where gradients are asked (`gradients` in the job's driver entry): first a model of
-    all tasks' training losses and slopes traces the front of those (`drivers.gaussian.trace`), for `steps` gradients,
-    and every `every`-th question scores what it foretells; then two questions in three do, and the third follows the
-    scores. The box in which volume counts is that of the anchors, from their best losses to the base's, or without
-    anchors that of the first answers (`Scale.boxed`). Where three gradients in a row fail, scores are all there is.
+    all tasks' training losses and slopes traces the front of those (`drivers.gaussian.trace`), from the base and the
+    most promising anchor on, for `steps` gradients, and every `every`-th question scores what it foretells; then two
+    questions in three do, and the third follows the scores. The box in which volume counts is that of the anchors, from
+    their best losses to the base's, or without anchors that of the first answers (`Scale.boxed`). Where three gradients
+    in a row fail, scores are all there is.
 
     Coordinates that are no coefficient (the method, where several are listed) have no slopes. Gradients are asked at
     what these are at the most promising anchor, and foretell candidates there; the others stay what every third
@@ -102,7 +103,7 @@ class Auto:
         self._failures = 0  # of gradients, in a row
         self._block = domain.shape[0] * domain.shape[1]  # coefficients, which gradients are by
         self._levels, self._trace = Levels(domain, objectives), Trace(self._block, options.batch > 0)
-        self._held = domain.start  # whose other coordinates gradients are asked at
+        self._best = domain.start  # the most promising anchor; gradients are asked at its other coordinates
         self._state = _State()
         self._scores: dict[int, Array] = {}  # points on their way
         self._slopes: dict[int, Array] = {}
@@ -185,11 +186,13 @@ class Auto:
         """The next question at a state; a function of that, and of what had been told by then."""
         stream, options = random_stream(self._seed, "auto", state.number), self._options
         walking = state.asked < state.steps
+        base = self._domain.start if self._domain.base is None else self._domain.base
         if walking and not state.gradients:
             if state.slopes:
                 return None
-            base = self._domain.base
-            return self._gradient(state, self._domain.start if base is None or state.asked else base)
+            return self._gradient(state, self._domain.start if state.asked else base)
+        if walking and state.asked == 1 and not np.array_equal(self._best, base):
+            return self._gradient(state, self._best)
         if walking and state.number % options.every:
             pending = [unit[: self._block] for unit in state.slopes]
             unit = self._whole(self._trace.propose(state.gradients, pending, stream))
@@ -212,18 +215,18 @@ class Auto:
 
     def _whole(self, unit: Array) -> Array:
         """The unit point `(dim,)` of coefficients, with the other coordinates that gradients are asked at."""
-        return np.concatenate([unit, unit_of(self._domain, self._held)[self._block :]])
+        return np.concatenate([unit, unit_of(self._domain, self._best)[self._block :]])
 
     def _beside(self, units: Sequence[Array]) -> list[Array]:
         """The coefficients of those points that differ in nothing else from where gradients are asked."""
-        held = unit_of(self._domain, self._held)[self._block :]
+        held = unit_of(self._domain, self._best)[self._block :]
         return [unit[: self._block] for unit in units if np.array_equal(unit[self._block :], held)]
 
     def _score(self, state: _State, unit: Array, stage: str) -> Question:
         return Question(state.number, at(self._domain, unit), stage=f"auto: {stage}")
 
     def _gradient(self, state: _State, point: Array) -> Question:
-        point = np.concatenate([point[: self._block], self._held[self._block :]])
+        point = np.concatenate([point[: self._block], self._best[self._block :]])
         point = np.clip(point, self._domain.low, self._domain.high)
         items = Items("train", self._options.batch, state.asked)
         return Question(state.number, point, "gradients", items, f"auto: gradient {state.asked}")
@@ -249,8 +252,8 @@ class Auto:
         useless = [o.losses for o in anchors if base is not None and np.array_equal(o.question.point, base)]
         self._box = Scale.boxed([o.losses for o in told], useless[0] if useless else None, self._m)
         there = [o for o in anchors if exact(self._domain, o.question.point, NEAR)]
-        if there and self._block < len(self._domain.low):
-            self._held = promising(there, self._box)
+        if there:
+            self._best = promising(there, self._box)
         unboxed, self._unboxed = self._unboxed, []
         for outcome in unboxed:
             self._learn(outcome)

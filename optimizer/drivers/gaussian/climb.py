@@ -14,6 +14,7 @@ Kept = TypeVar("Kept")  # what a derivative needs of its losses
 
 SHARPNESS = 20.0  # of the soft minimum over objectives, in box units
 RATE, DECAY, SQUARES = 0.03, 0.8, 0.95  # of Adam
+SHARE = 0.1  # of the reach: the rate where every coordinate moves by itself
 FLAT = 0.02  # the least entry of a direction
 
 
@@ -40,11 +41,16 @@ def climb(
 ) -> Array:
     """End points `(n, dim)`: each start's climb of `min_j (1 - loss_j) / d_j`, softened, by Adam within its reach.
 
+    Where every coordinate moves by itself, all of a start share one size of steps, so that those which matter little
+    stay about where they are: moved as far as the others, they follow the luck of the items that slopes are of.
+
     A step goes through the tree of levels four times: moves to units and units to features, and back. Its rows are
     orthogonal, so that without the clipping between them features would follow from moves by factors alone; what is
     clipped needs all of it again. They take a seventh of the time (mlp96), so the plain form stays.
     """
     low, high = np.maximum(starts - reach, 0.0), np.minimum(starts + reach, 1.0)
+    alone = moves is None
+    rate = SHARE * reach if alone else RATE
     taken = first.copy()
     mean, square = np.zeros_like(taken), np.zeros_like(taken)
 
@@ -63,9 +69,10 @@ def climb(
         slope = model.pull(units, kept, share / directions) + outside  # what is outside is drawn back
         slope = slope if moves is None else moves.pull(slope)
         mean = DECAY * mean + (1 - DECAY) * slope
-        square = SQUARES * square + (1 - SQUARES) * slope**2
+        size = (slope**2).mean(axis=1, keepdims=True) if alone else slope**2
+        square = SQUARES * square + (1 - SQUARES) * size
         step = (mean / (1 - DECAY**i)) / (np.sqrt(square / (1 - SQUARES**i)) + 1e-12)
-        taken -= RATE * (1.5 - i / steps) * step
+        taken -= rate * (1.5 - i / steps) * step
     return reached()[0]
 
 

@@ -59,10 +59,11 @@ class Slopes:
         units: Array,  # (known, dim)
         losses: Array,  # (known, m)
         slopes: Array,  # (known, m, dim)
-    ) -> None:
+    ) -> float:
         """Take the length scale by which the first answers foretell the slopes of the last quarter best.
 
         And with it the best noise, where answers are noisy, or where without it none foretells better than no model.
+        Returns the share of these squared slopes that is not foretold.
         """
         kept = len(units) - max(1, len(units) // 4)
         true, first = slopes[kept:], (units[:kept], losses[:kept], slopes[:kept])
@@ -82,6 +83,7 @@ class Slopes:
             left |= {(length, noise): _left(off(length, noise), size) for length in lengths for noise in NOISES}
             chosen = min(left, key=lambda tried: left[tried])
         self.length, self.noise = chosen
+        return left[chosen]
 
     def slopes(
         self,

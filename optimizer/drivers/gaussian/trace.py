@@ -15,29 +15,30 @@ from optimizer.volume import Volume
 Array = NDArray[np.float64]
 
 CLIMBS, STEPS = 24, 40
-REACH, LEAST, MOST = 0.3, 0.05, 0.7  # of the unit cube, that a climb goes from what is known
+REACH, LEAST, MOST = 0.15, 0.02, 0.7  # of the unit cube, that a climb goes from what is known
+FAR = 0.3  # the same, at most, where trust cannot be told
 FIRST, REFIT = 4, 1.5  # gradients before length scale and noise are learned, and times as many before they are again
-WIDER, NARROWER = 1.2, 0.85  # after a gradient that added volume, and one that did not
+WELL, BADLY, FACTOR = 0.25, 0.5, 2.0  # not foretold of the latest slopes: reach is multiplied up to there, or divided
 
 
 class Trace:
     """Volume that one model of all tasks' training losses foretells, from their values and gradients (`Slopes`).
 
-    Losses are in units of those at the first point, which is the reference. Steps reach farther while they gain.
+    Losses are in units of those at the first point, which is the reference. Steps keep to a region of trust: whenever
+    the model is learned anew, they reach farther where it foretold the latest slopes well, and less far where badly.
+    Else it promises losses that no merge has: below zero, on real models.
 
     Where each gradient is of few items of its own (`noisy`), losses are luck as well: what counts as found is what the
-    model, which learns how much is luck, expects where gradients are; and since no gain can be told from luck either,
-    how far steps reach is drawn anew for each.
+    model, which learns how much is luck, expects where gradients are; and since a bad model cannot be told from luck
+    either, how far steps reach is drawn anew for each.
     """
 
     def __init__(self, dim: int, noisy: bool = False) -> None:
         self._model, self._noisy, self._held, self._fitted = Slopes(dim, noisy), noisy, 0, 0
+        self._reach, self._scale = REACH, np.ones(0)
         self._units: list[Array] = []
         self._losses: list[Array] = []
         self._slopes: list[Array] = []
-        self._scale: Array | None = None  # (tasks,)
-        self._volume: Volume | None = None
-        self._reaches = [REACH]  # by how many gradients there are
 
     def learn(
         self,
@@ -46,19 +47,11 @@ class Trace:
         slopes: Array,  # (tasks, dim), with respect to the unit cube's point
     ) -> None:
         """Take a gradient in."""
-        if self._scale is None:
-            largest = np.abs(losses).max()
-            self._scale = np.maximum(np.abs(losses), 0.01 * largest) if largest > 0 else np.ones_like(losses)
-            self._volume = Volume(len(losses))
-        assert self._volume is not None
-        scaled, slopes = losses / self._scale, slopes / self._scale[:, None]
-        before = self._volume.value
-        self._volume.add(scaled[None])
-        gained, reach = self._volume.value > before or not self._units, self._reaches[-1]
-        self._reaches.append(min(reach * WIDER, MOST) if gained else max(reach * NARROWER, LEAST))
+        if not self._units:
+            self._scale = _floored(losses)
         self._units.append(unit)
-        self._losses.append(compressed(scaled))
-        self._slopes.append(slopes / np.maximum(scaled, 1.0)[:, None])
+        self._losses.append(losses)
+        self._slopes.append(slopes)
 
     @property
     def count(self) -> int:
@@ -85,10 +78,11 @@ class Trace:
 
     def _chosen(self, count: int, known: bool, there: Sequence[Array], stream: np.random.Generator) -> Array:
         """What adds most to points that are `there`, and to those of which gradients are `known`."""
-        units, losses = np.array(self._units[:count]), np.array(self._losses[:count])
         if self._held != count:
             self._fit(count)
-            self._model.condition(units, losses, np.array(self._slopes[:count]))
+        units, losses, slopes = self._known(count)
+        if self._held != count:
+            self._model.condition(units, losses, slopes)
             self._held = count
         if self._noisy:
             losses = self._model(units)[0]
@@ -100,15 +94,31 @@ class Trace:
         directions = drawn_directions(stream, CLIMBS, volume.m)
         starts = units[((1 - losses) / directions[:, None]).min(axis=-1).argmax(axis=1)]
         drawn = stream.random((CLIMBS, 1))
-        reach = REACH * 10**-drawn if self._noisy else self._reaches[count] * (0.2 + 0.8 * drawn)
+        reach = FAR * 10**-drawn if self._noisy else self._reach * (0.2 + 0.8 * drawn)
         ends = climb(self._model, starts, directions, None, reach, np.zeros_like(starts), STEPS)
         return np.asarray(ends[int(np.argmax(volume.gain(self._model(ends)[0])))])
 
+    def _known(self, count: int) -> tuple[Array, Array, Array]:
+        """The first gradients: points `(n, dim)`, losses `(n, tasks)` in units of the reference, and their slopes."""
+        told, slopes = np.array(self._losses[:count]), np.array(self._slopes[:count])
+        losses = told / self._scale
+        slopes = slopes / self._scale[:, None] / np.maximum(losses, 1.0)[:, :, None]
+        return np.array(self._units[:count]), compressed(losses), slopes
+
     def _fit(self, count: int) -> None:
-        """Learn length scale and noise from the gradients that there were when that was due, whoever asks when."""
-        due = self._fitted
-        while (following := max(math.ceil(due * REFIT), FIRST)) <= count:
-            due = following
-        if due > self._fitted:
+        """Learn scales and reach from the gradients that there were whenever that was due, whoever asks when."""
+        while (due := max(math.ceil(self._fitted * REFIT), FIRST)) <= count:
             self._fitted = due
-            self._model.fit(*(np.array(known[:due]) for known in (self._units, self._losses, self._slopes)))
+            left = self._model.fit(*self._known(due))
+            if self._noisy:  # the first losses are luck; what all gradients say of that point is less so
+                told = (np.array(known[:due]) for known in (self._units, self._losses, self._slopes))
+                self._model.condition(*told)
+                self._scale = _floored(self._model(np.array(self._units[:1]))[0][0])
+            factor = FACTOR if left < WELL else 1 / FACTOR if left > BADLY else 1.0
+            self._reach = min(max(self._reach * factor, LEAST), MOST)
+
+
+def _floored(losses: Array) -> Array:
+    """Absolute losses `(tasks,)`, none under a hundredth of the largest; of none at all, 1."""
+    largest = np.abs(losses).max()
+    return np.asarray(np.maximum(np.abs(losses), 0.01 * largest) if largest > 0 else np.ones_like(losses))
