@@ -34,6 +34,7 @@ class Meta(BaseModel):
     spent: dict[str, float] = {}
     parent: dict[str, Any] | None = None
     references: list[StrictStr] = []
+    finalists: dict[StrictStr, list[StrictInt]] = {}
     job: dict[str, Any] = {}
     constraints: list[StrictStr] = []
 

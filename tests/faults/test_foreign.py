@@ -94,6 +94,7 @@ def test_a_folder_of_ours_is_read(folder: Path, capsys: pytest.CaptureFixture[st
         "DELETE FROM meta WHERE key = 'objectives'",
         "INSERT INTO meta VALUES ('spent', '{\"hours\": \"x\"}')",
         "INSERT INTO meta VALUES ('reached', '[1]')",
+        "INSERT INTO meta VALUES ('finalists', '{\"8\": 5}')",
         "UPDATE measures SET value = 'x'",
         "UPDATE measures SET metric = 7",
         "UPDATE answers SET seconds = 'x'",
