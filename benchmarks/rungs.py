@@ -128,12 +128,12 @@ def one(
         "whole": len(results.front.numbers),
     }
     if heldout:
-        found["unseen"] = _unseen(results)
+        found["unseen"] = unseen(results)
     done.write_text(json.dumps({**found, "of": metric}, indent=1) + "\n")
     return found
 
 
-def _unseen(results: Results) -> float:
+def unseen(results: Results) -> float:
     """The hypervolume of the front by held-out losses, in the box of the anchors' held-out losses."""
     from optimizer.record.front import Front
 
