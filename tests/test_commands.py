@@ -232,7 +232,10 @@ def test_the_rate_leaves_out_what_the_first_answer_had_to_prepare(monkeypatch: p
     out = io.StringIO()
     shown = progress.SearchProgress(Console(file=out, width=200), live=False)
     front = SimpleNamespace(hypervolume=0.5, best=lambda: None, numbers=())
-    search = SimpleNamespace(steps=0, evaluations=24, phase="search", front=front, objectives=(), repeated=0, failed=0)
+    search = SimpleNamespace(
+        **{"steps": 0, "gradients": 0, "evaluations": 24, "phase": "search"},
+        **{"front": front, "objectives": (), "repeated": 0, "failed": 0},
+    )
     for search.answered, at in ((10, 1300.0), (11, 1306.0), (12, 1312.0)):  # nine are of before; the first took minutes
         now[0] = at
         shown.on_answer(search, Answer(search.answered, "calibration", seconds=300.0))
@@ -241,6 +244,26 @@ def test_the_rate_leaves_out_what_the_first_answer_had_to_prepare(monkeypatch: p
         ["10.0/min", "hypervolume 0.5000", "78 s left"],
         ["10.0/min", "hypervolume 0.5000", "72 s left"],
     ]
+
+
+def test_once_steps_are_spent_lines_tell_of_candidates_and_are_no_more_than_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now, out = [1000.0], io.StringIO()
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    shown = progress.SearchProgress(Console(file=out, width=200), live=False)
+    front = SimpleNamespace(hypervolume=0.5, best=lambda: None, numbers=())
+    search = SimpleNamespace(steps=2, evaluations=120, phase="search", front=front, objectives=(), repeated=0, failed=0)
+    for search.gradients, search.answered in ((1, 20), (2, 20), *((2, 20 + i) for i in range(1, 13))):
+        now[0] += 1.0
+        shown.on_answer(search, Answer(search.gradients + search.answered, "calibration", seconds=1.0))
+    assert [line.split("  ")[:-1] for line in out.getvalue().splitlines()] == [
+        ["1/2 steps", "hypervolume 0.5000"],
+        ["2/2 steps", "hypervolume 0.5000"],
+        ["2/2 steps", "60.0/min", "hypervolume 0.5000", "26 of at most 120 scored"],
+        ["2/2 steps", "60.0/min", "hypervolume 0.5000", "32 of at most 120 scored"],
+    ]
+    assert out.getvalue().endswith("88 s left at most\n")
 
 
 def test_a_run_that_cannot_start_leaves_its_name_free(

@@ -29,6 +29,7 @@ class SearchProgress:
         self._live = console.is_terminal if live is None else live
         self._last: tuple[int, float] | None = None  # of the last answer that counts: how many there were, and when
         self._made = self._seconds = 0.0  # of late, since the first answer, which prepares what later ones find
+        self._spent = False  # whether all steps are made, and candidates are what is left
         self._total = 0  # of a phase after the search
         self._last_line = 0.0
         self._bar: Progress | None = None
@@ -55,7 +56,9 @@ class SearchProgress:
     def on_start(self, search: Search) -> None:
         """The search is about to replay and start its workers."""
         if self._bar is None:
-            many = f"{search.steps} steps at most" if search.steps else f"{search.evaluations} candidates"
+            many = f"{search.evaluations} candidates"
+            if search.steps:
+                many = f"{search.steps} steps at most, and {many} at most"
             self._console.print(f"search of {many}; starting the workers", highlight=False, soft_wrap=True)
 
     def on_phase(self, search: Search) -> None:
@@ -76,9 +79,14 @@ class SearchProgress:
                 self._bar.update(self._task, description="base and experts")
             return
         made, most = _count(search)
+        spent = 0 < search.steps <= search.gradients
+        if spent and not self._spent:
+            self._last, self._made, self._seconds = None, 0.0, 0.0  # candidates have another pace
+            self._last_line = 0.0
+        self._spent = spent
         self._pace(made)
         text = self.describe(search)
-        said = f"{made}/{most} steps" if search.steps else f"{made}/{most}"
+        said = f"{search.gradients}/{search.steps} steps" if search.steps else f"{made}/{most}"
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, total=most, completed=made, description=said, text=text)
         elif time.monotonic() - self._last_line > LINE_EVERY_SECONDS or made == most:
@@ -100,7 +108,7 @@ class SearchProgress:
         elif search.front.numbers:
             parts.append("none meets the constraints yet")
         if search.steps:
-            parts.append(f"{search.answered} scored")
+            parts.append(f"{search.answered} of at most {search.evaluations} scored")
         if search.repeated:
             parts.append(f"{search.repeated} known already")
         if search.failed:
@@ -133,8 +141,8 @@ class SearchProgress:
 
 
 def _count(search: Search) -> tuple[int, int]:
-    """How far it is, and how far it can get: in steps of a walk, else in candidates."""
-    if search.steps:
+    """How far it is, and how far it can get: in steps, while there are any left, else in candidates."""
+    if search.steps and search.gradients < search.steps:
         return search.gradients, search.steps
     return search.answered, search.evaluations
 
