@@ -101,8 +101,10 @@ def _spending(job: Job, worker: Worker, ready: float, anchors: int) -> dict[str,
     if isinstance(options, Options):  # of a walk: steps one after the other, with a score now and then
         evaluations = min(evaluations, anchors + 1 + math.ceil(steps / options.every))
     scored = evaluations + len(compared)
-    share = 1.0 if job.fidelity is None else job.fidelity.usual_share(min(worker.problem.sizes.values()))
-    in_all = share_in_all(evaluations, anchors, share)[1]
+    share, final, fewest = 1.0, 0.0, min(worker.problem.sizes.values())
+    if job.fidelity is not None:
+        share, final = job.fidelity.usual_share(fewest), job.fidelity.final_share(fewest)
+    in_all = share_in_all(evaluations, anchors, share, final)[1]
     asked = in_all * evaluations + len(compared)  # of whole candidates' time
     search_seconds = ready + asked * seconds / workers + steps * (gradient or 0.0) / side_by_side
     most = limits(job)

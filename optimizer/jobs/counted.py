@@ -46,9 +46,11 @@ def rungs_on_paper(job: Job, gradients: bool, anchors: int) -> dict[str, Any] | 
         {"items": many, "in_all": many * len(job.evaluators), "share": keep**place}
         for place, many in enumerate(job.fidelity.rungs)
     ]
-    usual = job.fidelity.usual_share(min(counted.values())) if counted else None
+    fewest = min(counted.values(), default=None)
+    usual = job.fidelity.usual_share(fewest) if fewest else None
+    final = job.fidelity.final_share(fewest) if fewest else 0.0
     asked, evaluations = min(anchors, most_anchors(job)), job.budget.evaluations
-    whole, share = share_in_all(evaluations, asked, usual or 0.0)
+    whole, share = share_in_all(evaluations, asked, usual or 0.0, final)
     return {
         "rule": job.fidelity.rule,
         "final": job.fidelity.final,
@@ -63,13 +65,14 @@ def rungs_on_paper(job: Job, gradients: bool, anchors: int) -> dict[str, Any] | 
     }
 
 
-def share_in_all(evaluations: int, anchors: int, usual: float) -> tuple[int, float]:
+def share_in_all(evaluations: int, anchors: int, usual: float, final: float) -> tuple[int, float]:
     """How many candidates of a budget are scored on all items whatever they promise, and the share that all take.
 
-    These are the anchors, and the first ones until estimates can be made; the others take `usual` on average.
+    These are the anchors, and the first ones until estimates can be made; the others take `usual` on average, and
+    what is scored at the end takes `final` of the items of all.
     """
     whole = min(evaluations, max(anchors, LEAST))
-    return whole, (whole + usual * (evaluations - whole)) / evaluations
+    return whole, min((whole + usual * (evaluations - whole)) / evaluations + final, 1.0)
 
 
 def missing(job: Job) -> list[str]:
@@ -108,17 +111,17 @@ def said_of_rungs(found: dict[str, Any]) -> str:
     lines = []
     for place, rung in enumerate(found["rungs"]):
         each = "all items" if rung["items"] is None else f"{rung['items']} items of each task"
-        in_all = "" if rung["in_all"] is None else f", {rung['in_all']} in all"
+        in_all = "" if rung["in_all"] is None else f" ({rung['in_all']} in all tasks)"
         lines.append(f"{each}{in_all}: {_who(found['rule'], place, rung['share'])}")
-    if found["usual_share"] is not None:
-        most = "at most" if found["rule"] == "racing" else "about"
-        lines.append(f"so one of these takes {most} {found['usual_share']:.2f} of the items that all on all would take")
-        lines.append(
-            f"of {found['evaluations']} candidates {found['whole']} are scored on all ({found['anchors']} of them "
-            f"anchors), so the whole search takes {most} {found['search_share']:.2f} of the items"
-        )
     stopped = "of those that stopped the most promising"
     lines.append(f"in the end {found['final']:.0%} of the candidates, {stopped}, are scored on all")
+    if found["usual_share"] is not None:
+        most = "at most" if found["rule"] == "racing" else "about"
+        lines.append(f"so before the end one of these takes {most} {found['usual_share']:.2f} of the items")
+        lines.append(
+            f"of {found['evaluations']} candidates {found['whole']} are scored on all whatever they promise "
+            f"({found['anchors']} anchors), so the whole search takes {most} {found['search_share']:.2f} of the items"
+        )
     lines += [f"items of {name} are not counted: {why}" for name, why in found["uncounted"].items()]
     return "\n".join(lines)
 
@@ -126,4 +129,4 @@ def said_of_rungs(found: dict[str, Any]) -> str:
 def _who(rule: str, place: int, share: float) -> str:
     if place == 0:
         return "every candidate, but for anchors and the first ones, which are scored on all"
-    return f"the best {share:.2%} of them" if rule == "halving" else "those that may still be on the front"
+    return f"the best {100 * share:.3g}% of them" if rule == "halving" else "those that may still be on the front"

@@ -99,3 +99,7 @@ class Fidelity(Strict):
         ends = [*self.rungs, items]
         blocks = [b - a for a, b in zip([0, *ends], ends, strict=False)]
         return sum(keep**rung * block for rung, block in enumerate(blocks)) / items
+
+    def final_share(self, items: int) -> float:
+        """What share of all candidates' items is scored at the end, where those that go on then had stopped first."""
+        return self.final * (1 - self.rungs[0] / items)

@@ -86,7 +86,7 @@ def _print(rows: dict[str, str], warnings: list[str]) -> None:
 def _fidelity(found: dict[str, Any]) -> str:
     """What rungs save, for people."""
     share = found["usual_share"]
-    in_all = f", so the search takes about {found['search_share']:.2f} of it" if share < 1 else ""
+    in_all = f", so with those of the end the search takes about {found['search_share']:.2f} of it" if share < 1 else ""
     takes = f"about {share:.2f} of" if share < 1 else "at most"
     return (
         f"{', '.join(map(str, found['rungs']))} items of each task before all: a candidate takes {takes} the time that "
