@@ -13,6 +13,7 @@ from math import ceil
 
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # GPU-less workers see what the machine has
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 never starts where others take all cores
 
 import ray
 from ray._private import ray_constants, services
