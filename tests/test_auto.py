@@ -439,6 +439,17 @@ def test_after_its_gradients_it_scores_what_they_foretell() -> None:
     assert any("foretold" in s for s in stages) and any("foretold" not in s for s in stages)
 
 
+def test_where_the_base_has_no_gradient_the_most_promising_anchor_is_next() -> None:
+    where = domain(16, 3)
+    toy = conflicting(where)
+    driver = trained(where, 3)
+    anchored(driver, where, toy)
+    toy.fails = lambda question: "error: none" if question.number == 0 else None
+    asked = search(driver, toy, 3)
+    best = min(where.vertices, key=lambda v: toy.losses(v).sum())
+    assert (asked[0].question.point == where.base).all() and (asked[1].question.point == best).all()
+
+
 def test_gradients_that_fail_leave_scores() -> None:
     where = domain(4, 2)
     toy = Toy(RNG(0).random((2, 8)), fails=lambda q: "error: none" if q.wants == "gradients" else None)

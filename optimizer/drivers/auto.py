@@ -187,11 +187,13 @@ class Auto:
         stream, options = random_stream(self._seed, "auto", state.number), self._options
         walking = state.asked < state.steps
         base = self._domain.start if self._domain.base is None else self._domain.base
+        useless = np.array_equal(self._best[: self._block], base[: self._block])  # no anchor promises anything
         if walking and not state.gradients:
             if state.slopes:
                 return None
-            return self._gradient(state, self._domain.start if state.asked else base)
-        if walking and state.asked == 1 and not np.array_equal(self._best, base):
+            second = self._domain.start if useless else self._best
+            return self._gradient(state, second if state.asked else base)
+        if walking and state.asked == 1 and not useless:
             return self._gradient(state, self._best)
         if walking and state.number % options.every:
             pending = [unit[: self._block] for unit in state.slopes]

@@ -28,14 +28,15 @@ class Trace:
     the model is learned anew, they reach farther where it foretold the latest slopes well, and less far where badly.
     Else it promises losses that no merge has: below zero, on real models.
 
-    Where each gradient is of few items of its own (`noisy`), losses are luck as well: what counts as found is what the
-    model, which learns how much is luck, expects where gradients are; and since a bad model cannot be told from luck
-    either, how far steps reach is drawn anew for each.
+    Where each gradient is of few items of its own (`noisy`), losses are luck as well: what counts as found, and as the
+    reference, is what the model, which learns how much is luck, expects where gradients are; and since a bad model
+    cannot be told from luck either, how far steps reach is drawn anew for each.
     """
 
     def __init__(self, dim: int, noisy: bool = False) -> None:
         self._model, self._noisy, self._held, self._fitted = Slopes(dim, noisy), noisy, 0, 0
         self._reach, self._scale = REACH, np.ones(0)
+        self._found: tuple[Array, Array] = np.zeros((0, dim)), np.zeros((0, 1))  # points, and their losses
         self._units: list[Array] = []
         self._losses: list[Array] = []
         self._slopes: list[Array] = []
@@ -80,12 +81,11 @@ class Trace:
         """What adds most to points that are `there`, and to those of which gradients are `known`."""
         if self._held != count:
             self._fit(count)
-        units, losses, slopes = self._known(count)
-        if self._held != count:
+            units, losses, slopes = self._known(count)
             self._model.condition(units, losses, slopes)
+            self._found = units, self._model(units)[0] if self._noisy else losses
             self._held = count
-        if self._noisy:
-            losses = self._model(units)[0]
+        units, losses = self._found
         volume = Volume(losses.shape[1])
         if known:
             volume.add(losses)
@@ -106,7 +106,7 @@ class Trace:
         return np.array(self._units[:count]), compressed(losses), slopes
 
     def _fit(self, count: int) -> None:
-        """Learn scales and reach from the gradients that there were whenever that was due, whoever asks when."""
+        """Learn from the gradients that there were whenever that was due, whoever asks when."""
         while (due := max(math.ceil(self._fitted * REFIT), FIRST)) <= count:
             self._fitted = due
             left = self._model.fit(*self._known(due))
@@ -114,8 +114,9 @@ class Trace:
                 told = (np.array(known[:due]) for known in (self._units, self._losses, self._slopes))
                 self._model.condition(*told)
                 self._scale = _floored(self._model(np.array(self._units[:1]))[0][0])
-            factor = FACTOR if left < WELL else 1 / FACTOR if left > BADLY else 1.0
-            self._reach = min(max(self._reach * factor, LEAST), MOST)
+            else:
+                factor = FACTOR if left < WELL else 1 / FACTOR if left > BADLY else 1.0
+                self._reach = min(max(self._reach * factor, LEAST), MOST)
 
 
 def _floored(losses: Array) -> Array:
