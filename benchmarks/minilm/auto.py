@@ -6,12 +6,12 @@
 Seven objectives, on task vectors whose interference was removed (TSV-M). `scores`: a coefficient for every block and
 expert, by the calibration items' cross-entropies; `gradients`: one for every tensor and expert, 45 gradients of the
 distance from the experts' logits, without labels, and 65 candidates; `few`: the same, but each gradient of ten items a
-task, not of all 150. Searches merge and score in bfloat16 (three times
-as fast on a CPU that multiplies in it). The candidate that is best in the mean is scored on the 400 held-out items of
-each task, in float32. Printed is the mean accuracy over tasks, averaged over seeds, and its standard
-error over seeds; the items alone have one of .0065. With --fronts whole fronts are scored on these items: printed too
-are their volume on calibration and on held-out items, each in the anchors' box there, and the seconds of all
-evaluations. What --out has is not computed again.
+task, not of all 150. Searches merge and score in bfloat16 (three times as fast on a CPU that multiplies in it). The
+candidate that is best in the mean is scored on the 400 held-out items of each task, in float32. Printed is the mean
+accuracy over tasks, averaged over seeds, and its standard error over seeds; the items alone have one of .0065. With
+--fronts whole fronts are scored on these items, in bfloat16: printed too are their volume on calibration and on
+held-out items, each in the anchors' box there, and the seconds of all evaluations. What --out has is not computed
+again.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from benchmarks.minilm import gradients, methods
 from benchmarks.rungs import unseen
 
 GRADIENTS, EACH = 45, 3  # asked, and evaluations that each counts as
+DTYPE = "bfloat16"  # of searches
 FEW = 10  # items of each task in a gradient of the way `few`
 BUDGET = 200
 
@@ -67,11 +68,12 @@ def main() -> None:
 def one(way: str, seed: int, items: int, fronts: bool, pool: Path, out: Path) -> dict[str, Any]:
     """One search, and its best candidate on held-out items; with `fronts`, its front too."""
     whole = WAYS[way](seed, pool)
-    job = whole | {"models": whole["models"] | {"dtype": "bfloat16"}}
+    job = whole | {"models": whole["models"] | {"dtype": DTYPE}}
+    name = f"{way} {DTYPE} {seed}"
     if way == "scores":
-        job = methods.limited(job, items)
-    found = gradients.searched(f"{way} {items} {seed}", job, out, unlimited=whole)
-    return found | ({"front": _front(out / f"{way}-{items}-{seed}")} if fronts else {})
+        job, name = methods.limited(job, items), f"{way} {DTYPE} {items} {seed}"
+    found = gradients.searched(name, job, out, unlimited=whole)
+    return found | ({"front": _front(out / name.replace(" ", "-"))} if fronts else {})
 
 
 def _front(folder: Path) -> dict[str, float]:
