@@ -18,7 +18,8 @@ from optimizer.answer import Answer
 from optimizer.conditions import Condition
 from optimizer.driver import Items, Question
 from optimizer.errors import JobError, RunError
-from optimizer.output import plain
+from optimizer.output import certain, plain
+from optimizer.record.confidence import Gap
 from optimizer.record.ledger import Ledger
 from optimizer.record.naming import preferred
 from optimizer.record.paired import Joint, Sample, difference, mean_stderr
@@ -248,6 +249,21 @@ def mergeopt(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     return program(capsys)
 
 
+@pytest.mark.parametrize(
+    ("value", "stderr", "better", "said"),
+    [
+        (0.05, 0.02, 0.05, "looked better"),
+        (0.05, 0.02, -0.05, "looked worse"),
+        (-0.005, 0.05, -0.005, "not told apart"),
+        (0.005, None, 0.005, "looked better"),
+    ],
+)
+def test_a_gap_is_called_one_where_it_is_beyond_its_error(
+    value: float, stderr: float | None, better: float, said: str
+) -> None:
+    assert certain.looks(Gap("task.metric", value, stderr, better)) == f" ({said})"
+
+
 def test_the_front_says_how_sure_it_is_and_what_luck_it_had(folder: Path, mergeopt: Program) -> None:
     rows = {r["candidate"]: r for r in json.loads(mergeopt("front", folder, "--json").out)}
     assert {n for n, r in rows.items() if r["front"]} == {0, 1, 2} and rows[2]["knee"] and not rows[0]["knee"]
@@ -258,7 +274,7 @@ def test_the_front_says_how_sure_it_is_and_what_luck_it_had(folder: Path, mergeo
     assert gaps["chat.loss"]["value"] == pytest.approx(-0.3, abs=1e-6) and gaps["chat.loss"]["stderr"] > 0.1
     said = " ".join(mergeopt("front", folder).out.split())
     assert "sure" in said and "Knee: candidate 2 (math.accuracy 0.800, chat.loss 1.0" in said
-    assert "mean of 3 on the front): math.accuracy +0.050±" in said and "(looked better), chat.loss -0.300±" in said
+    assert "mean of 3 on the front): math.accuracy +0.050±" in said and "(not told apart), chat.loss -0.300±" in said
     order = [r["candidate"] for r in json.loads(mergeopt("front", folder, "--json", "--by-confidence").out)]
     sure = [rows[n]["nondominated"]["calibration"] for n in order]
     assert sure == sorted(sure, reverse=True) and "surest first" in mergeopt("front", folder, "--by-confidence").out

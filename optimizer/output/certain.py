@@ -13,8 +13,10 @@ from evaluators.evaluator import Measure
 from optimizer.conditions import Condition
 from optimizer.output import plain
 from optimizer.output.terminal import Terminal
+from optimizer.record.confidence import Gap
 from optimizer.record.results import Candidate, Results
 
+APART = 1.96  # standard errors: less than that from 0 may be noise, 95 times in 100
 SPLITS = (("calibration", "calibration"), ("heldout", "held-out"))
 
 
@@ -22,7 +24,7 @@ def print_lines(console: Console, results: Results) -> None:
     """A line on the winner's curse and one on the knee, where there is one."""
     gaps, front = results.confidence.curse, [c for c in results.on_front if c.heldout]
     if gaps:
-        said = (f"{escape(g.name)} {signed(g.value, g.stderr)}{looks(g.better)}" for g in gaps)
+        said = (f"{escape(g.name)} {signed(g.value, g.stderr)}{looks(g)}" for g in gaps)
         console.print(
             f"Winner's curse (calibration less held-out, mean of {len(front)} on the front): {', '.join(said)}",
             highlight=False,
@@ -117,9 +119,11 @@ def signed(value: float, stderr: float | None) -> str:
     return f"{value:+.3f}" + ("" if stderr is None else f"±{stderr:.3f}".replace("±0.", "±."))
 
 
-def looks(better: float) -> str:
-    """What a gap means, whichever way its metric goes."""
-    return " (looked better)" if better > 0 else " (looked worse)" if better < 0 else ""
+def looks(gap: Gap) -> str:
+    """What a gap means, whichever way its metric goes; the page says the same."""
+    if gap.value and gap.stderr is not None and abs(gap.value) < APART * gap.stderr:
+        return " (not told apart)"
+    return " (looked better)" if gap.better > 0 else " (looked worse)" if gap.better < 0 else ""
 
 
 def probability(p: float | None, unknown: str = "not known") -> str:
